@@ -1,0 +1,1 @@
+"""Reading images, describing data sets, and feeding them to a model."""

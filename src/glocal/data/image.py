@@ -1,0 +1,121 @@
+"""The one place that turns a file into an RGB image.
+
+Whatever can be wrong with a file ends here as an `UnreadableImageError`, which names the file and the reason.
+"""
+
+import glob
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Endings that Pillow reads without external programs; files with another ending are no images for a folder scan.
+# fmt: off
+IMAGE_ENDINGS = frozenset([
+    ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+])
+# fmt: on
+
+
+class UnreadableImageError(OSError):
+    """A file that cannot be read as an image: `path`, and `reason` in a few words."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read an image file of any kind as 8-bit RGB, upright.
+
+    The EXIF orientation is applied, transparency is composited on white, 16-bit grey is scaled to 8 bits (65535
+    becomes 255), CMYK, palette and grey images are converted. Of an animation, the first frame is read.
+
+    Raises UnreadableImageError for a missing, empty, truncated or over-large file, and for one that is no image.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise UnreadableImageError(str(path), "no such file")
+        if not path.is_file():
+            raise UnreadableImageError(str(path), "not a file")
+        if path.stat().st_size == 0:
+            raise UnreadableImageError(str(path), "the file is empty")
+        with warnings.catch_warnings():
+            # Pillow warns from 89 million pixels and refuses from 179 million; the second alone concerns the user.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return to_rgb(image)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError(str(path), "not an image") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImageError(str(path), "more pixels than Pillow's limit against decompression bombs") from None
+    except PermissionError:
+        raise UnreadableImageError(str(path), "no permission to read it") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, EOFError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImageError(str(path), f"broken image ({reason})") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to upright 8-bit RGB; see `read_image`."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bit(image)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> np.ndarray:
+    """Scale a 16-bit, 32-bit or floating-point grey image to 0…255.
+
+    Floating-point pixels count as 0…1 when none is larger than 1, as 0…255 otherwise. Pixels outside the range of
+    their kind have no known white: ValueError.
+    """
+    pixels = np.asarray(image)
+    low, high = float(pixels.min()), float(pixels.max())
+    white = 65535.0  # also of mode "I", as which Pillow opens some 16-bit files
+    if image.mode == "F":
+        white = 1.0 if high <= 1 else 255.0
+    if not (low >= 0 and high <= white):
+        raise ValueError(f"grey values from {low:g} to {high:g}, expected 0 to {white:g}")
+    return np.rint(pixels.astype(np.float64) * (255.0 / white)).astype(np.uint8)
+
+
+def is_image_name(path: str | Path) -> bool:
+    """Whether a file's name ends as an image's does and is not hidden."""
+    path = Path(path)
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+
+
+def find_images(sources: list[str]) -> list[str]:
+    """List the image files that files, folders and glob patterns stand for, in the order given, without doubles.
+
+    A folder stands for all images in it and below, sorted. A name that stands for nothing is kept as it is, so that
+    reading it reports it.
+    """
+    found: dict[str, None] = {}
+    for source in map(str, sources):
+        path = Path(source)
+        if path.is_dir():
+            inside = sorted(str(file) for file in path.rglob("*") if is_image_name(file) and file.is_file())
+            found.update(dict.fromkeys(inside or [source]))
+        elif path.exists() or not glob.has_magic(source):
+            found[source] = None
+        else:
+            found.update(dict.fromkeys(sorted(glob.glob(source, recursive=True)) or [source]))
+    return list(found)

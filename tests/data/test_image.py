@@ -1,0 +1,164 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glocal.data.image import UnreadableImageError, find_images, read_image
+
+
+def save(tmp_path, image, name, **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+def pixel(path, at=(0, 0)):
+    image = read_image(path)
+    assert image.mode == "RGB"
+    return image.getpixel(at)
+
+
+@pytest.fixture
+def red():
+    return Image.new("RGB", (8, 6), (200, 0, 0))
+
+
+class TestConversion:
+    def test_rgb_is_unchanged(self, tmp_path):
+        pixels = np.random.RandomState(0).randint(0, 256, (5, 7, 3), dtype=np.uint8)
+        path = save(tmp_path, Image.fromarray(pixels), "a.png")
+        assert np.array_equal(np.asarray(read_image(path)), pixels)
+
+    @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "LAB"])
+    def test_every_mode_is_read(self, tmp_path, red, mode):
+        image = Image.new("LAB", red.size, (128, 128, 128)) if mode == "LAB" else red.convert(mode)
+        image = read_image(save(tmp_path, image, "a.tif"))
+        assert image.mode == "RGB"
+        assert image.size == (8, 6)
+
+    def test_cmyk_keeps_its_colour(self, tmp_path, red):
+        red_channel, green, blue = pixel(save(tmp_path, red.convert("CMYK"), "a.jpg", quality=95))
+        assert red_channel > 180
+        assert green < 30
+        assert blue < 30
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
+    def test_transparent_is_white(self, tmp_path, mode):
+        clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode)
+        assert pixel(save(tmp_path, clear, "a.png")) == (255, 255, 255)
+
+    def test_half_transparent_is_mixed(self, tmp_path):
+        path = save(tmp_path, Image.new("RGBA", (4, 4), (0, 0, 0, 128)), "a.png")
+        assert pixel(path) == (127, 127, 127)
+
+    def test_transparent_palette_entry_is_white(self, tmp_path):
+        image = Image.new("P", (2, 1))
+        image.putpalette([10, 20, 30, 200, 0, 0])
+        image.putdata([0, 1])
+        path = save(tmp_path, image, "a.png", transparency=0)
+        assert pixel(path) == (255, 255, 255)
+        assert pixel(path, (1, 0)) == (200, 0, 0)
+
+    @pytest.mark.parametrize("ending", ["png", "tif"])
+    def test_16_bit_is_scaled_not_clipped(self, tmp_path, ending):
+        grey = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
+        path = save(tmp_path, Image.fromarray(grey), f"a.{ending}")
+        assert np.asarray(read_image(path))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+    @pytest.mark.parametrize(("values", "expected"), [([0, 0.5, 1], [0, 128, 255]), ([0, 64, 255], [0, 64, 255])])
+    def test_float_pixels(self, tmp_path, values, expected):
+        path = save(tmp_path, Image.fromarray(np.array([values], dtype=np.float32)), "a.tif")
+        assert np.asarray(read_image(path))[0, :, 1].tolist() == expected
+
+    def test_exif_rotation_is_applied(self, tmp_path):
+        image = Image.new("RGB", (8, 4), "black")
+        image.paste((255, 255, 255), (0, 0, 4, 4))  # left half white
+        exif = Image.Exif()
+        exif[0x0112] = 6  # shown turned by 90° clockwise: the left half comes to the top
+        path = save(tmp_path, image, "a.jpg", exif=exif, quality=95)
+        upright = read_image(path)
+        assert upright.size == (4, 8)
+        assert upright.getpixel((2, 1))[0] > 200
+        assert upright.getpixel((2, 6))[0] < 50
+
+    @pytest.mark.parametrize("size", [(1, 1), (20000, 20), (1, 3000)])
+    def test_odd_sizes(self, tmp_path, size):
+        assert read_image(save(tmp_path, Image.new("RGB", size), "a.png")).size == size
+
+
+class TestUnreadable:
+    def reason(self, path):
+        with pytest.raises(UnreadableImageError) as caught:
+            read_image(path)
+        message = str(caught.value)
+        assert str(path) in message
+        assert "\n" not in message
+        return caught.value.reason
+
+    def test_missing(self, tmp_path):
+        assert self.reason(tmp_path / "no.png") == "no such file"
+
+    def test_folder(self, tmp_path):
+        assert self.reason(tmp_path) == "not a file"
+
+    def test_zero_bytes(self, tmp_path):
+        (tmp_path / "a.png").touch()
+        assert self.reason(tmp_path / "a.png") == "the file is empty"
+
+    def test_text(self, tmp_path):
+        (tmp_path / "a.jpg").write_text("hello, I am not an image")
+        assert self.reason(tmp_path / "a.jpg") == "not an image"
+
+    @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "gif", "bmp"])
+    def test_truncated(self, tmp_path, ending):
+        noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)
+        path = save(tmp_path, Image.fromarray(noise), f"a.{ending}")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert "image" in self.reason(path)
+
+    def test_decompression_bomb(self, tmp_path, monkeypatch):
+        path = save(tmp_path, Image.new("1", (100, 100)), "a.png")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        assert "decompression bomb" in self.reason(path)
+
+    def test_grey_values_without_a_known_white(self, tmp_path):
+        path = save(tmp_path, Image.fromarray(np.array([[-3, 70000]], dtype=np.int32)), "a.tif")
+        assert "grey values from -3 to 70000" in self.reason(path)
+
+    def test_survives_pickling(self):
+        import pickle
+
+        error = pickle.loads(pickle.dumps(UnreadableImageError("a.png", "broken")))
+        assert (error.path, error.reason) == ("a.png", "broken")
+
+
+class TestFindImages:
+    @pytest.fixture
+    def folder(self, tmp_path, red):
+        for name in ["b.png", "a.JPG", "sub/c.png"]:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            red.save(tmp_path / name)
+        (tmp_path / "notes.txt").write_text("x")
+        shutil.copy(tmp_path / "b.png", tmp_path / ".hidden.png")
+        return tmp_path
+
+    def names(self, folder, *sources):
+        return [path.removeprefix(f"{folder}/") for path in find_images([f"{folder}/{source}" for source in sources])]
+
+    def test_folder_stands_for_its_images(self, folder):
+        assert self.names(folder, "") == ["a.JPG", "b.png", "sub/c.png"]
+
+    def test_glob(self, folder):
+        assert self.names(folder, "*.png") == ["b.png"]
+        assert self.names(folder, "**/*.png") == ["b.png", "sub/c.png"]
+
+    def test_order_given_without_doubles(self, folder):
+        assert self.names(folder, "sub/c.png", "b.png", "sub/c.png") == ["sub/c.png", "b.png"]
+
+    def test_what_stands_for_nothing_is_kept(self, folder):
+        assert self.names(folder, "none.png", "*.webp") == ["none.png", "*.webp"]
+
+    def test_file_whose_name_looks_like_a_pattern(self, folder, red):
+        red.save(folder / "x[1].png")
+        assert self.names(folder, "x[1].png") == ["x[1].png"]
