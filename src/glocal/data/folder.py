@@ -1,0 +1,156 @@
+"""Image folders: one subfolder per class, in one folder or in `train` and `val`."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from glocal.data.image import is_image_name
+from glocal.data.source import DataSource, Samples, stratified_split
+
+DEFAULT_VAL_FRACTION = 0.2
+
+
+def open_training_folder(root: Path, val_fraction: float | None, seed: int) -> DataSource:
+    """Open `root/train` and `root/val`, or split `root` itself; see `open_for_training`.
+
+    Every class needs at least one training image: an empty class folder is refused, as it is nearly always a copy that
+    failed. A class without validation images is only noted.
+    """
+    notes: list[str] = []
+    if _is_split(root):
+        for part in ("train", "val"):
+            if not (root / part).is_dir():
+                raise FileNotFoundError(
+                    f"{root} has no subfolder {part!r} beside {_other(part)!r}: "
+                    f"add it, or give {root / _other(part)}, which is then split by --val-fraction"
+                )
+        if val_fraction is not None:
+            raise ValueError(f"--val-fraction does not apply to {root}: it has a subfolder 'val'")
+        class_names, train = _scan(root / "train", notes, refuse_empty=True)
+        val_names, val = _scan(root / "val", notes)
+        _check_classes(root, class_names, val_names, notes)
+        val = Samples(val.images, [class_names.index(val_names[label]) for label in val.labels])
+        held_out = None
+    else:
+        class_names, samples = _scan(root, notes, refuse_empty=True)
+        val_fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
+        held_out = {"val_fraction": val_fraction, "seed": seed, "files": _fingerprint(root, samples)}
+        train, val = _draw(samples, held_out)
+        single = [name for label, name in enumerate(class_names) if label not in set(val.labels)]
+        if not val:
+            raise ValueError(f"{root}: every class has a single image, so that none can be held out")
+        if single:
+            notes.append(f"{_some(single)}: a single image, kept for training; none is held out")
+    if len(class_names) < 2:
+        raise ValueError(f"{root} holds a single class, {class_names[0]!r}: there is nothing to tell apart")
+    return DataSource(str(root), class_names, {"train": train, "val": val}, held_out, notes=notes)
+
+
+def open_evaluation_folder(root: Path, held_out: dict | None) -> DataSource:
+    """Open what there is of `root/train` and `root/val`, or `root` itself; see `open_for_evaluation`."""
+    notes: list[str] = []
+    if _is_split(root):
+        splits, names = {}, set()
+        scanned = {part: _scan(root / part, notes) for part in ("train", "val") if (root / part).is_dir()}
+        for part_names, _ in scanned.values():
+            names.update(part_names)
+        class_names = sorted(names)
+        for part, (part_names, samples) in scanned.items():
+            labels = [class_names.index(part_names[label]) for label in samples.labels]
+            splits[part] = Samples(samples.images, labels)
+        if len(splits) == 1:
+            splits["all"] = next(iter(splits.values()))
+        return DataSource(str(root), class_names, splits, notes=notes)
+    class_names, samples = _scan(root, notes)
+    if held_out and held_out["files"] == _fingerprint(root, samples):
+        train, val = _draw(samples, held_out)
+        notes.append(f"{root} is the folder of the training: measured on the {len(val)} images held out of it")
+        return DataSource(str(root), class_names, {"train": train, "val": val}, held_out, notes=notes)
+    return DataSource(str(root), class_names, {"all": samples}, notes=notes)
+
+
+def _is_split(root: Path) -> bool:
+    """Whether `root` is divided into `train` and `val`; raises for what is no folder or divided in another way.
+
+    A part holds class folders. A folder of that name that holds images is a class: trains, for instance.
+    """
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file: give the folder that holds one subfolder of images per class")
+    parts = {
+        path.name for path in root.iterdir() if path.is_dir() and any(inside.is_dir() for inside in path.iterdir())
+    }
+    if parts & {"train", "val"}:
+        return True
+    foreign = sorted(parts & {"training", "test", "valid", "validation"})
+    if len(foreign) > 1:
+        raise ValueError(f"{root} is divided into {_some(foreign)}: rename the parts to 'train' and 'val'")
+    return False
+
+
+def _other(part: str) -> str:
+    return {"train": "val", "val": "train"}[part]
+
+
+def _scan(root: Path, notes: list[str], refuse_empty: bool = False) -> tuple[list[str], Samples]:
+    """List the classes below `root` and their images, sorted, at any depth; adds to `notes` what is left out."""
+    folders = sorted(
+        (path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))),
+        key=lambda path: path.name,
+    )
+    loose = sum(is_image_name(path) for path in root.iterdir())
+    if not folders:
+        found = f"its {loose} images lie directly in it" if loose else "it is empty"
+        raise ValueError(f"{root} has no class folders ({found}): put each class's images in a subfolder of its own")
+    if loose:
+        notes.append(f"{root}: {loose} images beside the class folders are left out")
+    names, empty, images, labels, others = [], [], [], [], 0
+    for folder in folders:
+        files = sorted(
+            os.path.join(place, file)
+            for place, _, inside in os.walk(folder, followlinks=True)
+            for file in inside
+            if not file.startswith(".")
+        )
+        of_class = [file for file in files if is_image_name(file)]
+        others += len(files) - len(of_class)
+        if not of_class:
+            empty.append(folder.name)
+            continue
+        images += of_class
+        labels += [len(names)] * len(of_class)
+        names.append(folder.name)
+    if others:
+        notes.append(f"{root}: {others} files whose names do not end like an image's are left out")
+    if not images:
+        raise ValueError(f"{root} holds no images: {len(folders)} class folders, all empty")
+    if empty and refuse_empty:
+        raise ValueError(f"{root}: no images in the class folder {_some(empty)}; fill it or remove it")
+    if empty:
+        notes.append(f"{root}: no images in the class folder {_some(empty)}")
+    return names, Samples(images, labels)
+
+
+def _check_classes(root: Path, train: list[str], val: list[str], notes: list[str]) -> None:
+    unknown = [name for name in val if name not in train]
+    if unknown:
+        raise ValueError(f"{root}: val holds classes that train does not: {_some(unknown)}")
+    missing = [name for name in train if name not in val]
+    if missing:
+        notes.append(f"{root}: no validation images of {_some(missing)}")
+
+
+def _draw(samples: Samples, held_out: dict) -> tuple[Samples, Samples]:
+    train, val = stratified_split(samples.labels, held_out["val_fraction"], held_out["seed"])
+    return samples.subset(train), samples.subset(val)
+
+
+def _fingerprint(root: Path, samples: Samples) -> str:
+    """Identify a folder by the names of its images, wherever it lies."""
+    names = sorted(Path(image).relative_to(root).as_posix() for image in samples.images)
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    """The first names, quoted, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(repr(name) for name in names[:limit]) + more

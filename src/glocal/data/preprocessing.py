@@ -1,0 +1,96 @@
+"""From an RGB image to a model's input: the fixed path for measuring and the random one for training."""
+
+from dataclasses import asdict, dataclass
+
+import timm.data
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+# A centre crop looks at the middle square only; of an image longer than this many times its width, the rest is cut off
+# before resizing, which would otherwise make a 20,000×20 image 256,000 pixels wide.
+MAX_ASPECT = 16
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a model wants its images: everything that `predict` must repeat of the training.
+
+    input_size is (channels, height, width); mean and std are per channel, of pixels in 0…1.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    def __post_init__(self):
+        for name in ("input_size", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @classmethod
+    def of_model(cls, model: nn.Module, img_size: int | None = None) -> "Preprocessing":
+        """What the model's configuration says, at another input size if one is given.
+
+        Up to 64 pixels nothing is cropped: small images have no margin to spare.
+        """
+        config = timm.data.resolve_model_data_config(model, args={"img_size": img_size} if img_size else None)
+        if config["input_size"][-1] <= 64:
+            config["crop_pct"] = 1.0
+        return cls(**config)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def transform(self) -> transforms.Compose:
+        """The path for measuring and predicting: RGB image to a float tensor of `input_size`."""
+        path = timm.data.create_transform(**asdict(self), is_training=False)
+        if self.crop_mode == "center":
+            path.transforms.insert(0, crop_extreme_aspect)
+        return path
+
+    def training_transform(self, augmentation: "Augmentation") -> transforms.Compose:
+        """The path for training: the same with random changes."""
+        return timm.data.create_transform(
+            self.input_size,
+            is_training=True,
+            scale=(augmentation.crop_scale, 1.0),
+            ratio=(augmentation.crop_ratio, 1 / augmentation.crop_ratio),
+            hflip=augmentation.hflip,
+            color_jitter=augmentation.color_jitter,
+            auto_augment=augmentation.auto_augment,
+            re_prob=augmentation.random_erasing,
+            re_mode="pixel",
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images.
+
+    crop_scale: smallest part of the image's area that a crop keeps; crop_ratio: its smallest width over height.
+    hflip: probability of a mirror image. color_jitter: strength, 0 for none. auto_augment: timm's notation, for
+    instance "rand-m9-mstd0.5". random_erasing: probability.
+    """
+
+    crop_scale: float
+    crop_ratio: float
+    hflip: float
+    color_jitter: float
+    auto_augment: str | None
+    random_erasing: float
+
+
+def crop_extreme_aspect(image: Image.Image) -> Image.Image:
+    """Cut both ends off an image that is more than MAX_ASPECT times as long as wide; others pass unchanged."""
+    width, height = image.size
+    limit = MAX_ASPECT * min(width, height)
+    if max(width, height) <= limit:
+        return image
+    left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)
+    return image.crop((left, top, left + min(width, limit), top + min(height, limit)))

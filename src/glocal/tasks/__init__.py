@@ -1,0 +1,1 @@
+"""What a backbone is trained for: losses, metrics, and the file that keeps the result."""

@@ -1,0 +1,107 @@
+"""The file that a training leaves: weights as safetensors, and in its metadata all that using them needs."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+FILE_NAME = "model.safetensors"
+# One key for everything: safetensors writes several in an order that changes from run to run.
+METADATA_KEY = "glocal"
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("glocal", "timm", "torch")}
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint knows about itself.
+
+    model: name for timm.create_model, with `model_args` and the number of classes.
+    class_names: one per output, in order. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`.
+    metrics: of the validation at the epoch kept. data: the training data's name, and how its validation part was drawn.
+    """
+
+    model: str
+    class_names: list[str]
+    preprocessing: dict
+    metrics: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    model_args: dict = field(default_factory=dict)
+    versions: dict = field(default_factory=_versions)
+
+
+def save_checkpoint(path: str | Path, state_dict: dict[str, Tensor], info: CheckpointInfo) -> None:
+    """Write a checkpoint that is either whole or not there.
+
+    The same weights and info give the same bytes.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+    write_atomically(path, save(tensors, {METADATA_KEY: json.dumps(asdict(info), ensure_ascii=False)}))
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it, flush it to the disk, and rename it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name is in the folder, which has to reach the disk too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def find_checkpoint(checkpoint: str | Path) -> Path:
+    """The file that a run folder or a file name stands for; FileNotFoundError if there is none."""
+    path = Path(checkpoint)
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise FileNotFoundError(f"{path} holds no {FILE_NAME}: is it the --output of a `glocal train`?")
+        return path / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"the checkpoint {path} is empty")
+    return path
+
+
+def read_info(path: str | Path) -> CheckpointInfo | None:
+    """What a checkpoint of ours knows about itself; None for other people's files.
+
+    Raises ValueError for a safetensors file that is broken.
+    """
+    if Path(path).suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
+    if METADATA_KEY not in metadata:
+        return None
+    try:
+        return CheckpointInfo(**json.loads(metadata[METADATA_KEY]))
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: its description is not one that this version of glocal reads") from None
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of ours, on the CPU."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
