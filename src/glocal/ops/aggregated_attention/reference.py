@@ -1,0 +1,57 @@
+"""Pure-PyTorch aggregated attention: the neighbours are nine shifted views of one padded map, never nine copies."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOW = 3
+
+
+def aggregated_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pooled_k: Tensor,
+    pooled_v: Tensor,
+    query_embedding: Tensor,
+    temperature: Tensor,
+    local_bias: Tensor,
+    pooled_bias: Tensor,
+    tokens: Tensor,
+    token_bias: Tensor,
+) -> Tensor:
+    batch, heads, d, height, width = q.shape
+    positions, pooled = height * width, pooled_k.shape[-1]
+    outside = outside_map(height, width, q.device)  # (9, H·W)
+    length = (WINDOW * WINDOW + pooled - outside.sum(0)).to(q.dtype)  # N: keys that each query really has
+
+    scale = temperature.view(heads, 1, 1) * length.log()  # (heads, 1, H·W)
+    q = q.flatten(3)  # (B, heads, d, H·W)
+    scaled_q = (q + query_embedding.unsqueeze(-1)) * scale
+
+    query_map = scaled_q.view(batch, heads, d, height, width)
+    local_logits = torch.stack([(query_map * neighbour).sum(2) for neighbour in neighbours(k)], dim=2).flatten(3)
+    local_bias = local_bias.unsqueeze(-1).masked_fill(outside, float("-inf"))  # (heads, 9, H·W)
+    pooled_logits = pooled_k.transpose(-2, -1) @ scaled_q + pooled_bias  # (B, heads, P, H·W)
+    attention = torch.cat([local_logits + local_bias, pooled_logits], dim=2).softmax(dim=2)
+    local_attention, pooled_attention = attention.split([WINDOW * WINDOW, pooled], dim=2)
+
+    positional = tokens.transpose(-2, -1) @ q + token_bias.unsqueeze(-1)  # (B, heads, 9, H·W)
+    local_attention = (local_attention + positional).view(batch, heads, WINDOW * WINDOW, height, width)
+    out = (pooled_v @ pooled_attention).view(batch, heads, d, height, width)
+    for i, neighbour in enumerate(neighbours(v)):
+        out = out + local_attention[:, :, i : i + 1] * neighbour
+    return out
+
+
+def neighbours(x: Tensor) -> list[Tensor]:
+    """The nine 3×3 neighbours of every position, row-major, as views of one zero-padded (…, H+2, W+2) map."""
+    height, width = x.shape[-2], x.shape[-1]
+    padded = F.pad(x, [1, 1, 1, 1])
+    return [padded[..., i : i + height, j : j + width] for i in range(WINDOW) for j in range(WINDOW)]
+
+
+def outside_map(height: int, width: int, device: torch.device) -> Tensor:
+    """(9, H·W) bool: the neighbour falls outside the map."""
+    inside = torch.ones(height, width, dtype=torch.bool, device=device)
+    return torch.stack([~view for view in neighbours(inside)]).flatten(1)
