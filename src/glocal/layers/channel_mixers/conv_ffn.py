@@ -1,0 +1,40 @@
+"""Feed-forward networks with a depthwise 3×3 convolution between their two linear layers."""
+
+import torch.nn as nn
+from torch import Tensor
+
+from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+
+
+class ConvFFN(nn.Module):
+    """pw → depthwise 3×3 → GELU → pw (VAN, arXiv 2202.09741)."""
+
+    def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.fc1 = pointwise_conv(dim, hidden)
+        self.conv = DepthwiseConv2d(hidden, 3)
+        self.act = nn.GELU()
+        self.fc2 = pointwise_conv(hidden, dim)
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.conv(self.fc1(x))))))
+
+
+class ResidualConvFFN(nn.Module):
+    """pw → GELU → y + GELU(depthwise 3×3(y)) → pw (Conv2Former, arXiv 2211.11943)."""
+
+    def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.fc1 = pointwise_conv(dim, hidden)
+        self.act = nn.GELU()
+        self.conv = DepthwiseConv2d(hidden, 3)
+        self.fc2 = pointwise_conv(hidden, dim)
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.fc1(x))
+        x = x + self.act(self.conv(x))
+        return self.drop(self.fc2(self.drop(x)))

@@ -1,0 +1,23 @@
+"""ConvGLU (TransNeXt, arXiv 2311.17132, section 3.5)."""
+
+import torch.nn as nn
+from torch import Tensor
+
+from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+
+
+class ConvGLU(nn.Module):
+    """(g, v) = pw(x); pw(GELU(depthwise 3×3(g)) · v): a gate that sees its neighbours; hidden int(2/3 · expansion · C)."""
+
+    def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
+        super().__init__()
+        hidden = int(2 / 3 * expansion * dim)
+        self.fc1 = pointwise_conv(dim, 2 * hidden)
+        self.conv = DepthwiseConv2d(hidden, 3)
+        self.act = nn.GELU()
+        self.fc2 = pointwise_conv(hidden, dim)
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, dim=1)
+        return self.drop(self.fc2(self.drop(self.act(self.conv(gate)) * value)))

@@ -1,0 +1,42 @@
+"""Inverted residual block (HAT-Net and TransCNN, arXiv 2106.03180)."""
+
+from collections.abc import Callable
+
+import torch.nn as nn
+from torch import Tensor
+
+from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+
+
+class InvertedResidual(nn.Module):
+    """IRB without its residual: pw → SiLU → depthwise k×k → SiLU → pw → norm, all convolutions without bias.
+
+    Args:
+        norm: built as `norm(dim)`, after the last convolution.
+        inner_norm: also after each of the first two (TransCNN); None for none (HAT-Net).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        norm: Callable[[int], nn.Module],
+        expansion: float = 4.0,
+        kernel_size: int = 3,
+        inner_norm: Callable[[int], nn.Module] | None = None,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.expand = pointwise_conv(dim, hidden, bias=False)
+        self.norm1 = inner_norm(hidden) if inner_norm is not None else nn.Identity()
+        self.conv = DepthwiseConv2d(hidden, kernel_size, bias=False)
+        self.norm2 = inner_norm(hidden) if inner_norm is not None else nn.Identity()
+        self.project = pointwise_conv(hidden, dim, bias=False)
+        self.norm3 = norm(dim)
+        self.act = nn.SiLU()
+        self.drop = nn.Dropout2d(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.expand(x)))
+        x = self.act(self.norm2(self.conv(x)))
+        return self.drop(self.norm3(self.project(x)))

@@ -1,0 +1,35 @@
+"""Multi-scale feed-forward network (TransXNet, arXiv 2310.19380)."""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.norm import BatchNorm2d
+
+
+class MSFFN(nn.Module):
+    """pw → GELU → BN → y + depthwise 1/3/5/7(y), a quarter of the channels each → GELU → BN → pw → BN."""
+
+    def __init__(
+        self, dim: int, expansion: float = 4.0, kernel_sizes: tuple[int, ...] = (1, 3, 5, 7), proj_drop: float = 0.0
+    ):
+        super().__init__()
+        hidden = int(dim * expansion)
+        part = hidden // len(kernel_sizes)
+        self.split = [hidden - part * (len(kernel_sizes) - 1)] + [part] * (len(kernel_sizes) - 1)
+        self.fc1 = pointwise_conv(dim, hidden, bias=False)
+        self.norm1 = BatchNorm2d(hidden)
+        self.convs = nn.ModuleList(DepthwiseConv2d(c, k) for c, k in zip(self.split, kernel_sizes, strict=True))
+        self.norm2 = BatchNorm2d(hidden)
+        self.fc2 = pointwise_conv(hidden, dim, bias=False)
+        self.norm3 = BatchNorm2d(dim)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(self.act(self.fc1(x)))
+        parts = x.split(self.split, dim=1)
+        x = x + torch.cat([conv(parts[i]) for i, conv in enumerate(self.convs)], dim=1)
+        x = self.norm2(self.act(x))
+        return self.drop(self.norm3(self.fc2(self.drop(x))))

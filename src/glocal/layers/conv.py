@@ -1,0 +1,24 @@
+"""The two convolutions that every mixer is made of."""
+
+import torch.nn as nn
+from timm.layers import register_notrace_module
+from torch import Tensor
+
+from glocal.ops import depthwise_conv
+
+
+@register_notrace_module
+class DepthwiseConv2d(nn.Conv2d):
+    """Depthwise k×k convolution, stride 1, zero padding that keeps the size."""
+
+    def __init__(self, dim: int, kernel_size: int, dilation: int = 1, bias: bool = True):
+        padding = dilation * (kernel_size // 2)
+        super().__init__(dim, dim, kernel_size, padding=padding, dilation=dilation, groups=dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise_conv(x, self.weight, self.bias, self.dilation[0])
+
+
+def pointwise_conv(in_dim: int, out_dim: int, bias: bool = True) -> nn.Conv2d:
+    """A 1×1 convolution: one linear layer for every position."""
+    return nn.Conv2d(in_dim, out_dim, 1, bias=bias)

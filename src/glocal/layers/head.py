@@ -1,0 +1,36 @@
+"""The classification head."""
+
+import torch.nn as nn
+from timm.layers import SelectAdaptivePool2d
+from torch import Tensor
+
+from glocal.layers.conv import pointwise_conv
+from glocal.layers.norm import LayerNorm2d
+
+
+class ClassifierHead(nn.Module):
+    """Global pooling, dropout and a linear classifier over (B, C, H, W).
+
+    Args:
+        dim: channels of the map.
+        num_classes: 0 leaves the classifier out.
+        global_pool: timm's pool types; '' hands the unpooled map on and needs `num_classes=0`.
+        hidden_size: width of a 1×1 convolution + GELU + LayerNorm before the pooling (Conv2Former), 0 for none.
+    """
+
+    def __init__(self, dim: int, num_classes: int, global_pool: str, drop_rate: float, hidden_size: int = 0):
+        super().__init__()
+        if not global_pool and num_classes > 0:
+            raise ValueError(f"global_pool='' hands out a feature map and needs num_classes=0, not {num_classes}")
+        self.hidden_size = hidden_size
+        self.hidden = nn.Identity()
+        if hidden_size > 0:
+            self.hidden = nn.Sequential(pointwise_conv(dim, hidden_size), nn.GELU(), LayerNorm2d(hidden_size))
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+        self.drop = nn.Dropout(drop_rate)
+        self.out_dim = (hidden_size or dim) * self.global_pool.feat_mult()  # width of the pre-logits
+        self.fc = nn.Linear(self.out_dim, num_classes) if num_classes > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.drop(self.global_pool(self.hidden(x)))
+        return x if pre_logits else self.fc(x)

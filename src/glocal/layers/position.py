@@ -1,0 +1,197 @@
+"""Position information: DPE, the resized position encoding of OSRA, the log-spaced continuous position bias."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
+from torch import Tensor
+
+from glocal.layers.conv import DepthwiseConv2d
+
+
+class DynamicPositionEncoding(nn.Module):
+    """DPE: x + depthwise k×k(x) (TransXNet)."""
+
+    def __init__(self, dim: int, kernel_size: int = 7):
+        super().__init__()
+        self.conv = DepthwiseConv2d(dim, kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+
+class SizeCache:
+    """The last few tensors that a module computed from its parameters alone, by feature size.
+
+    Not used while training, tracing or compiling, nor where a gradient could be asked for; forgotten when a parameter
+    changes. Copies and pickles of it start empty, and it is no part of the state dict.
+    """
+
+    LIMIT = 4
+
+    def __init__(self):
+        self.entries: dict[tuple, Tensor] = {}
+
+    def __reduce__(self):
+        return SizeCache, ()
+
+    def get(self, module: nn.Module, compute: Callable[..., Tensor], *sizes: int) -> Tensor:
+        """Return `compute(*sizes)`, from the cache where it is safe."""
+        parameters = list(module.parameters())
+        if (
+            module.training
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or (torch.is_grad_enabled() and any(p.requires_grad for p in parameters))
+            or any(type(p) is not nn.Parameter for p in parameters)  # fake, functional or replicated
+        ):
+            return compute(*sizes)
+        key = (*sizes, *((id(p), p.data_ptr(), version(p), p.dtype, p.device) for p in parameters))
+        value = self.entries.get(key)
+        if value is None:
+            # Outside inference mode, so that a later forward with gradients may use the tensor too.
+            with torch.inference_mode(False), torch.no_grad():
+                value = compute(*sizes)
+            kept = [(k, v) for k, v in self.entries.items() if k[len(sizes) :] == key[len(sizes) :]]
+            self.entries = dict([*kept[1 - self.LIMIT :], (key, value)])
+        return value
+
+
+def version(parameter: Tensor) -> int:
+    """PyTorch's count of in-place changes; inference tensors have none."""
+    return -1 if parameter.is_inference() else parameter._version
+
+
+@register_notrace_module
+class RelativePosition(nn.Module):
+    """A learned bias for every pair of query and reduced key of a stage, shared by the stage's blocks (OSRA).
+
+    Args:
+        num_heads: heads of the stage.
+        size: (H, W) of the stage at the construction size.
+        reduction: spatial reduction of the keys.
+
+    `forward(x)` returns (1, heads, H·W, H_s·W_s) for the (B, C, H, W) map x: the parameter, resized with bicubic
+    interpolation over its last two axes where the size differs. Source: arXiv 2310.19380, section III-B.
+    """
+
+    def __init__(self, num_heads: int, size: tuple[int, int], reduction: int):
+        super().__init__()
+        self.reduction = reduction
+        keys = math.ceil(size[0] / reduction) * math.ceil(size[1] / reduction)
+        self.bias = nn.Parameter(torch.empty(1, num_heads, size[0] * size[1], keys))
+        self.cache = SizeCache()
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2], x.shape[-1]
+        if torch.jit.is_scripting():
+            return self.resize(height, width)
+        else:
+            return self.cached(height, width)
+
+    @torch.jit.ignore
+    def cached(self, height: int, width: int) -> Tensor:
+        return self.cache.get(self, self.resize, height, width)
+
+    def resize(self, height: int, width: int) -> Tensor:
+        keys = ((height - 1) // self.reduction + 1) * ((width - 1) // self.reduction + 1)
+        if self.bias.shape[2] == height * width and self.bias.shape[3] == keys:
+            return self.bias
+        return resize_bias(self.bias, height * width, keys)
+
+
+def resize_bias(bias: Tensor, queries: int, keys: int) -> Tensor:
+    """Bicubic resize of a (1, heads, queries', keys') position encoding to (1, heads, queries, keys)."""
+    return F.interpolate(bias, size=[queries, keys], mode="bicubic", align_corners=False)
+
+
+@register_notrace_module
+class LogCPB(nn.Module):
+    """Log-spaced continuous position bias between a map's positions and its pooled tokens.
+
+    A two-layer MLP 2→hidden→heads with ReLU on (Δy, Δx), Δ = (query − key) / (S₀ − 1) · 8 per axis, mapped by
+    sign(Δ) · log2(|Δ| + 1) / log2 8. Query coordinates are 0…H−1; key coordinates are their averages under adaptive
+    pooling, so twice an offset is an integer: the MLP runs once per distinct offset, not once per pair.
+
+    Args:
+        num_heads: heads.
+        pretrain_size: S₀, the side of the stage's map in pre-training.
+        base: (H, W, pooled H, pooled W) to compute the bias at before resizing it bilinearly to the size at hand
+            (keys first, then queries): the published "interpolation". None computes it at the size at hand.
+
+    Source: arXiv 2311.17132, section 3.4 and appendix; after Swin V2, arXiv 2111.09883, eq. 3-4.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        pretrain_size: int,
+        base: tuple[int, int, int, int] | None = None,
+        hidden_dim: int = 512,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.unit = 8.0 / max(pretrain_size - 1, 1)
+        self.interpolate = base is not None
+        self.base = base if base is not None else (1, 1, 1, 1)
+        self.fc1 = nn.Linear(2, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, num_heads)
+        self.cache = SizeCache()
+
+    def forward(self, height: int, width: int, pooled_height: int, pooled_width: int) -> Tensor:
+        """Return the bias, (heads, H·W, pooled H · pooled W)."""
+        if torch.jit.is_scripting():
+            return self.bias(height, width, pooled_height, pooled_width)
+        else:
+            return self.cached(height, width, pooled_height, pooled_width)
+
+    @torch.jit.ignore
+    def cached(self, height: int, width: int, pooled_height: int, pooled_width: int) -> Tensor:
+        with torch.autocast(self.fc1.weight.device.type, enabled=False):  # offsets need their full precision
+            return self.cache.get(self, self.bias, height, width, pooled_height, pooled_width)
+
+    def bias(self, height: int, width: int, pooled_height: int, pooled_width: int) -> Tensor:
+        if not self.interpolate:
+            return self.compute(height, width, pooled_height, pooled_width)
+        base_height, base_width, base_pooled_height, base_pooled_width = self.base
+        bias = self.compute(base_height, base_width, base_pooled_height, base_pooled_width)
+        bias = bias.reshape(1, -1, base_pooled_height, base_pooled_width)
+        bias = F.interpolate(bias, size=[pooled_height, pooled_width], mode="bilinear", align_corners=False)
+        bias = bias.reshape(self.num_heads, base_height * base_width, -1).transpose(1, 2)
+        bias = bias.reshape(1, -1, base_height, base_width)
+        bias = F.interpolate(bias, size=[height, width], mode="bilinear", align_corners=False)
+        return bias.reshape(self.num_heads, -1, height * width).transpose(1, 2)
+
+    def compute(self, height: int, width: int, pooled_height: int, pooled_width: int) -> Tensor:
+        y, y_index = self.axis(height, pooled_height)
+        x, x_index = self.axis(width, pooled_width)
+        # The first layer is a sum of a column for Δy and a column for Δx.
+        weight = self.fc1.weight
+        hidden = (y.unsqueeze(1) * weight[:, 0]).unsqueeze(1) + (x.unsqueeze(1) * weight[:, 1] + self.fc1.bias)
+        table = self.fc2(F.relu(hidden))  # (offsets y, offsets x, heads)
+        table = table.index_select(0, y_index).index_select(1, x_index)
+        table = table.reshape(height, pooled_height, width, pooled_width, self.num_heads)
+        return table.permute(4, 0, 2, 1, 3).reshape(self.num_heads, height * width, pooled_height * pooled_width)
+
+    def axis(self, size: int, pooled: int) -> tuple[Tensor, Tensor]:
+        """Distinct log-spaced offsets along one axis, and the index of each (query, key) pair, (size·pooled,)."""
+        device = self.fc1.weight.device
+        key = torch.arange(pooled, device=device)
+        start, end = key * size // pooled, ((key + 1) * size + pooled - 1) // pooled
+        doubled = 2 * torch.arange(size, device=device).unsqueeze(1) - (start + end - 1)  # 2·(query − key)
+        if size % pooled == 0:  # equal windows: all doubled offsets have the same parity
+            reach, step = 2 * size - 1 - size // pooled, 2
+        else:
+            reach, step = 2 * size - 2, 1
+        index = torch.div(doubled + reach, step, rounding_mode="floor").flatten()
+        dtype = torch.float64 if self.fc1.weight.dtype == torch.float64 else torch.float32
+        offset = torch.arange(-reach, reach + 1, step, device=device, dtype=dtype) * (0.5 * self.unit)
+        offset = offset.sign() * (offset.abs() + 1).log2() / 3.0  # log2 8
+        return offset.to(self.fc1.weight.dtype), index

@@ -1,0 +1,148 @@
+"""Aggregated attention and the last stage's cosine attention (TransNeXt, arXiv 2311.17132)."""
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import register_notrace_module, trunc_normal_
+from torch import Tensor
+
+from glocal.layers.conv import pointwise_conv
+from glocal.layers.norm import LayerNorm2d
+from glocal.layers.position import LogCPB
+from glocal.ops import aggregated_attention
+
+
+class LengthScaledQuery(nn.Module):
+    """What both attentions of TransNeXt share: heads, the query embedding and the learned temperature.
+
+    The temperature starts where softplus gives 1 / 0.24; the query embedding with std 0.02.
+    """
+
+    def __init__(self, dim: int, head_dim: int):
+        super().__init__()
+        if dim % head_dim:
+            raise ValueError(f"dim {dim} is not a multiple of head_dim {head_dim}")
+        self.num_heads, self.head_dim = dim // head_dim, head_dim
+        self.temperature = nn.Parameter(torch.empty(self.num_heads))
+        self.query_embedding = nn.Parameter(torch.empty(self.num_heads, head_dim))
+
+    def reset_parameters(self):
+        nn.init.constant_(self.temperature, math.log(math.expm1(1 / 0.24)))
+        trunc_normal_(self.query_embedding, std=0.02)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, n·C, H, W) → (B, n·heads, d, H, W)."""
+        batch, _, height, width = x.shape
+        return x.reshape(batch, -1, self.head_dim, height, width)
+
+
+@register_notrace_module
+class AggregatedAttention(LengthScaledQuery):
+    """Every position attends to its 3×3 neighbourhood and to a pooled map, in one softmax.
+
+    Args:
+        dim: channels, a multiple of `head_dim`.
+        pretrain_size: side of the stage's map in pre-training (S₀).
+        reduction: the pooled map is (H // reduction, W // reduction), at least 1×1.
+        pool_size: a fixed side of the pooled map instead: cost linear in pixels ("linear mode").
+        base_size: (H, W) at which the position bias is computed before it is resized ("interpolation" mode); None
+            computes it at the size at hand ("extrapolation").
+        head_dim: width of a head, 24 in the paper.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pretrain_size: int,
+        reduction: int,
+        pool_size: int | None = None,
+        base_size: tuple[int, int] | None = None,
+        head_dim: int = 24,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__(dim, head_dim)
+        self.reduction = reduction
+        self.pool_size = pool_size if pool_size is not None else 0
+        self.q = pointwise_conv(dim, dim)
+        self.kv = pointwise_conv(dim, 2 * dim)
+        self.pool_proj = pointwise_conv(dim, dim)
+        self.act = nn.GELU()
+        self.pool_norm = LayerNorm2d(dim, eps=1e-5)
+        base = None if base_size is None else (*base_size, *self.pooled_size(*base_size))
+        self.position = LogCPB(self.num_heads, pretrain_size, base)
+        self.local_bias = nn.Parameter(torch.empty(self.num_heads, 9))
+        self.tokens = nn.Parameter(torch.empty(self.num_heads, head_dim, 9))
+        self.token_bias = nn.Parameter(torch.empty(self.num_heads, 9))
+        self.proj = pointwise_conv(dim, dim)
+        self.drop = nn.Dropout(proj_drop)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        trunc_normal_(self.local_bias, std=0.0004)
+        trunc_normal_(self.tokens, std=0.02)
+        nn.init.zeros_(self.token_bias)
+
+    def pooled_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.pool_size > 0:
+            return self.pool_size, self.pool_size
+        return max(1, height // self.reduction), max(1, width // self.reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2], x.shape[-1]
+        pooled_height, pooled_width = self.pooled_size(height, width)
+        q = F.normalize(self.split_heads(self.q(x)), dim=2)
+        k, v = self.split_heads(self.kv(x)).chunk(2, dim=1)
+
+        pooled = F.adaptive_avg_pool2d(self.act(self.pool_proj(x)), [pooled_height, pooled_width])
+        pooled_k, pooled_v = self.split_heads(self.kv(self.pool_norm(pooled))).flatten(3).chunk(2, dim=1)
+        position = self.position(height, width, pooled_height, pooled_width)
+        x = aggregated_attention(
+            q,
+            F.normalize(k, dim=2),
+            v,
+            F.normalize(pooled_k, dim=2),
+            pooled_v,
+            self.query_embedding,
+            F.softplus(self.temperature),
+            self.local_bias,
+            position.transpose(1, 2),
+            self.tokens,
+            self.token_bias,
+        ).reshape(x.shape)
+        return self.drop(self.proj(x))
+
+
+@register_notrace_module
+class CosineAttention(LengthScaledQuery):
+    """Length-scaled cosine attention between all positions, with a log-CPB bias: TransNeXt's last stage.
+
+    Arguments as in `AggregatedAttention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pretrain_size: int,
+        base_size: tuple[int, int] | None = None,
+        head_dim: int = 24,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__(dim, head_dim)
+        self.qkv = pointwise_conv(dim, 3 * dim)
+        self.position = LogCPB(self.num_heads, pretrain_size, None if base_size is None else (*base_size, *base_size))
+        self.proj = pointwise_conv(dim, dim)
+        self.drop = nn.Dropout(proj_drop)
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2], x.shape[-1]
+        q, k, v = self.split_heads(self.qkv(x)).flatten(3).transpose(2, 3).chunk(3, dim=1)  # (B, heads, H·W, d) each
+        scale = F.softplus(self.temperature) * math.log(height * width)
+        q = (F.normalize(q, dim=-1) + self.query_embedding.unsqueeze(1)) * scale.view(-1, 1, 1)
+        position = self.position(height, width, height, width).unsqueeze(0).to(q.dtype)
+        x = F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, attn_mask=position, scale=1.0)
+        x = x.transpose(2, 3).reshape(-1, self.proj.in_channels, height, width)
+        return self.drop(self.proj(x))

@@ -1,0 +1,20 @@
+"""Convolution modulation (Conv2Former, arXiv 2211.11943, eq. 3-5)."""
+
+import torch.nn as nn
+from torch import Tensor
+
+from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+
+
+class ConvModulation(nn.Module):
+    """proj(depthwise k×k(GELU(pw(x))) · pw(x)): a large-kernel convolution in the place of the attention matrix."""
+
+    def __init__(self, dim: int, kernel_size: int = 11, proj_drop: float = 0.0):
+        super().__init__()
+        self.attention = nn.Sequential(pointwise_conv(dim, dim), nn.GELU(), DepthwiseConv2d(dim, kernel_size))
+        self.value = pointwise_conv(dim, dim)
+        self.proj = pointwise_conv(dim, dim)
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.proj(self.attention(x) * self.value(x)))

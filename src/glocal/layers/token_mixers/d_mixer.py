@@ -1,0 +1,140 @@
+"""D-Mixer: input-dependent convolution on one half of the channels, reduced attention on the other (TransXNet)."""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import register_notrace_module, trunc_normal_
+from torch import Tensor
+
+from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.norm import BatchNorm2d
+from glocal.ops import depthwise_conv
+
+
+@register_notrace_module
+class DMixer(nn.Module):
+    """STE(concat(IDConv(x₁), OSRA(x₂))), x₁ and x₂ the two halves of the channels.
+
+    `forward(x, position)` takes the stage's position bias, (1, heads, H·W, H_s·W_s). Source: arXiv 2310.19380.
+
+    Args:
+        dim: channels, even.
+        num_heads: heads of the attention.
+        reduction: spatial reduction of its keys.
+        num_groups: kernels in the bank of the dynamic convolution.
+        kernel_size: side of the dynamic kernel.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        reduction: int,
+        num_groups: int = 2,
+        kernel_size: int = 7,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__()
+        self.local_unit = IDConv(dim // 2, kernel_size, num_groups)
+        self.global_unit = OSRA(dim // 2, num_heads, reduction)
+        self.enhancer = SqueezedTokenEnhancer(dim)
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        local, distant = x.chunk(2, dim=1)
+        x = torch.cat([self.local_unit(local), self.global_unit(distant, position)], dim=1)
+        return self.drop(self.enhancer(x))
+
+
+class IDConv(nn.Module):
+    """Input-dependent depthwise convolution: each sample's kernels are a softmax mixture of a learned bank."""
+
+    def __init__(self, dim: int, kernel_size: int = 7, num_groups: int = 2, reduction: int = 4):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_groups, dim, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(num_groups, dim))
+        hidden = dim // reduction
+        self.proj = nn.Sequential(
+            OrderedDict(
+                squeeze=pointwise_conv(dim, hidden, bias=False),
+                norm=BatchNorm2d(hidden),
+                act=nn.GELU(),
+                expand=pointwise_conv(hidden, num_groups * dim),
+            )
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        trunc_normal_(self.weight, std=0.02)
+        trunc_normal_(self.bias, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Two calls of proj, the kernels' first: in training its BN normalises and averages each by itself.
+        weight = self.mix(F.adaptive_avg_pool2d(x, self.weight.shape[-1]), self.weight)  # (B, C, K, K)
+        bias = self.mix(x.mean(dim=(2, 3), keepdim=True), self.bias.unsqueeze(-1).unsqueeze(-1))  # (B, C, 1, 1)
+        return depthwise_conv(x, weight, bias.flatten(1))
+
+    def mix(self, context: Tensor, bank: Tensor) -> Tensor:
+        """Mix the bank, (G, C, k, k), with weights from the context, (B, C, k, k), to (B, C, k, k)."""
+        groups, channels, size = bank.shape[0], bank.shape[1], bank.shape[2]
+        weights = self.proj(context).reshape(context.shape[0], groups, channels, size, size).softmax(dim=1)
+        return (weights * bank).sum(dim=1)
+
+
+class OSRA(nn.Module):
+    """Overlapping spatial reduction attention: keys and values from an overlapping strided depthwise convolution."""
+
+    def __init__(self, dim: int, num_heads: int, reduction: int):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"{dim} channels cannot be split into {num_heads} heads")
+        self.num_heads = num_heads
+        self.q = pointwise_conv(dim, dim)
+        self.kv = pointwise_conv(dim, 2 * dim)
+        self.reduce = nn.Identity()
+        if reduction > 1:
+            kernel = reduction + 3
+            self.reduce = nn.Sequential(
+                OrderedDict(
+                    conv=nn.Conv2d(dim, dim, kernel, reduction, kernel // 2, groups=dim, bias=False),
+                    norm1=BatchNorm2d(dim),
+                    act=nn.GELU(),
+                    scale=nn.Conv2d(dim, dim, 1, groups=dim, bias=False),
+                    norm2=BatchNorm2d(dim),
+                )
+            )
+        self.local = DepthwiseConv2d(dim, 3)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        source = self.reduce(x)
+        source = source + self.local(source)
+        q = self.split_heads(self.q(x))
+        k, v = self.split_heads(self.kv(source)).chunk(2, dim=1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=position)  # (B, heads, H·W, d)
+        return out.transpose(2, 3).reshape(x.shape)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, n·C, H, W) → (B, n·heads, H·W, d)."""
+        return x.reshape(x.shape[0], -1, self.q.in_channels // self.num_heads, x.shape[2] * x.shape[3]).transpose(2, 3)
+
+
+class SqueezedTokenEnhancer(nn.Module):
+    """STE: x + a depthwise 3×3 and a squeezed pair of 1×1 convolutions that join the halves (r = 8, at least 16)."""
+
+    def __init__(self, dim: int, reduction: int = 8, min_dim: int = 16):
+        super().__init__()
+        hidden = max(min_dim, dim // reduction)
+        self.conv = DepthwiseConv2d(dim, 3)
+        self.norm1 = BatchNorm2d(dim)
+        self.squeeze = pointwise_conv(dim, hidden)
+        self.norm2 = BatchNorm2d(hidden)
+        self.expand = pointwise_conv(hidden, dim)
+        self.norm3 = BatchNorm2d(dim)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(self.act(self.conv(x)))
+        y = self.norm2(self.act(self.squeeze(y)))
+        return x + self.norm3(self.expand(y))

@@ -1,0 +1,75 @@
+"""H-MHSA: attention within grid cells, then of all positions over pooled ones (HAT-Net, arXiv 2106.03180)."""
+
+from collections.abc import Callable
+
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
+from torch import Tensor
+
+from glocal.layers.conv import pointwise_conv
+from glocal.ops import grid_attention
+
+
+@register_notrace_module
+class HierarchicalAttention(nn.Module):
+    """Two-step H-MHSA, or plain global attention with a grid of 1. The norms are inside: it takes the raw block input.
+
+    Args:
+        dim: channels, a multiple of `head_dim`.
+        head_dim: width of a head.
+        grid: side of a grid cell; 1 attends globally in one step.
+        reduction: pooling of the second step's keys; they are never fewer than one per axis.
+        norm: built as `norm(dim)`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        head_dim: int,
+        grid: int,
+        reduction: int,
+        norm: Callable[[int], nn.Module],
+        proj_drop: float = 0.0,
+    ):
+        super().__init__()
+        if dim % head_dim:
+            raise ValueError(f"dim {dim} is not a multiple of head_dim {head_dim}")
+        self.num_heads = dim // head_dim
+        self.grid = grid
+        self.reduction = reduction
+        self.norm = norm(dim)
+        self.qkv = pointwise_conv(dim, 3 * dim)
+        if grid > 1:
+            self.grid_norm = norm(dim)
+            self.q = pointwise_conv(dim, dim)
+            self.pool_norm = norm(dim)
+            self.kv = pointwise_conv(dim, 2 * dim)
+        else:
+            self.grid_norm = self.q = self.pool_norm = self.kv = nn.Identity()
+        self.proj = pointwise_conv(dim, dim)
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split_heads(self.qkv(self.norm(x))).chunk(3, dim=1)
+        if self.grid > 1:
+            x = self.grid_norm(x + grid_attention(q, k, v, self.grid).reshape(x.shape))
+            height = max(1, x.shape[-2] // self.reduction)
+            width = max(1, x.shape[-1] // self.reduction)
+            pooled = self.pool_norm(F.adaptive_avg_pool2d(x, [height, width]))
+            k, v = self.split_heads(self.kv(pooled)).chunk(2, dim=1)
+            x = x + global_attention(self.split_heads(self.q(x)), k, v).reshape(x.shape)
+        else:
+            x = global_attention(q, k, v).reshape(x.shape)
+        return self.drop(self.proj(x))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, n·C, H, W) → (B, n·heads, d, H, W)."""
+        batch, _, height, width = x.shape
+        return x.reshape(batch, -1, self.proj.in_channels // self.num_heads, height, width)
+
+
+def global_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of all positions of q, (B, heads, d, H, W), over all of k and v, (B, heads, d, h, w); scale d^-0.5."""
+    q, k, v = q.flatten(3).transpose(2, 3), k.flatten(3).transpose(2, 3), v.flatten(3).transpose(2, 3)
+    return F.scaled_dot_product_attention(q, k, v).transpose(2, 3)  # (B, heads, d, H·W)

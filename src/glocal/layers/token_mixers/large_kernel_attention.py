@@ -1,0 +1,24 @@
+"""Large kernel attention (VAN, arXiv 2202.09741, eq. 2-3)."""
+
+import torch.nn as nn
+from torch import Tensor
+
+from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+
+
+class LargeKernelAttention(nn.Module):
+    """x + proj(LKA(GELU(pw(x)))), LKA(u) = u · pw(depthwise 7×7 dilation 3(depthwise 5×5(u))): a 21×21 field."""
+
+    def __init__(self, dim: int, proj_drop: float = 0.0):
+        super().__init__()
+        self.expand = pointwise_conv(dim, dim)
+        self.act = nn.GELU()
+        self.attention = nn.Sequential(
+            DepthwiseConv2d(dim, 5), DepthwiseConv2d(dim, 7, dilation=3), pointwise_conv(dim, dim)
+        )
+        self.proj = pointwise_conv(dim, dim)
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.act(self.expand(x))
+        return x + self.drop(self.proj(u * self.attention(u)))
