@@ -3,4 +3,15 @@
 Importing the package registers every model with timm: `timm.create_model("transxnet_t")`.
 """
 
+import sys
+from pathlib import Path
+
 __version__ = "0.1.0"
+
+# The `glocal` command answers `--help` without loading torch: its subcommands import the models when they need them.
+_is_command = Path(sys.argv[0]).stem == "glocal" or sys.orig_argv[1:3] == ["-m", "glocal"]
+if not _is_command:
+    from glocal.backbone import Backbone
+    from glocal.models import model_names, published_top1
+
+    __all__ = ["Backbone", "model_names", "published_top1"]

@@ -1,0 +1,398 @@
+"""The only four-stage skeleton, and the one place where timm's model contract is implemented.
+
+A backbone is a stem and four stages; a stage is a downsample and blocks; a block is a token mixer and a channel mixer.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+import torch.nn as nn
+from timm.layers import DropPath, get_device_dtype, trunc_normal_
+from timm.models import checkpoint
+from timm.models._features import FeatureGetterNet, feature_take_indices
+from torch import Tensor
+
+from glocal.layers.head import ClassifierHead
+
+# Builds a module for a number of channels; mixers are also given `proj_drop`, a downsample also its input channels.
+Build = Callable[..., nn.Module]
+PerStage = Build | Sequence[Build]
+
+INITS = ("trunc_normal", "fan_out", "fan_out_spatial")
+
+
+class Block(nn.Module):
+    """Two residual branches, x + drop_path(scale(mixer(norm(x)))): a token mixer's, then a channel mixer's.
+
+    Args:
+        dim: channels.
+        token_mixer, channel_mixer, norm1, norm2, scale1, scale2: modules; an identity where a family has none.
+        drop_path: probability to drop a branch of a sample.
+        position: added before the branches (its own residual included).
+        takes_position: call the token mixer with the stage's shared position bias as well.
+    """
+
+    takes_position: torch.jit.Final[bool]
+
+    def __init__(
+        self,
+        token_mixer: nn.Module,
+        channel_mixer: nn.Module,
+        norm1: nn.Module,
+        norm2: nn.Module,
+        scale1: nn.Module,
+        scale2: nn.Module,
+        position: nn.Module,
+        drop_path: float,
+        takes_position: bool,
+    ):
+        super().__init__()
+        self.takes_position = takes_position
+        self.position = position
+        self.norm1 = norm1
+        self.token_mixer = token_mixer
+        self.scale1 = scale1
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = norm2
+        self.channel_mixer = channel_mixer
+        self.scale2 = scale2
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, position: Tensor | None = None) -> Tensor:
+        x = self.position(x)
+        y = self.norm1(x)
+        if self.takes_position:
+            y = self.token_mixer(y, position)
+        else:
+            y = self.token_mixer(y)
+        x = x + self.drop_path1(self.scale1(y))
+        return x + self.drop_path2(self.scale2(self.channel_mixer(self.norm2(x))))
+
+
+class Stage(nn.Module):
+    """Downsample, blocks, norm. `forward` returns the normed map, which is also what the next stage receives.
+
+    Args:
+        downsample: (B, C', H, W) → (B, C, ⌈H/2⌉, ⌈W/2⌉), an identity in the first stage.
+        blocks: the stage's `Block`s.
+        norm: after the last block, an identity where a family has none.
+        position: computes from the stage's map the position bias that its blocks share; None where there is none.
+    """
+
+    shares_position: torch.jit.Final[bool]
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module, position: nn.Module | None):
+        super().__init__()
+        self.grad_checkpointing = False
+        self.shares_position = position is not None
+        self.downsample = downsample
+        self.position = position if position is not None else nn.Identity()
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.forward_blocks(x))
+
+    def forward_blocks(self, x: Tensor) -> Tensor:
+        """The map after the last block, before the norm."""
+        x = self.downsample(x)
+        position: Tensor | None = None
+        if self.shares_position:
+            position = self.position(x)
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x, position)
+            else:
+                x = block(x, position)
+        return x
+
+
+class Backbone(nn.Module):
+    """A stem and four stages of any mixers, with a classification head: a family is one choice of these arguments.
+
+    Takes images (B, in_chans, H, W) of any H, W ≥ 32 and returns logits (B, num_classes); the stages' maps have
+    ⌈H/4⌉, ⌈H/8⌉, ⌈H/16⌉ and ⌈H/32⌉ rows.
+
+    Args:
+        dims, depths: channels and number of blocks of each stage.
+        stem: built as `stem(in_chans, dims[0])`, stride 4.
+        downsample: built as `downsample(in_dim, dim)`, stride 2.
+        token_mixer, channel_mixer: built as `mixer(dim, proj_drop=…)`; one for all stages or one for each.
+        norm1, norm2: built as `norm(dim)`, before the token and the channel mixer.
+        position: built as `position(dim)`, at the start of a block; None for none.
+        stage_position: one builder for each stage, called without arguments, of the position bias that the blocks of
+            a stage share; the token mixers are then called as `mixer(x, bias)`.
+        scale: built as `scale(dim)`, at the end of both branches (LayerScale).
+        stage_norm: built as `norm(dim)` at the end of a stage; one for all stages or one for each, None for none.
+        head_hidden_size: width of a 1×1 convolution before the pooling, 0 for none.
+        in_chans, num_classes, global_pool, drop_rate, proj_drop, drop_path_rate: as everywhere in timm;
+            drop path grows linearly over all blocks.
+        init: "trunc_normal": every weight truncated normal with std 0.02; "fan_out": convolutions normal with variance
+            2 / fan-out, linear layers as before; "fan_out_spatial": as "fan_out", 1×1 convolutions as linear layers.
+        undecayed: fnmatch patterns of parameter names that weight decay leaves out besides biases and norms.
+        device, dtype: of the parameters, at construction.
+
+    Raises:
+        ValueError: a per-stage argument whose length is not the number of stages.
+    """
+
+    def __init__(
+        self,
+        *,
+        dims: Sequence[int],
+        depths: Sequence[int],
+        stem: Build,
+        downsample: Build,
+        token_mixer: PerStage,
+        channel_mixer: PerStage,
+        norm1: Build = nn.Identity,
+        norm2: Build = nn.Identity,
+        position: Build = nn.Identity,
+        stage_position: Sequence[Build] | None = None,
+        scale: Build = nn.Identity,
+        stage_norm: PerStage = nn.Identity,
+        head_hidden_size: int = 0,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        proj_drop: float = 0.0,
+        drop_path_rate: float = 0.0,
+        init: str = "trunc_normal",
+        undecayed: Sequence[str] = (),
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        stages = len(dims)
+        depths = per_stage("depths", depths, stages)
+        token_mixers = per_stage("token_mixer", token_mixer, stages)
+        channel_mixers = per_stage("channel_mixer", channel_mixer, stages)
+        stage_norms = per_stage("stage_norm", stage_norm, stages)
+        stage_positions = per_stage("stage_position", stage_position, stages)
+        if init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)}, not {init!r}")
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.num_features = dims[-1]
+        self.drop_rate = drop_rate
+        self.init = init
+        self.undecayed = tuple(undecayed)
+        self.feature_info = [dict(num_chs=dim, reduction=4 * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)]
+        drop_paths = iter(linear_schedule(drop_path_rate, sum(depths)))
+
+        with created_on(device, dtype):
+            self.stem = stem(in_chans, dims[0])
+            self.stages = nn.Sequential()
+            for i, dim in enumerate(dims):
+                blocks = [
+                    Block(
+                        token_mixer=token_mixers[i](dim, proj_drop=proj_drop),
+                        channel_mixer=channel_mixers[i](dim, proj_drop=proj_drop),
+                        norm1=norm1(dim),
+                        norm2=norm2(dim),
+                        scale1=scale(dim),
+                        scale2=scale(dim),
+                        position=position(dim),
+                        drop_path=next(drop_paths),
+                        takes_position=stage_positions[i] is not None,
+                    )
+                    for _ in range(depths[i])
+                ]
+                self.stages.append(
+                    Stage(
+                        downsample=downsample(dims[i - 1], dim) if i > 0 else nn.Identity(),
+                        blocks=blocks,
+                        norm=stage_norms[i](dim),
+                        position=stage_positions[i]() if stage_positions[i] is not None else None,
+                    )
+                )
+            self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate, head_hidden_size)
+            self.head_hidden_size = self.head.out_dim
+            self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self):
+        """Initialise every parameter and buffer, also after `to_empty()`."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                by_fan_out = isinstance(module, nn.Conv2d) and (
+                    self.init == "fan_out" or (self.init == "fan_out_spatial" and module.kernel_size != (1, 1))
+                )
+                if by_fan_out:
+                    fan_out = module.out_channels * module.weight[0, 0].numel() // module.groups
+                    nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+                else:
+                    trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    # What timm asks of a model -------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images to the last stage's normed map, (B, num_features, ⌈H/32⌉, ⌈W/32⌉)."""
+        return self.stages(self.stem(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The map of `forward_features` to logits, or to the (B, head_hidden_size) vector before the classifier."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ):
+        """Return the map of each stage in `indices`, after its last block and with `norm=True` after its norm.
+
+        Args:
+            x: (B, in_chans, H, W).
+            indices: stages to return: the last n if an int, all if None.
+            stop_early: run no stage after the last one asked for.
+            intermediates_only: leave out the first result, the map of the last stage that ran, always normed.
+
+        Returns:
+            (final map, list of maps), or the list alone.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        if torch.jit.is_scripting() or not stop_early:
+            stages = self.stages
+        else:
+            stages = self.stages[: max_index + 1]
+
+        intermediates: list[Tensor] = []
+        x = self.stem(x)
+        for i, stage in enumerate(stages):
+            before_norm = stage.forward_blocks(x)
+            x = stage.norm(before_norm)
+            if i in take_indices:
+                intermediates.append(x if norm else before_norm)
+        if intermediates_only:
+            return intermediates
+        return x, intermediates
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the stages in `indices` do not need; returns their indices."""
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        cut = max_index < len(self.stages) - 1
+        self.stages = self.stages[: max_index + 1]
+        if prune_norm:
+            self.stages[-1].norm = nn.Identity()  # between stages a norm is a part of the trunk and stays
+        if cut:
+            self.num_features = self.feature_info[max_index]["num_chs"]
+        if cut or prune_head:
+            self.head = ClassifierHead(self.num_features, 0, "", self.drop_rate).train(self.training)
+            self.num_classes, self.head_hidden_size = 0, self.head.out_dim
+        return take_indices
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None):
+        """Replace the classifier by a new one, and the pooling if `global_pool` is given ('' for none)."""
+        self.num_classes = num_classes
+        hidden = self.head.hidden
+        pool = self.head.global_pool.pool_type if global_pool is None else global_pool
+        with created_on(**get_device_dtype(self)):
+            head = ClassifierHead(self.num_features, num_classes, pool, self.drop_rate, self.head.hidden_size)
+            if num_classes > 0:
+                trunc_normal_(head.fc.weight, std=0.02)
+                nn.init.zeros_(head.fc.bias)
+        head.hidden = hidden
+        self.head = head.train(self.training)
+        self.head_hidden_size = head.out_dim
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True):
+        """Recompute every block in the backward pass instead of keeping its activations."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer decay: the stem, every block (or stage) in order, the head."""
+        if coarse:
+            return dict(stem=r"^stem", blocks=r"^stages\.(\d+)")
+        return dict(
+            stem=r"^stem",
+            blocks=[
+                (r"^stages\.(\d+)\.(?:downsample|position)", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^stages\.(\d+)\.norm", (99999,)),
+            ],
+        )
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters with two or more axes that the family's authors did not decay."""
+        return {
+            name for name, _ in self.named_parameters() if any(fnmatch(name, pattern) for pattern in self.undecayed)
+        }
+
+
+class FeatureBackbone(FeatureGetterNet):
+    """What `features_only=True` returns: images to a list of maps, before the stages' norms or, with `norm`, after."""
+
+    def set_grad_checkpointing(self, enable: bool = True):
+        self.model.set_grad_checkpointing(enable)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        matcher = self.model.group_matcher(coarse)
+        blocks = matcher["blocks"]
+        if not isinstance(blocks, str):
+            blocks = [(inside_model(pattern), order) for pattern, order in blocks]
+        else:
+            blocks = inside_model(blocks)
+        return dict(stem=inside_model(matcher["stem"]), blocks=blocks)
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"model.{name}" for name in self.model.no_weight_decay()}
+
+
+def inside_model(pattern: str) -> str:
+    """The pattern for the same parameter names behind `model.`."""
+    return pattern.replace("^", r"^model\.")
+
+
+def per_stage(name: str, value: Any, stages: int) -> list[Any]:
+    """One entry for each stage: the sequence given, or the single value repeated."""
+    if value is None or callable(value):
+        return [value] * stages
+    if len(value) != stages:
+        raise ValueError(f"{name} has {len(value)} entries for {stages} stages")
+    return list(value)
+
+
+def linear_schedule(maximum: float, steps: int) -> list[float]:
+    """0 … maximum in equal steps; a single step is 0."""
+    return [maximum * i / max(steps - 1, 1) for i in range(steps)]
+
+
+@contextmanager
+def created_on(device: torch.device | str | None, dtype: torch.dtype | None) -> Iterator[None]:
+    """Create parameters and buffers on a device and in a dtype; None keeps the surrounding default."""
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype or default)
+        with torch.device(device) if device is not None else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(default)

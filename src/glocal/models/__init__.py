@@ -1,0 +1,29 @@
+"""The families. Importing this registers every variant with timm."""
+
+from types import ModuleType
+
+from glocal.models import conv2former, hat_net, transcnn, transnext, transxnet, van
+
+FAMILIES: dict[str, ModuleType] = {
+    "TransXNet": transxnet,
+    "TransNeXt": transnext,
+    "HAT-Net": hat_net,
+    "TransCNN": transcnn,
+    "Conv2Former": conv2former,
+    "VAN": van,
+}
+
+
+def model_names() -> list[str]:
+    """Names of all variants, without tags, family by family, in their order of size."""
+    return list(dict.fromkeys(name for family in FAMILIES.values() for name in family.default_cfgs))
+
+
+def published_top1(name: str) -> float | None:
+    """Published ImageNet-1K top-1 in percent of a name with its tag (or of the default tag), None if there is none."""
+    for family in FAMILIES.values():
+        model, _, tag = name.partition(".")
+        if model in family.default_cfgs:
+            tag = tag or family.default_cfgs[model].tags[0]
+            return family.TOP1.get(f"{model}.{tag}")
+    return None

@@ -1,0 +1,130 @@
+"""Builds a registered model: timm's builder, with the library's rules for weights and features."""
+
+import argparse
+import pathlib
+import pickle
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from torch import nn
+
+from glocal.backbone import FeatureBackbone
+
+numpy_scalar = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
+
+# What training scripts pickle beside the weights, and what cannot run code.
+SAFE_GLOBALS = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    (numpy_scalar, "numpy._core.multiarray.scalar"),
+    (numpy_scalar, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "bool")),
+]
+
+
+def config(stem_conv: str = "stem.conv", size: int = 224, **kwargs: Any) -> dict[str, Any]:
+    """A pretrained config for ImageNet-1K in timm's terms; `kwargs` override or add."""
+    return {
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": (-(-size // 32), -(-size // 32)),  # the last stage's map
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": stem_conv,
+        "classifier": "head.fc",
+        **kwargs,
+    }
+
+
+def build(
+    model_cls: type[nn.Module],
+    variant: str,
+    pretrained: bool,
+    filter_fn: Callable[..., dict[str, torch.Tensor]],
+    **kwargs: Any,
+) -> nn.Module:
+    """Build `variant` for timm's registry, with weights if `pretrained`.
+
+    Args:
+        filter_fn: the family's `checkpoint_filter_fn`.
+        kwargs: timm's (pretrained_cfg, pretrained_cfg_overlay, features_only, out_indices, …) and the model's.
+
+    Raises:
+        RuntimeError: no weights can be had, or the file would run code.
+        ValueError: the weights are not this model's, or an index in `out_indices` is no stage.
+    """
+    feature_cfg = dict(out_indices=(0, 1, 2, 3), feature_cls=FeatureBackbone, flatten_sequential=True)
+    feature_cfg.update(kwargs.pop("feature_cfg", None) or {})
+    features_only = kwargs.get("features_only", False)
+    if features_only:
+        kwargs.setdefault("num_classes", 0)  # a feature extractor has no classifier
+        check_out_indices(kwargs.get("out_indices", feature_cfg["out_indices"]))
+    if pretrained:
+        config = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+        check_source(variant, config)
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            return build_model_with_cfg(
+                model_cls,
+                variant,
+                pretrained,
+                pretrained_filter_fn=partial(filter_fn, backbone_only=features_only),
+                feature_cfg=feature_cfg,
+                **kwargs,
+            )
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        blocked = blocked_global(error)
+        if blocked is None:
+            raise
+        raise RuntimeError(
+            f"refused to load {config.file or config.url}: it needs {blocked}, which can run code"
+        ) from error
+
+
+def input_size(variant: str, kwargs: dict[str, Any]) -> tuple[int, int]:
+    """(H, W) of the pretrained config that `kwargs` chooses for `variant`."""
+    config = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+    return tuple(config.input_size[-2:])
+
+
+def blocked_global(error: BaseException | None) -> str | None:
+    """The name that `torch.load(weights_only=True)` refused, or None if that is not what went wrong."""
+    while error is not None:
+        if isinstance(error, pickle.UnpicklingError):
+            found = re.search(
+                r"GLOBAL ([\w.]+)|reduce for unrecognized function (.+)|[Uu]nsupported (?:class|global):? (\S+)",
+                str(error),
+            )
+            return next(group for group in found.groups() if group) if found else "something unknown"
+        error = error.__cause__
+    return None
+
+
+def check_out_indices(indices: int | Sequence[int]):
+    if isinstance(indices, int):
+        if not 1 <= indices <= 4:
+            raise ValueError(f"out_indices must be the last 1 to 4 stages, not {indices}")
+    elif not indices or any(not -4 <= index <= 3 for index in indices):
+        raise ValueError(f"out_indices must be stages 0 to 3 (or -4 to -1), not {tuple(indices)}")
+
+
+def check_source(variant: str, config: Any):
+    """Say where the weights are if a program cannot fetch them."""
+    if config.state_dict or config.file or config.url or config.hf_hub_id or config.source:
+        return
+    name = f"{variant}.{config.tag}" if config.tag else variant
+    if not config.notes:
+        raise RuntimeError(f"no weights of {name} have been published")
+    raise RuntimeError(
+        f"the weights of {name} cannot be downloaded by a program: get the file from {config.notes[0]} "
+        f"and pass pretrained_cfg_overlay=dict(file='…')"
+    )

@@ -1,0 +1,127 @@
+"""From the authors' checkpoints to ours: unwrap, rename, reshape, and refuse anything that does not fit exactly."""
+
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch.nn as nn
+from torch import Tensor
+
+logger = logging.getLogger("glocal")
+
+# Where training scripts keep the weights, the averaged ones first; and the prefixes that wrappers put before the names.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.", "backbone.")
+SHOWN = 5  # names in an error message
+
+
+def convert(
+    state_dict: Mapping[str, Any],
+    model: nn.Module,
+    family: str,
+    renames: Sequence[tuple[str, str]],
+    unused: str | None = None,
+    adapt: Callable[[str, Tensor, Tensor], Tensor] | None = None,
+    backbone_only: bool = False,
+) -> dict[str, Tensor]:
+    """Turn a state dict of the authors' (or one of ours) into one that `model` loads strictly.
+
+    Args:
+        state_dict: as saved, also wrapped in a checkpoint or with the prefixes of DDP, torch.compile or a detector.
+        model: the model that will load it; its own state dict tells every name and shape.
+        family: name of the family, for messages.
+        renames: (regular expression, replacement), applied to every official name in order.
+        unused: a regular expression of official names that the authors' models own but never use.
+        adapt: changes a tensor to fit the model's, called with its name, itself and the model's tensor.
+        backbone_only: the model's head is not needed.
+
+    Raises:
+        ValueError: names missing or left over, or wrong shapes; the message lists the first few.
+    """
+    weights = unwrap(state_dict)
+    if not any(name.startswith("stages.0.blocks.") for name in weights):  # not ours yet: official names
+        weights = {name: tensor for name, tensor in weights.items() if not (unused and re.search(unused, name))}
+        weights = {rename(name, renames): tensor for name, tensor in weights.items()}
+
+    target = model.state_dict()
+    if backbone_only or model.num_classes == 0:
+        weights = {name: tensor for name, tensor in weights.items() if name in target or not name.startswith("head.")}
+    for name, tensor in weights.items():
+        if name in target:
+            tensor = fit_shape(tensor, target[name])
+            weights[name] = adapt(name, tensor, target[name]) if adapt is not None else tensor
+    check(weights, target, model, family, backbone_only)
+    return weights
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The plain state dict inside a checkpoint, without the prefixes of wrappers."""
+    for key in WRAPPERS:
+        if isinstance(checkpoint.get(key), Mapping):
+            return unwrap(checkpoint[key])
+    weights = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise ValueError(f"the checkpoint holds no weights, only {listed(checkpoint) or 'nothing'}")
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in PREFIXES:
+            inside = {name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)}
+            if inside:
+                if len(inside) < len(weights):
+                    logger.info("took the %d tensors under %s, of %d", len(inside), prefix, len(weights))
+                weights, stripped = inside, True
+    return weights
+
+
+def rename(name: str, renames: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def fit_shape(tensor: Tensor, target: Tensor) -> Tensor:
+    """Add or drop axes of length one: a linear layer's (out, in) is a 1×1 convolution's (out, in, 1, 1)."""
+    same = [n for n in tensor.shape if n != 1] == [n for n in target.shape if n != 1]
+    return tensor.reshape(target.shape) if same else tensor
+
+
+def check(
+    weights: Mapping[str, Tensor], target: Mapping[str, Tensor], model: nn.Module, family: str, backbone_only: bool
+):
+    """Compare names and shapes, but for what timm adapts by itself: another number of classes or of input channels."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    adapted = set()
+    if model.num_classes != config.get("num_classes", model.num_classes):
+        adapted |= {"head.fc.weight", "head.fc.bias"}
+    if model.in_chans != config.get("input_size", (model.in_chans,))[0]:
+        adapted.add(f"{config.get('first_conv')}.weight")
+
+    def optional(name: str) -> bool:
+        return name in adapted or (backbone_only and name.startswith("head."))
+
+    problems = {
+        "missing": [name for name in target if name not in weights and not optional(name)],
+        "left over": [name for name in weights if name not in target and not optional(name)],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)} for {tuple(target[name].shape)}"
+            for name, tensor in weights.items()
+            if name in target and not optional(name) and tensor.shape != target[name].shape
+        ],
+    }
+    if any(problems.values()):
+        details = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
+        raise ValueError(f"not a checkpoint of this {family} model: {details}")
+
+
+def listed(names: Sequence[str] | Mapping[str, Any]) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def ceil_sizes(img_size: int | tuple[int, int], stages: int) -> list[tuple[int, int]]:
+    """(H, W) of every stage's map for an image of `img_size`, halved with ceil from stride 4 on."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return [(math.ceil(height / (4 * 2**i)), math.ceil(width / (4 * 2**i))) for i in range(stages)]

@@ -1,0 +1,167 @@
+"""VAN: large kernel attention (arXiv 2202.09741)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor
+
+from glocal.backbone import Backbone
+from glocal.layers.channel_mixers import ConvFFN
+from glocal.layers.downsample import OverlapPatchEmbed
+from glocal.layers.norm import BatchNorm2d, LayerNorm2d
+from glocal.layers.scale import LayerScale
+from glocal.layers.token_mixers import LargeKernelAttention
+from glocal.models import official
+from glocal.models.build import build, config
+
+
+class VAN(Backbone):
+    """Large kernel attention and a convolutional feed-forward network in every block.
+
+    Args:
+        dims, depths, expansions: one value for each stage.
+        layer_scale: initial value.
+        common: the arguments of `Backbone`.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        depths: Sequence[int],
+        expansions: Sequence[int] = (8, 8, 4, 4),
+        layer_scale: float = 1e-2,
+        **common: Any,
+    ):
+        super().__init__(
+            dims=dims,
+            depths=depths,
+            stem=partial(OverlapPatchEmbed, kernel_size=7, stride=4),
+            downsample=OverlapPatchEmbed,
+            norm1=BatchNorm2d,
+            token_mixer=LargeKernelAttention,
+            norm2=BatchNorm2d,
+            channel_mixer=[partial(ConvFFN, expansion=expansion) for expansion in expansions],
+            scale=partial(LayerScale, init=layer_scale),
+            stage_norm=partial(LayerNorm2d, eps=1e-6),
+            init="fan_out",
+            undecayed=("*.scale?.weight",),
+            **common,
+        )
+
+
+# Official names to ours.
+RENAMES = [
+    (r"^patch_embed1\.proj\.", "stem.conv."),
+    (r"^patch_embed1\.norm\.", "stem.norm."),
+    *((rf"^patch_embed{i + 1}\.proj\.", f"stages.{i}.downsample.conv.") for i in range(1, 4)),
+    *((rf"^patch_embed{i + 1}\.norm\.", f"stages.{i}.downsample.norm.") for i in range(1, 4)),
+    *((rf"^block{i + 1}\.(\d+)\.", rf"stages.{i}.blocks.\1.") for i in range(4)),
+    *((rf"^norm{i + 1}\.", f"stages.{i}.norm.") for i in range(4)),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    (r"\.layer_scale_([12])$", r".scale\1.weight"),
+    (r"\.attn\.proj_1\.", ".token_mixer.expand."),
+    (r"\.attn\.spatial_gating_unit\.conv0\.", ".token_mixer.attention.0."),
+    (r"\.attn\.spatial_gating_unit\.conv_spatial\.", ".token_mixer.attention.1."),
+    (r"\.attn\.spatial_gating_unit\.conv1\.", ".token_mixer.attention.2."),
+    (r"\.attn\.proj_2\.", ".token_mixer.proj."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".channel_mixer.conv."),
+    (r"\.mlp\.", ".channel_mixer."),
+]
+
+
+def checkpoint_filter_fn(
+    state_dict: dict[str, Any], model: torch.nn.Module, backbone_only: bool = False
+) -> dict[str, Tensor]:
+    """The authors' (or our) state dict as one of ours."""
+    return official.convert(state_dict, model, "VAN", RENAMES, backbone_only=backbone_only)
+
+
+def _cfg(size_name: str = "", file: str = "", **kwargs: Any) -> dict[str, Any]:
+    repository = f"https://huggingface.co/Visual-Attention-Network/VAN-{size_name}-original"
+    return config(
+        url=f"{repository}/resolve/main/{file}" if file else "",
+        crop_pct=0.9,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        license="apache-2.0",
+        paper_ids="arXiv:2202.09741",
+        paper_name="Visual Attention Network",
+        origin_url="https://github.com/Visual-Attention-Network/VAN-Classification",
+        **kwargs,
+    )
+
+
+# B4 to B6: the authors share backbones in a folder that needs a browser.
+_FOLDER = ("https://cloud.tsinghua.edu.cn/d/0100f0cea37d41ba8d08/",)
+
+default_cfgs = generate_default_cfgs(
+    {
+        "van_pico.untrained": _cfg(),
+        "van_b0.in1k": _cfg("Tiny", "van_tiny_754.pth.tar"),
+        "van_b1.in1k": _cfg("Small", "van_small_811.pth.tar"),
+        "van_b2.in1k": _cfg("Base", "van_base_828.pth.tar"),
+        "van_b3.in1k": _cfg("Large", "van_large_839.pth.tar"),
+        "van_b4.in1k": _cfg(notes=_FOLDER),
+        "van_b5.in22k_ft_in1k": _cfg(notes=_FOLDER),
+        "van_b6.in22k_ft_in1k": _cfg(notes=_FOLDER),
+    }
+)
+
+# ImageNet-1K top-1 that the authors publish, %.
+TOP1 = {
+    "van_b0.in1k": 75.4,
+    "van_b1.in1k": 81.1,
+    "van_b2.in1k": 82.8,
+    "van_b3.in1k": 83.9,
+    "van_b4.in1k": 84.2,
+    "van_b5.in22k_ft_in1k": 86.3,
+    "van_b6.in22k_ft_in1k": 86.9,
+}
+
+
+def _van(variant: str, pretrained: bool, args: dict[str, Any], kwargs: dict[str, Any]) -> VAN:
+    return build(VAN, variant, pretrained, checkpoint_filter_fn, **{**args, **kwargs})
+
+
+@register_model
+def van_pico(pretrained: bool = False, **kwargs: Any) -> VAN:
+    args = dict(dims=(24, 48, 96, 160), depths=(1, 1, 2, 1), expansions=(4, 4, 4, 4))
+    return _van("van_pico", pretrained, args, kwargs)
+
+
+@register_model
+def van_b0(pretrained: bool = False, **kwargs: Any) -> VAN:
+    return _van("van_b0", pretrained, dict(dims=(32, 64, 160, 256), depths=(3, 3, 5, 2)), kwargs)
+
+
+@register_model
+def van_b1(pretrained: bool = False, **kwargs: Any) -> VAN:
+    return _van("van_b1", pretrained, dict(dims=(64, 128, 320, 512), depths=(2, 2, 4, 2)), kwargs)
+
+
+@register_model
+def van_b2(pretrained: bool = False, **kwargs: Any) -> VAN:
+    return _van("van_b2", pretrained, dict(dims=(64, 128, 320, 512), depths=(3, 3, 12, 3)), kwargs)
+
+
+@register_model
+def van_b3(pretrained: bool = False, **kwargs: Any) -> VAN:
+    return _van("van_b3", pretrained, dict(dims=(64, 128, 320, 512), depths=(3, 5, 27, 3)), kwargs)
+
+
+@register_model
+def van_b4(pretrained: bool = False, **kwargs: Any) -> VAN:
+    return _van("van_b4", pretrained, dict(dims=(64, 128, 320, 512), depths=(3, 6, 40, 3)), kwargs)
+
+
+@register_model
+def van_b5(pretrained: bool = False, **kwargs: Any) -> VAN:
+    return _van("van_b5", pretrained, dict(dims=(96, 192, 480, 768), depths=(3, 3, 24, 3)), kwargs)
+
+
+@register_model
+def van_b6(pretrained: bool = False, **kwargs: Any) -> VAN:
+    return _van("van_b6", pretrained, dict(dims=(96, 192, 384, 768), depths=(6, 6, 90, 6)), kwargs)
