@@ -64,7 +64,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, position: Tensor | None = None) -> Tensor:
         x = self.position(x)
         y = self.norm1(x)
-        if self.takes_position:
+        if self.takes_position:  # a constant: TorchScript compiles only its branch
+            assert position is not None  # the stage hands it on
             y = self.token_mixer(y, position)
         else:
             y = self.token_mixer(y)
@@ -268,7 +269,7 @@ class Backbone(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        if torch.jit.is_scripting() or not stop_early:
+        if torch.jit.is_scripting() or not stop_early:  # noqa: SIM108  TorchScript cannot slice modules
             stages = self.stages
         else:
             stages = self.stages[: max_index + 1]

@@ -14,15 +14,14 @@ class ClassifierHead(nn.Module):
     Args:
         dim: channels of the map.
         num_classes: 0 leaves the classifier out.
-        global_pool: timm's pool types; '' hands the unpooled map on and needs `num_classes=0`.
+        global_pool: timm's pool types; '' hands the unpooled map on, and the classifier then works at each position.
         hidden_size: width of a 1×1 convolution + GELU + LayerNorm before the pooling (Conv2Former), 0 for none.
     """
 
     def __init__(self, dim: int, num_classes: int, global_pool: str, drop_rate: float, hidden_size: int = 0):
         super().__init__()
-        if not global_pool and num_classes > 0:
-            raise ValueError(f"global_pool='' hands out a feature map and needs num_classes=0, not {num_classes}")
         self.hidden_size = hidden_size
+        self.unpooled = not global_pool
         self.hidden = nn.Identity()
         if hidden_size > 0:
             self.hidden = nn.Sequential(pointwise_conv(dim, hidden_size), nn.GELU(), LayerNorm2d(hidden_size))
@@ -33,4 +32,8 @@ class ClassifierHead(nn.Module):
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.drop(self.global_pool(self.hidden(x)))
-        return x if pre_logits else self.fc(x)
+        if pre_logits:
+            return x
+        if self.unpooled:
+            return self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, num_classes, H, W)
+        return self.fc(x)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn as nn
@@ -154,7 +155,11 @@ class LogCPB(nn.Module):
 
     @torch.jit.ignore
     def cached(self, height: int, width: int, pooled_height: int, pooled_width: int) -> Tensor:
-        with torch.autocast(self.fc1.weight.device.type, enabled=False):  # offsets need their full precision
+        device = self.fc1.weight.device.type
+        full_precision = (
+            torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+        )
+        with full_precision:  # bfloat16 would round the offsets
             return self.cache.get(self, self.bias, height, width, pooled_height, pooled_width)
 
     def bias(self, height: int, width: int, pooled_height: int, pooled_width: int) -> Tensor:

@@ -7,7 +7,10 @@ from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
 
 
 class ConvGLU(nn.Module):
-    """(g, v) = pw(x); pw(GELU(depthwise 3×3(g)) · v): a gate that sees its neighbours; hidden int(2/3 · expansion · C)."""
+    """(g, v) = pw(x); pw(GELU(depthwise 3×3(g)) · v): a gate that sees its neighbours.
+
+    The hidden width is int(2/3 · expansion · dim).
+    """
 
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()

@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WINDOW = 3
-
 
 def aggregated_attention(
     q: Tensor,
@@ -21,9 +19,9 @@ def aggregated_attention(
     token_bias: Tensor,
 ) -> Tensor:
     batch, heads, d, height, width = q.shape
-    positions, pooled = height * width, pooled_k.shape[-1]
+    pooled = pooled_k.shape[-1]
     outside = outside_map(height, width, q.device)  # (9, H·W)
-    length = (WINDOW * WINDOW + pooled - outside.sum(0)).to(q.dtype)  # N: keys that each query really has
+    length = (9 + pooled - outside.sum(0)).to(q.dtype)  # N: keys that each query really has
 
     scale = temperature.view(heads, 1, 1) * length.log()  # (heads, 1, H·W)
     q = q.flatten(3)  # (B, heads, d, H·W)
@@ -34,10 +32,10 @@ def aggregated_attention(
     local_bias = local_bias.unsqueeze(-1).masked_fill(outside, float("-inf"))  # (heads, 9, H·W)
     pooled_logits = pooled_k.transpose(-2, -1) @ scaled_q + pooled_bias  # (B, heads, P, H·W)
     attention = torch.cat([local_logits + local_bias, pooled_logits], dim=2).softmax(dim=2)
-    local_attention, pooled_attention = attention.split([WINDOW * WINDOW, pooled], dim=2)
+    local_attention, pooled_attention = attention.split([9, pooled], dim=2)
 
     positional = tokens.transpose(-2, -1) @ q + token_bias.unsqueeze(-1)  # (B, heads, 9, H·W)
-    local_attention = (local_attention + positional).view(batch, heads, WINDOW * WINDOW, height, width)
+    local_attention = (local_attention + positional).view(batch, heads, 9, height, width)
     out = (pooled_v @ pooled_attention).view(batch, heads, d, height, width)
     for i, neighbour in enumerate(neighbours(v)):
         out = out + local_attention[:, :, i : i + 1] * neighbour
@@ -48,7 +46,11 @@ def neighbours(x: Tensor) -> list[Tensor]:
     """The nine 3×3 neighbours of every position, row-major, as views of one zero-padded (…, H+2, W+2) map."""
     height, width = x.shape[-2], x.shape[-1]
     padded = F.pad(x, [1, 1, 1, 1])
-    return [padded[..., i : i + height, j : j + width] for i in range(WINDOW) for j in range(WINDOW)]
+    views: list[Tensor] = []
+    for i in range(3):
+        for j in range(3):
+            views.append(padded[..., i : i + height, j : j + width])
+    return views
 
 
 def outside_map(height: int, width: int, device: torch.device) -> Tensor:
