@@ -1,5 +1,6 @@
 """Samples as tensors, in batches. A file that cannot be read is replaced in training and left out in evaluation."""
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -89,3 +90,11 @@ def evaluation_loader(
         pin_memory=pin_memory,
         collate_fn=leave_out_unread,
     )
+
+
+def default_workers(samples: Samples) -> int:
+    """No processes for images in memory, otherwise one per core that this process may use, at most 8."""
+    if not isinstance(samples.images[0], str):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import nn
 
 import glocal.models  # noqa: F401 (registers the models)
@@ -18,13 +18,15 @@ class Classifier:
     """A model with its weights.
 
     class_names: one per output, as the data calls them (folder names; WordNet ids for ImageNet).
-    descriptions: the same for people to read. info: None for weights that `glocal train` did not write.
+    descriptions: the same for people to read. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`.
+    info: None for weights that `glocal train` did not write.
     """
 
     model: nn.Module
     name: str
     class_names: list[str]
     descriptions: list[str]
+    preprocessing: dict
     info: CheckpointInfo | None = None
 
 
@@ -112,7 +114,7 @@ def resolve_device(device: str) -> torch.device:
 def _of_run(path: Path, info: CheckpointInfo) -> Classifier:
     model = create_model(info.model, num_classes=len(info.class_names), **info.model_args)
     _load_strictly(path, info, model)
-    return Classifier(model.eval(), info.model, info.class_names, info.class_names, info)
+    return Classifier(model.eval(), info.model, info.class_names, info.class_names, info.preprocessing, info)
 
 
 def _load_strictly(path: Path, info: CheckpointInfo, model: nn.Module) -> None:
@@ -130,7 +132,7 @@ def _of_published_weights(name: str, model: nn.Module) -> Classifier:
         imagenet = ImageNetInfo(subset)
         class_names = imagenet.label_names()
         descriptions = [imagenet.index_to_description(index) for index in range(len(class_names))]
-    return Classifier(model.eval(), name, class_names, descriptions)
+    return Classifier(model.eval(), name, class_names, descriptions, resolve_model_data_config(model))
 
 
 def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:

@@ -1,0 +1,110 @@
+"""The command `glocal`: finds the command's module, runs it, and turns errors into one line and an exit code.
+
+A command is a module of this package with CONFIG (a dataclass), POSITIONAL (which of its fields are given by place)
+and run(config) -> exit code, and a line in COMMANDS. Its docstring is its help.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+COMMANDS = {
+    "list": "list the models, their cost and their weights",
+    "info": "show the stages of a model",
+    "train": "train a classifier on a folder of images",
+    "eval": "measure a trained model on a folder of images",
+    "predict": "say what is on images",
+}
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 done, 1 failed, 2 asked wrongly, 130 stopped by the user."""
+    args = sys.argv[1:] if args is None else list(args)
+    _log_to_stderr()
+    try:
+        if not args or args[0] in ("-h", "--help"):
+            print(_overview())
+            return 0 if args else 2
+        if args[0] == "--version":
+            from glocal import __version__
+
+            print(f"glocal {__version__}")
+            return 0
+        name, *rest = args
+        if name not in COMMANDS:
+            kind = "option" if name.startswith("-") else "command"
+            close = get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+            return _fail(f"unknown {kind} {name!r}; {hint}", 2)
+
+        from glocal.cli.parser import CommandParser
+
+        command = import_module(f"glocal.cli.{name}")
+        parser = CommandParser(f"glocal {name}", command.CONFIG, command.POSITIONAL, command.__doc__)
+        return command.run(parser.parse(rest))
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "stopped", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as in `glocal … | head`
+        sys.stderr.close()
+        return 1
+    except (ValueError, TypeError, ImportError, RuntimeError, OSError, MemoryError) as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        return _fail(str(error) or type(error).__name__, code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for what the user asked wrongly, 1 for work that failed, None for a bug, whose traceback should be seen.
+
+    The library raises ValueError, TypeError, ImportError and OSError for what the user asked wrongly, and RuntimeError
+    for work that failed. The same types escaping from elsewhere are bugs, but for what the system refuses: a full disk,
+    too little memory.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        error.args = (f"out of memory: try a smaller --batch-size or --img-size ({_first_line(error)})",)
+        return 1
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if PACKAGE in Path(last.filename).parents and (last.line or "raise").startswith("raise"):
+        return 1 if isinstance(error, RuntimeError) else 2
+    return 1 if isinstance(error, OSError) and error.errno is not None else None
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: glocal COMMAND [options]\n\n"
+        "Vision backbones that mix global attention and local convolution.\n\n"
+        f"commands:\n{commands}\n\n"
+        "  glocal COMMAND --help   the options of a command\n"
+        "  glocal --version        the version"
+    )
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what stderr is at the time, so that a progress bar can print above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("glocal")
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler(logging.INFO))

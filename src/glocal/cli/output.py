@@ -1,0 +1,43 @@
+"""How commands show results: tables of names and values, and a progress bar for longer work."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PATIENCE = 2.0  # seconds of work before a progress bar appears
+
+
+def console() -> Console:
+    """The terminal; wide where the output goes to a file or a pipe, so that no line is broken there."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=200)
+
+
+def facts(title: str, rows: dict[str, str]) -> Table:
+    """A table of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def track(items: Iterable, total: int, unit: str = "images") -> Iterator:
+    """Pass items on; on a terminal, with a progress bar from the second second."""
+    screen = Console(stderr=True)
+    columns = TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    progress = Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+    task = progress.add_task(unit, total=total)
+    start = time.monotonic()
+    try:
+        for item in items:
+            yield item
+            progress.advance(task)
+            if not progress.live.is_started and time.monotonic() - start > PATIENCE:
+                progress.start()
+    finally:
+        progress.stop()

@@ -1,0 +1,132 @@
+"""The argument parser of every command: options from a dataclass, and errors in one line."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+import jsonargparse
+from jsonargparse import ActionConfigFile, ActionYesNo, DefaultHelpFormatter
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Shows a default only where it says something, no Python types, and the paragraphs of a description."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(HelpFormatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+    def _get_help_string(self, action) -> str:
+        text = action.help or ""
+        if action.default in (None, False, "==SUPPRESS==") or "default" in text or not action.dest.isidentifier():
+            return text
+        return f"{text} (default: {action.default})"
+
+
+class CommandParser(jsonargparse.ArgumentParser):
+    """Parses one command.
+
+    config: dataclass whose docstring describes its fields. The fields named in `positional` (name: nargs) are given by
+    place, the others as options: `val_fraction` as --val-fraction, a bool as --flag and --no-flag.
+    """
+
+    def __init__(self, prog: str, config: type, positional: dict[str, str], description: str):
+        super().__init__(
+            prog=prog,
+            description=description,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+            print_config="--print-config",
+        )
+        self.config_class = config
+        by_place = jsonargparse.ArgumentParser()  # reads the fields' help
+        by_place.add_class_arguments(config, as_group=False)
+        for field in fields(config):
+            if field.name in positional:
+                action = next(action for action in by_place._actions if action.dest == field.name)
+                nargs = positional[field.name]
+                default = {"default": field.default} if nargs == "?" else {}
+                metavar = field.name.upper().removesuffix("S")
+                self.add_argument(field.name, nargs=nargs, metavar=metavar, help=action.help, **default)
+        self.add_class_arguments(config, skip=set(positional), as_group=False)
+        types = {field.name: str(field.type) for field in fields(config)}
+        for action in self._actions:
+            kind = types.get(action.dest, "") if action.option_strings else ""
+            action.metavar = "N" if "int" in kind else "X" if "float" in kind else action.metavar
+        config_help = "YAML file of options; those given here beat it"
+        self.add_argument("--config", action=ActionConfigFile, metavar="FILE", help=config_help)
+        self._option_string_actions["--print-config"].help = "print all options as YAML for --config, and exit"
+        self._option_string_actions["--print-config"].metavar = ""
+        self.usage = " ".join([prog, "[options]", *map(_in_usage, positional.items())])
+
+    def add_argument(self, *args: str, **kwargs: Any):
+        if args[0].startswith("--"):
+            args = (args[0].replace("_", "-"),)
+            if kwargs.get("type") is bool:
+                del kwargs["type"]
+                kwargs["action"] = ActionYesNo(no_prefix="no-")
+        return super().add_argument(*args, **kwargs)
+
+    def parse(self, args: Sequence[str]) -> Any:
+        """The config that a command line says; raises UsageError, and ValueError for values out of range."""
+        values = self.parse_args(_in_order(args)).as_dict()
+        return self.config_class(**{field.name: values[field.name] for field in fields(self.config_class)})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(self._explain(" ".join(message.split()))) from None
+
+    def _explain(self, message: str) -> str:
+        words = message.split()
+        if message.startswith("unrecognized arguments: "):
+            name = words[2].partition("=")[0]
+            if not name.startswith("-"):
+                return f"{self.prog} takes no further argument {words[2]!r}"
+            return f"{self.prog} has no option {name}{self._closest(name)}"
+        if message.startswith("Option '") and "is not accepted" in message:
+            name = message.split("'")[1]
+            return f"the file of --config has an unknown option {name!r}{self._closest(f'--{name}')}"
+        if message.startswith("Parser key ") and "Expected a " in message:
+            name, value = message.split('"')[1], message.rpartition("Got value: ")[2]
+            wanted = {"int": "a whole number", "float": "a number"}.get(message.split("'")[1], "another value")
+            return f"--{name.replace('_', '-')} must be {wanted}, got {value!r}"
+        if message.endswith(": expected one argument"):
+            return f"{words[1].rstrip(':')} needs a value"
+        if message.startswith("the following arguments are required: "):
+            return f"{self.prog} needs {message.partition(': ')[2].upper().removesuffix('S')}"
+        if message.startswith('Parser key "config": '):
+            return f"--config: {message.partition(': ')[2]}"
+        return message
+
+    def _closest(self, name: str) -> str:
+        options = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        close = get_close_matches(name.replace("_", "-"), options, n=2)
+        return f"; did you mean {' or '.join(close)}?" if close else f"; {self.prog} --help lists them"
+
+
+def _in_usage(argument: tuple[str, str]) -> str:
+    name, nargs = argument
+    name = name.upper().removesuffix("S")
+    return {"?": f"[{name}]", "+": f"{name} [{name} …]"}.get(nargs, name)
+
+
+def _in_order(args: Sequence[str]) -> list[str]:
+    """--config first, so that everything else beats it; underscores in option names are as good as hyphens."""
+    args, first, rest = list(args), [], []
+    while args:
+        arg = args.pop(0)
+        if arg == "--":
+            rest += [arg, *args]
+            break
+        if arg.startswith("--"):
+            name, equals, value = arg.partition("=")
+            arg = name.replace("_", "-") + equals + value
+        if arg == "--config" and args:
+            first += [arg, args.pop(0)]
+        elif arg.startswith("--config="):
+            first.append(arg)
+        else:
+            rest.append(arg)
+    return first + rest

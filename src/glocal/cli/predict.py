@@ -1,0 +1,39 @@
+"""Say what is on images: the most probable classes of each.
+
+Files that cannot be read are named on stderr, the others are predicted; the exit code is then 1.
+"""
+
+import sys
+
+from glocal.cli.output import console, track
+from glocal.deploy.config import PredictConfig
+
+CONFIG = PredictConfig
+POSITIONAL = {"images": "+"}
+
+
+def run(config: PredictConfig) -> int:
+    from rich.table import Table
+
+    from glocal.data.image import find_images
+    from glocal.deploy.predictor import Predictor
+
+    predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size)
+    images = find_images(config.images)
+    table = Table("image", "class", "probability")
+    table.columns[0].overflow = "fold"
+    table.columns[2].justify = "right"
+    unreadable = 0
+    for prediction in track(predictor.stream(images, config.top_k), len(images)):
+        if prediction.error is not None:
+            unreadable += 1
+            print(f"error: {prediction.error}", file=sys.stderr)
+            continue
+        first = prediction.source
+        for label, probability in zip(prediction.labels, prediction.probabilities, strict=True):
+            table.add_row(first, label, f"{100 * probability:.1f} %")
+            first = ""
+        table.add_section()
+    if table.row_count:
+        console().print(table)
+    return 1 if unreadable else 0
