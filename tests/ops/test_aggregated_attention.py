@@ -1,0 +1,131 @@
+"""aggregated_attention equals a loop over positions that only ever sees neighbours inside the map."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from agreement import assert_agree, inside_nan, random, run
+
+from glocal.ops import aggregated_attention
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BATCH, HEADS, DIM = 2, 2, 3
+
+
+def position_by_position(
+    q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias
+):
+    batch, heads, d, height, width = q.shape
+    rows = []
+    for y in range(height):
+        for x in range(width):
+            taps = [
+                (3 * (dy + 1) + dx + 1, y + dy, x + dx)
+                for dy in (-1, 0, 1)
+                for dx in (-1, 0, 1)
+                if 0 <= y + dy < height and 0 <= x + dx < width
+            ]
+            n = [tap for tap, _, _ in taps]
+            near_k = torch.stack([k[..., sy, sx] for _, sy, sx in taps], dim=2)  # (B, heads, n, d)
+            near_v = torch.stack([v[..., sy, sx] for _, sy, sx in taps], dim=2)
+            query = q[..., y, x]  # (B, heads, d)
+            scale = temperature * math.log(len(taps) + pooled_k.shape[-1])
+            scaled = (query + query_embedding) * scale[:, None]
+            local = torch.einsum("bhd,bhnd->bhn", scaled, near_k) + local_bias[:, n]
+            pooled = torch.einsum("bhd,bhdp->bhp", scaled, pooled_k) + pooled_bias[:, :, y * width + x]
+            attention = torch.cat([local, pooled], dim=-1).softmax(-1)
+            local, pooled = attention[..., : len(n)], attention[..., len(n) :]
+            local = local + torch.einsum("bhd,hdn->bhn", query, tokens[:, :, n]) + token_bias[:, n]
+            rows.append(torch.einsum("bhn,bhnd->bhd", local, near_v) + torch.einsum("bhp,bhdp->bhd", pooled, pooled_v))
+    return torch.stack(rows, dim=-1).reshape(batch, heads, d, height, width)
+
+
+def by_unfold(q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias):
+    """The published formula on nine copies of the map."""
+    batch, heads, d, height, width = q.shape
+
+    def unfold(x):  # (B, heads, d, 9, H·W)
+        return F.unfold(x.reshape(batch, heads * d, height, width), 3, padding=1).reshape(batch, heads, d, 9, -1)
+
+    valid = F.unfold(torch.ones(1, 1, height, width, dtype=q.dtype), 3, padding=1)[0]  # (9, H·W)
+    query = q.flatten(3)
+    scaled = (
+        (query + query_embedding[:, :, None]) * temperature[:, None, None] * (valid.sum(0) + pooled_k.shape[-1]).log()
+    )
+    local = (scaled.unsqueeze(3) * unfold(k)).sum(2) + local_bias[:, :, None]
+    local = local.masked_fill(valid == 0, float("-inf"))
+    pooled = torch.einsum("bhdn,bhdp->bhpn", scaled, pooled_k) + pooled_bias
+    local, pooled = torch.cat([local, pooled], dim=2).softmax(2).split([9, pooled_k.shape[-1]], dim=2)
+    local = local + torch.einsum("bhdn,hdt->bhtn", query, tokens) + token_bias[:, :, None]
+    out = (local.unsqueeze(2) * unfold(v)).sum(3) + torch.einsum("bhpn,bhdp->bhdn", pooled, pooled_v)
+    return out.reshape(q.shape)
+
+
+def inputs(size, pooled, batch=BATCH):
+    maps = (batch, HEADS, DIM, *size)
+    return {
+        "q": F.normalize(random(*maps, seed=0), dim=2),
+        "k": F.normalize(random(*maps, seed=1), dim=2),
+        "v": random(*maps, seed=2),
+        "pooled_k": F.normalize(random(batch, HEADS, DIM, pooled, seed=3), dim=2),
+        "pooled_v": random(batch, HEADS, DIM, pooled, seed=4),
+        "query_embedding": random(HEADS, DIM, seed=5),
+        "temperature": random(HEADS, seed=6).abs() + 0.5,
+        "local_bias": random(HEADS, 9, seed=7),
+        "pooled_bias": random(HEADS, pooled, size[0] * size[1], seed=8),
+        "tokens": random(HEADS, DIM, 9, seed=9),
+        "token_bias": random(HEADS, 9, seed=10),
+    }
+
+
+@pytest.mark.parametrize("expected", [position_by_position, by_unfold])
+@pytest.mark.parametrize(
+    ("size", "pooled"), [((5, 7), 6), ((13, 9), 4), ((1, 1), 1), ((2, 3), 2), ((1, 6), 1), ((4, 4), 49)], ids=str
+)
+def test_matches(expected, size, pooled):
+    assert_agree(aggregated_attention, expected, inputs(size, pooled))
+
+
+def test_one_head_is_one_head():
+    """Every head, and every image, is by itself."""
+    named = inputs((5, 7), 6)
+    whole = aggregated_attention(**named)
+    per_head = {"query_embedding", "temperature", "local_bias", "pooled_bias", "tokens", "token_bias"}
+    for head in range(HEADS):
+        one = {n: t[head : head + 1] if n in per_head else t[1:, head : head + 1] for n, t in named.items()}
+        torch.testing.assert_close(aggregated_attention(**one), whole[1:, head : head + 1])
+
+
+@pytest.mark.parametrize("size", [(2, 3), (1, 1)], ids=str)
+def test_gradcheck(size):
+    named = {name: tensor.requires_grad_() for name, tensor in inputs(size, 2, batch=1).items()}
+    assert torch.autograd.gradcheck(aggregated_attention, tuple(named.values()))
+
+
+def test_reads_nothing_outside_the_map():
+    named = inputs((5, 7), 6)
+    expected = position_by_position(**named)
+    named |= {name: inside_nan(named[name]) for name in ("q", "k", "v")}
+    torch.testing.assert_close(aggregated_attention(**named), expected)
+
+
+def test_large_values_stay_finite():
+    """The softmax subtracts its maximum, and what is outside the map is no candidate for it."""
+    named = inputs((5, 7), 6)
+    named["pooled_bias"] = named["pooled_bias"] * 1e4
+    named["local_bias"] = -1e4 * named["local_bias"].abs()
+    out, grads = run(aggregated_attention, named)
+    torch.testing.assert_close(out, position_by_position(**named))
+    assert all(grad.isfinite().all() for grad in grads.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision(dtype):
+    named = inputs((13, 9), 4)
+    expected = aggregated_attention(**named)
+    out, grads = run(aggregated_attention, {name: tensor.to(dtype) for name, tensor in named.items()})
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, rtol=0.1, atol=0.2)
+    assert all(grad.isfinite().all() for grad in grads.values())

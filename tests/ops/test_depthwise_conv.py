@@ -1,0 +1,96 @@
+"""depthwise_conv equals a loop over taps, for static and per-sample kernels."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from agreement import assert_agree, inside_nan, random
+
+from glocal.ops import depthwise_conv
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZES = [(5, 7), (13, 9), (1, 1), (2, 3)]
+CHANNELS, BATCH = 3, 2
+
+
+def by_taps(x, weight, bias=None, dilation=1):
+    """Sum over the taps, each a kernel element times the shifted map, zero beyond the edges."""
+    batch, channels, height, width = x.shape
+    kernels = weight if weight.shape[0] == batch and weight.shape[1] == channels else weight.transpose(0, 1)
+    k = kernels.shape[-1]
+    reach = dilation * (k // 2)
+    padded = F.pad(x, [reach] * 4)
+    total = torch.zeros_like(x) if bias is None else bias.expand(batch, channels)[..., None, None]
+    for i in range(k):
+        for j in range(k):
+            top, left = dilation * i, dilation * j
+            total = total + kernels[:, :, i, j, None, None] * padded[..., top : top + height, left : left + width]
+    return total
+
+
+def inputs(size, k, per_sample, bias):
+    weight = (BATCH, CHANNELS, k, k) if per_sample else (CHANNELS, 1, k, k)
+    named = {"x": random(BATCH, CHANNELS, *size), "weight": random(*weight, seed=1)}
+    if bias:
+        named["bias"] = random(*((BATCH, CHANNELS) if per_sample else (CHANNELS,)), seed=2)
+    return named
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("k", "dilation"), [(1, 1), (3, 1), (5, 1), (7, 1), (3, 2), (7, 3)], ids=str)
+def test_matches_a_loop_over_taps(size, k, dilation, per_sample):
+    assert_agree(
+        lambda **named: depthwise_conv(**named, dilation=dilation),
+        lambda **named: by_taps(**named, dilation=dilation),
+        inputs(size, k, per_sample, bias=True),
+    )
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])
+def test_without_bias(per_sample):
+    assert_agree(depthwise_conv, by_taps, inputs((5, 7), 3, per_sample, bias=False))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_per_sample_kernels_when_the_batch_is_one_or_equals_the_channels(batch):
+    """(B, C, k, k) must not be taken for (C, 1, k, k) whatever B and C are."""
+    for channels in (1, 3):
+        x, weight = random(batch, channels, 5, 7), random(batch, channels, 3, 3, seed=1)
+        expected = torch.cat([by_taps(x[i : i + 1], weight[i : i + 1]) for i in range(batch)])
+        if (batch, channels) == (3, 1):  # (3, 1, k, k) can only be one kernel for each of three samples
+            assert_agree(depthwise_conv, by_taps, {"x": x, "weight": weight})
+        torch.testing.assert_close(depthwise_conv(x, weight), expected)
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_gradcheck(per_sample, dilation):
+    named = {name: tensor.requires_grad_() for name, tensor in inputs((2, 3), 3, per_sample, bias=True).items()}
+    assert torch.autograd.gradcheck(lambda *args: depthwise_conv(*args, dilation), tuple(named.values()))
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])
+def test_reads_nothing_outside_the_map(per_sample):
+    named = inputs((5, 7), 5, per_sample, bias=True)
+    expected = by_taps(**named)
+    named["x"] = inside_nan(named["x"])
+    torch.testing.assert_close(depthwise_conv(**named), expected)
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])
+def test_channels_last_changes_nothing(per_sample):
+    named = inputs((5, 7), 3, per_sample, bias=True)
+    expected = depthwise_conv(**named)
+    named["x"] = named["x"].contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(depthwise_conv(**named), expected)
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision(dtype, per_sample):
+    named = inputs((13, 9), 7, per_sample, bias=True)
+    expected = depthwise_conv(**named)
+    out = depthwise_conv(**{name: tensor.to(dtype) for name, tensor in named.items()})
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, rtol=0.1, atol=0.2)
