@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).parents[1]
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 1 failed, 2 asked wrongly, 130 stopped by the user."""
-    args = sys.argv[1:] if args is None else list(args)
+    args = [*(sys.argv[1:] if args is None else args)]  # in this package `list` is a command
     _log_to_stderr()
     try:
         if not args or args[0] in ("-h", "--help"):

@@ -1,0 +1,50 @@
+"""`glocal list` and `glocal info`."""
+
+import json
+
+import pytest
+
+from glocal.cli import main
+
+
+def test_list_shows_every_model(capsys):
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("transxnet_t.in1k", "transnext_small.in1k_384", "hat_net_large.in1k", "van_b6.in22k_ft_in1k"):
+        assert name in shown
+    assert "by hand" in shown
+    assert "81.6" in shown
+
+
+def test_list_by_pattern_as_json(tmp_path, capsys):
+    assert main(["list", "conv2former_*", "--json", str(tmp_path / "models.json")]) == 0
+    entries = json.loads((tmp_path / "models.json").read_text())
+    assert {entry["family"] for entry in entries} == {"Conv2Former"}
+    tiny = next(entry for entry in entries if entry["name"] == "conv2former_t.in1k")
+    assert tiny["params"] == 26_697_204
+    assert tiny["weights"] == "by hand"
+    assert tiny["source"].startswith("https://pan.baidu.com/s/")
+
+
+def test_info_shows_stages(capsys):
+    assert main(["info", "transxnet_t", "--size", "256"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("12,834,808", "arXiv:2310.19380", "48×64×64", "448×8×8", "3×256×256", "81.6 %"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["info", "transnxt_tiny"], "transnext_tiny"),
+        (["info", "transxnet_t.in21k"], "in1k"),
+        (["list", "resnet*"], "no model matches"),
+        (["lst"], "list"),
+        (["info"], "name"),
+    ],
+)
+def test_mistakes_get_one_line(args, message, capsys):
+    assert main(args) == 2
+    shown = capsys.readouterr().err
+    assert message in shown.lower()
+    assert len(shown.strip().splitlines()) == 1
