@@ -27,6 +27,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 1 failed, 2 asked wrongly, 130 stopped by the user."""
     args = [*(sys.argv[1:] if args is None else args)]  # in this package `list` is a command
     _log_to_stderr()
+    for stream in (sys.stdout, sys.stderr):  # file names may hold what the terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if not args or args[0] in ("-h", "--help"):
             print(_overview())
@@ -67,7 +70,7 @@ def _exit_code(error: Exception) -> int | None:
     for work that failed. The same types escaping from elsewhere are bugs, but for what the system refuses: a full disk,
     too little memory.
     """
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "t allocate memory" in str(error):
         error.args = (f"out of memory: try a smaller --batch-size or --img-size ({_first_line(error)})",)
         return 1
     last = traceback.extract_tb(error.__traceback__)[-1]

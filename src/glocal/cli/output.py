@@ -12,8 +12,8 @@ PATIENCE = 2.0  # seconds of work before a progress bar appears
 
 def console() -> Console:
     """The terminal; wide where the output goes to a file or a pipe, so that no line is broken there."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=200)
+    width = None if Console().is_terminal else 200
+    return Console(width=width, markup=False, emoji=False)
 
 
 def facts(title: str, rows: dict[str, str]) -> Table:

@@ -27,7 +27,7 @@ def run(config: PredictConfig) -> int:
     for prediction in track(predictor.stream(images, config.top_k), len(images)):
         if prediction.error is not None:
             unreadable += 1
-            print(f"error: {prediction.error}", file=sys.stderr)
+            print("error:", " ".join(str(prediction.error).split()), file=sys.stderr)
             continue
         first = prediction.source
         for label, probability in zip(prediction.labels, prediction.probabilities, strict=True):

@@ -56,7 +56,7 @@ class Predictor:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.device = resolve_device(device)
         self.classifier = load_classifier(checkpoint, model)
-        self.model = self.classifier.model.to(self.device).eval()
+        self.model = self.classifier.model.to(self.device, memory_format=torch.channels_last).eval()
         self.class_names = self.classifier.descriptions
         self.batch_size = batch_size
         self._transform = Preprocessing(**self.classifier.preprocessing).transform()
@@ -87,7 +87,8 @@ class Predictor:
         if not tensors:
             return results
         with torch.inference_mode():
-            probabilities = self.model(torch.stack(tensors).to(self.device)).float().softmax(-1).cpu()  # (B, classes)
+            batch = torch.stack(tensors).to(self.device, memory_format=torch.channels_last)
+            probabilities = self.model(batch).float().softmax(-1).cpu()  # (B, classes)
         tops = iter(zip(*probabilities.topk(top_k), strict=True))
         for place, image in enumerate(images):
             if results[place] is None:

@@ -51,13 +51,14 @@ def evaluate(
 
     Returns top1 and top5 in percent, loss, images, images_per_second (reading included), and the unreadable indices.
     """
-    model = model.to(device).eval()
+    model = model.to(device, memory_format=torch.channels_last).eval()
     totals, unread = ClassificationTotals(), []
     start = time.perf_counter()
     with torch.inference_mode():
         for images, labels, missing in batches:
             unread.extend(missing)
             if len(labels):
-                totals.update(model(images.to(device)), labels.to(device))
+                images = images.to(device, memory_format=torch.channels_last)
+                totals.update(model(images), labels.to(device))
     seconds = time.perf_counter() - start
     return {**totals.compute(), "images": totals.images, "images_per_second": totals.images / seconds}, unread

@@ -30,18 +30,24 @@ class Classifier:
     info: CheckpointInfo | None = None
 
 
-def create_model(name: str, **kwargs) -> nn.Module:
-    """timm.create_model with errors for people: an unknown name or tag is a ValueError with the closest ones."""
+def check_name(name: str) -> None:
+    """Raise ValueError for a name, or a tag of weights, that timm does not know; says the closest ones."""
+    if ":" in name:  # hf-hub: and local-dir: are timm's business
+        return
     architecture, _, tag = name.partition(".")
-    if ":" not in name:  # hf-hub: and local-dir: are timm's business
-        if not timm.is_model(architecture):
-            close = get_close_matches(architecture, timm.list_models(), n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
-            raise ValueError(f"unknown model {name!r}: {hint}")
-        tags = timm.models.get_arch_pretrained_cfgs(architecture)
-        if tag and name not in tags:
-            known = ", ".join(known for known in tags if known != architecture) or "none"
-            raise ValueError(f"unknown weights {name!r}: {architecture} has {known}")
+    if not timm.is_model(architecture):
+        close = get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
+        raise ValueError(f"unknown model {name!r}: {hint}")
+    tags = timm.models.get_arch_pretrained_cfgs(architecture)
+    if tag and name not in tags:
+        known = ", ".join(known for known in tags if known != architecture) or "none"
+        raise ValueError(f"unknown weights {name!r}: {architecture} has {known}")
+
+
+def create_model(name: str, **kwargs) -> nn.Module:
+    """timm.create_model with errors for people: ValueError for an unknown name, TypeError for an unknown argument."""
+    check_name(name)
     try:
         return timm.create_model(name, **kwargs)
     except TypeError as error:
@@ -95,6 +101,19 @@ def check_model_name(path: Path, info: CheckpointInfo, model: str | None) -> Non
     """Raise ValueError where a checkpoint is of another model than the one asked for."""
     if model is not None and model.partition(".")[0] != info.model.partition(".")[0]:
         raise ValueError(f"{path} is of the model {info.model}, not {model}")
+
+
+def check_input_size(model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    """Raise ValueError for images of (channels, height, width) that the model cannot take."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, *input_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size = "×".join(map(str, input_size[1:]))
+        raise ValueError(f"--img-size: the model does not take images of {size} pixels: {_one_line(error)}") from error
+    finally:
+        model.train(training)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -10,7 +10,7 @@ from glocal.data.dataset import default_workers, evaluation_loader
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.source import DataSource, Samples, open_for_evaluation
 from glocal.tasks.classification import evaluate as measure
-from glocal.tasks.classifier import Classifier, load_classifier, resolve_device
+from glocal.tasks.classifier import Classifier, check_input_size, load_classifier, resolve_device
 from glocal.training.config import EvalConfig
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def evaluate(config: EvalConfig, track: Callable[[Iterable, int], Iterable] | No
     preprocessing = Preprocessing(**classifier.preprocessing)
     if config.img_size is not None:
         preprocessing = replace(preprocessing, input_size=(3, config.img_size, config.img_size))
+        check_input_size(classifier.model, preprocessing.input_size)
     workers = default_workers(samples) if config.workers is None else config.workers
     loader = evaluation_loader(samples, preprocessing.transform(), config.batch_size, workers)
     batches = loader if track is None else track(loader, len(loader))

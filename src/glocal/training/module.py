@@ -29,7 +29,7 @@ class ClassificationModule(LightningModule):
         self, model: nn.Module, lr: float, weight_decay: float, warmup_epochs: float, label_smoothing: float = 0.0
     ):
         super().__init__()
-        self.model = model
+        self.model = model.to(memory_format=torch.channels_last)  # faster for convolutions, with the same results
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
@@ -83,7 +83,13 @@ class ClassificationModule(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        loss = training_loss(self.model(images), labels, self.label_smoothing)
+        try:
+            logits = self.model(images.to(memory_format=torch.channels_last))
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):
+                raise TrainingStopped("batch norm has nothing to average over: give a larger --batch-size") from None
+            raise
+        loss = training_loss(logits, labels, self.label_smoothing)
         value = loss.item()
         self._check_finite(value, f"the loss is {value} at step {self.global_step + 1}")
         self.train_losses.append(value)
@@ -95,7 +101,7 @@ class ClassificationModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         if len(labels):
-            self.val_totals.update(self.model(images), labels)
+            self.val_totals.update(self.model(images.to(memory_format=torch.channels_last)), labels)
 
     def on_validation_epoch_end(self) -> None:
         if not self.val_metrics:
