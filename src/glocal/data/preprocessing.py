@@ -7,8 +7,8 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-# A centre crop looks at the middle square only; of an image longer than this many times its width, the rest is cut off
-# before resizing, which would otherwise make a 20,000×20 image 256,000 pixels wide.
+# Of an image longer than this many times its width, both ends are cut off before resizing. A centre crop looks at the
+# middle square only, and resizing would make a 20,000×20 image 256,000 pixels wide; with borders, 0 pixels high.
 MAX_ASPECT = 16
 
 
@@ -47,7 +47,7 @@ class Preprocessing:
     def transform(self) -> transforms.Compose:
         """The path for measuring and predicting: RGB image to a float tensor of `input_size`."""
         path = timm.data.create_transform(**asdict(self), is_training=False)
-        if self.crop_mode == "center":
+        if self.crop_mode != "squash":
             path.transforms.insert(0, crop_extreme_aspect)
         return path
 
