@@ -1,0 +1,153 @@
+import pytest
+import timm
+import torch
+
+from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
+from glocal.tasks.classifier import (
+    check_input_size,
+    create_model,
+    load_classifier,
+    load_for_finetuning,
+    resolve_device,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder of test_resnet on three classes, and its model."""
+    model = timm.create_model("test_resnet", num_classes=3)
+    info = CheckpointInfo("test_resnet", ["a", "b", "c"], {"input_size": [3, 32, 32]})
+    save_checkpoint(tmp_path / "model.safetensors", model.state_dict(), info)
+    return tmp_path, model.eval()
+
+
+@pytest.fixture
+def official(tmp_path):
+    model = timm.create_model("test_resnet")
+    torch.save(model.state_dict(), tmp_path / "official.pth")
+    return tmp_path / "official.pth", model.eval()
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "close"),
+        [("transxnet_pic", "transxnet_pico"), ("test_resnt", "test_resnet"), ("vanb0", "van_b0")],
+    )
+    def test_unknown_model_gets_the_closest(self, name, close):
+        with pytest.raises(ValueError, match=f"unknown model '{name}': did you mean .*{close}"):
+            create_model(name)
+
+    def test_nothing_is_close(self):
+        with pytest.raises(ValueError, match="unknown model"):
+            create_model("§§§")
+
+    def test_unknown_tag_gets_the_known_ones(self):
+        with pytest.raises(ValueError, match=r"unknown weights .*test_resnet\.r160_in1k"):
+            create_model("test_resnet.nope")
+
+    def test_argument_that_the_model_lacks(self):
+        with pytest.raises(TypeError, match=r"test_resnet: .*'colour'"):
+            create_model("test_resnet", colour=3)
+
+
+class TestLoading:
+    def test_run_folder(self, run):
+        folder, model = run
+        classifier = load_classifier(folder)
+        assert classifier.class_names == classifier.descriptions == ["a", "b", "c"]
+        assert not classifier.model.training
+        images = torch.randn(2, 3, 32, 32)
+        assert torch.equal(classifier.model(images), model(images))
+
+    def test_official_file(self, official):
+        path, model = official
+        classifier = load_classifier(path, "test_resnet")
+        assert classifier.class_names[0] == "n01440764"
+        assert classifier.descriptions[0] == "tench, Tinca tinca"
+        images = torch.randn(2, 3, 32, 32)
+        assert torch.equal(classifier.model(images), model(images))
+
+    def test_neither_given(self):
+        with pytest.raises(ValueError, match="give --checkpoint, or --model"):
+            load_classifier()
+
+    def test_file_that_does_not_know_its_model(self, official):
+        with pytest.raises(ValueError, match="give --model too"):
+            load_classifier(official[0])
+
+    def test_model_of_another_name(self, run):
+        with pytest.raises(ValueError, match="is of the model test_resnet, not van_b0"):
+            load_classifier(run[0], "van_b0")
+
+    def test_model_without_published_weights(self):
+        with pytest.raises(ValueError, match="no weights for transxnet_pico"):
+            load_classifier(model="transxnet_pico")
+
+    @pytest.mark.parametrize("model", ["test_convnext", "transxnet_pico", "van_b0"])
+    def test_weights_of_another_model(self, official, model):
+        with pytest.raises(ValueError, match=f"cannot be loaded into {model}") as caught:
+            load_classifier(official[0], model)
+        assert "\n" not in str(caught.value)
+
+    def test_file_that_is_no_checkpoint(self, tmp_path):
+        (tmp_path / "a.pth").write_text("not a checkpoint")
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load_classifier(tmp_path / "a.pth", "test_resnet")
+
+    def test_file_that_would_run_code_is_refused(self, tmp_path):
+        class Harm:
+            def __reduce__(self):
+                return open, (str(tmp_path / "harmed"), "w")
+
+        torch.save({"state_dict": Harm()}, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load_classifier(tmp_path / "a.pth", "test_resnet")
+        assert not (tmp_path / "harmed").exists()
+
+    def test_state_of_a_training(self, tmp_path):
+        (tmp_path / "last.ckpt").write_bytes(b"x")
+        with pytest.raises(ValueError, match=r"model\.safetensors beside it"):
+            load_classifier(tmp_path / "last.ckpt")
+
+
+class TestFineTuning:
+    def test_same_classes_take_all(self, run):
+        folder, model = run
+        started = load_for_finetuning("test_resnet", folder, 3)
+        assert torch.equal(started.get_classifier().weight, model.get_classifier().weight)
+
+    def test_other_classes_take_all_but_the_classifier(self, run):
+        folder, model = run
+        started = load_for_finetuning("test_resnet", folder, 7)
+        assert started.num_classes == 7
+        assert torch.equal(started.conv1[0].weight, model.conv1[0].weight)
+
+    def test_official_file(self, official):
+        path, model = official
+        started = load_for_finetuning("test_resnet", path, 7)
+        assert started.get_classifier().weight.shape[0] == 7
+        assert torch.equal(started.conv1[0].weight, model.conv1[0].weight)
+
+
+class TestInputSize:
+    def test_keeps_the_mode(self):
+        model = timm.create_model("test_vit", img_size=32)
+        check_input_size(model, (3, 32, 32))
+        assert model.training
+
+    def test_refuses_what_the_model_cannot_take(self):
+        with pytest.raises(ValueError, match="--img-size: the model does not take images of 40×40 pixels"):
+            check_input_size(timm.create_model("test_vit"), (3, 40, 40))
+
+
+class TestDevice:
+    def test_cpu(self):
+        assert resolve_device("cpu") == torch.device("cpu")
+
+    def test_auto_is_there(self):
+        torch.empty(1, device=resolve_device("auto"))
+
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta", ""])
+    def test_not_there(self, device):
+        with pytest.raises(ValueError, match="device"):
+            resolve_device(device)
