@@ -34,10 +34,16 @@ class SizeCache:
     LIMIT = 4
 
     def __init__(self):
-        self.entries: dict[tuple, Tensor] = {}
+        self.clear()
 
     def __reduce__(self):
         return SizeCache, ()
+
+    def clear(self):
+        self.entries: dict[tuple[int, ...], Tensor] = {}
+        # What the entries were computed from, kept alive so that no other parameter can get the same address.
+        self.seen: list[Tensor] = []
+        self.state: list[tuple] = []
 
     def get(self, module: nn.Module, compute: Callable[..., Tensor], *sizes: int) -> Tensor:
         """Return `compute(*sizes)`, from the cache where it is safe."""
@@ -48,26 +54,37 @@ class SizeCache:
             or torch.jit.is_tracing()
             or (torch.is_grad_enabled() and any(p.requires_grad for p in parameters))
             or any(type(p) is not nn.Parameter for p in parameters)  # fake, functional or replicated
+            or any(p.is_inference() for p in parameters)  # their changes are not counted
         ):
             return compute(*sizes)
-        key = (*sizes, *((id(p), p.data_ptr(), version(p), p.dtype, p.device) for p in parameters))
-        value = self.entries.get(key)
+        state = [(p.data_ptr(), p._version, p.dtype, p.device, p.shape, p.stride()) for p in parameters]
+        if state != self.state:
+            self.clear()
+            self.seen, self.state = [p.detach() for p in parameters], state
+        value = self.entries.get(sizes)
         if value is None:
             # Outside inference mode, so that a later forward with gradients may use the tensor too.
             with torch.inference_mode(False), torch.no_grad():
                 value = compute(*sizes)
-            kept = [(k, v) for k, v in self.entries.items() if k[len(sizes) :] == key[len(sizes) :]]
-            self.entries = dict([*kept[1 - self.LIMIT :], (key, value)])
+            kept = list(self.entries.items())[1 - self.LIMIT :]
+            self.entries = dict([*kept, (sizes, value)])
         return value
 
 
-def version(parameter: Tensor) -> int:
-    """PyTorch's count of in-place changes; inference tensors have none."""
-    return -1 if parameter.is_inference() else parameter._version
+class SizeCached(nn.Module):
+    """A module with a `SizeCache`, which `train()` and `eval()` empty: writes to `.data` leave no trace to notice."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache = SizeCache()
+
+    def train(self, mode: bool = True):
+        self.cache.clear()
+        return super().train(mode)
 
 
 @register_notrace_module
-class RelativePosition(nn.Module):
+class RelativePosition(SizeCached):
     """A learned bias for every pair of query and reduced key of a stage, shared by the stage's blocks (OSRA).
 
     Args:
@@ -83,12 +100,11 @@ class RelativePosition(nn.Module):
         super().__init__()
         self.reduction = reduction
         keys = math.ceil(size[0] / reduction) * math.ceil(size[1] / reduction)
-        self.bias = nn.Parameter(torch.empty(1, num_heads, size[0] * size[1], keys))
-        self.cache = SizeCache()
+        self.encoding = nn.Parameter(torch.empty(1, num_heads, size[0] * size[1], keys))
         self.reset_parameters()
 
     def reset_parameters(self):
-        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.encoding)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
@@ -103,9 +119,9 @@ class RelativePosition(nn.Module):
 
     def resize(self, height: int, width: int) -> Tensor:
         keys = ((height - 1) // self.reduction + 1) * ((width - 1) // self.reduction + 1)
-        if self.bias.shape[2] == height * width and self.bias.shape[3] == keys:
-            return self.bias
-        return resize_bias(self.bias, height * width, keys)
+        if self.encoding.shape[2] == height * width and self.encoding.shape[3] == keys:
+            return self.encoding
+        return resize_bias(self.encoding, height * width, keys)
 
 
 def resize_bias(bias: Tensor, queries: int, keys: int) -> Tensor:
@@ -114,7 +130,7 @@ def resize_bias(bias: Tensor, queries: int, keys: int) -> Tensor:
 
 
 @register_notrace_module
-class LogCPB(nn.Module):
+class LogCPB(SizeCached):
     """Log-spaced continuous position bias between a map's positions and its pooled tokens.
 
     A two-layer MLP 2→hidden→heads with ReLU on (Δy, Δx), Δ = (query − key) / (S₀ − 1) · 8 per axis, mapped by
@@ -144,7 +160,6 @@ class LogCPB(nn.Module):
         self.base = base if base is not None else (1, 1, 1, 1)
         self.fc1 = nn.Linear(2, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, num_heads)
-        self.cache = SizeCache()
 
     def forward(self, height: int, width: int, pooled_height: int, pooled_width: int) -> Tensor:
         """Return the bias, (heads, H·W, pooled H · pooled W)."""

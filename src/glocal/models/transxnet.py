@@ -65,6 +65,7 @@ class TransXNet(Backbone):
             channel_mixer=[partial(MSFFN, expansion=expansion) for expansion in expansions],
             scale=partial(LayerScale, init=layer_scale, bias=True),
             stage_norm=[torch.nn.Identity] * (len(dims) - 1) + [GroupNorm1],
+            undecayed=("*.scale?.bias", "*.local_unit.bias"),  # biases, though they have more than one axis
             **common,
         )
 
@@ -76,7 +77,7 @@ RENAMES = [
     *((rf"^network\.{2 * i}\.(\d+)\.", rf"stages.{i}.blocks.\1.") for i in range(4)),
     *((rf"^network\.{2 * i + 1}\.proj\.conv\.", f"stages.{i + 1}.downsample.conv.") for i in range(3)),
     *((rf"^network\.{2 * i + 1}\.proj\.bn\.", f"stages.{i + 1}.downsample.norm.") for i in range(3)),
-    (r"^relative_pos_enc\.(\d+)$", r"stages.\1.position.bias"),
+    (r"^relative_pos_enc\.(\d+)$", r"stages.\1.position.encoding"),
     (r"^classifier\.0\.", "stages.3.norm."),
     (r"^classifier\.2\.", "head.fc."),
     (r"\.pos_embed\.", ".position.conv."),
@@ -115,8 +116,8 @@ def checkpoint_filter_fn(
 
 def resize_positions(name: str, tensor: Tensor, target: Tensor) -> Tensor:
     same_heads = tensor.ndim == 4 and tensor.shape[:2] == target.shape[:2]
-    if name.endswith(".position.bias") and same_heads and tensor.shape != target.shape:
-        return resize_bias(tensor.float(), target.shape[2], target.shape[3]).to(tensor.dtype)
+    if name.endswith(".position.encoding") and same_heads and tensor.shape != target.shape:
+        return resize_bias(tensor.double(), target.shape[2], target.shape[3]).to(tensor.dtype)
     return tensor
 
 
