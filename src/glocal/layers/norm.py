@@ -44,7 +44,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        use_batch = self.training and x.numel() != x.shape[1]
+        use_batch = self.running_mean is None or (self.training and x.numel() != x.shape[1])
         momentum = 0.0
         if use_batch and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
