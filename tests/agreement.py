@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -39,3 +39,14 @@ def inside_nan(tensor: Tensor, margin: int = 3) -> Tensor:
     view = poisoned[..., margin : margin + height, margin : margin + width]
     view.copy_(tensor)
     return view
+
+
+@torch.no_grad()
+def randomised(module: nn.Module, scale: float = 1.0) -> nn.Module:
+    """The module in float64 with random parameters and running statistics: no zero or one may hide an error."""
+    module.double()
+    for i, (name, tensor) in enumerate(module.state_dict().items()):
+        if tensor.is_floating_point():
+            noise = random(*tensor.shape, seed=i)
+            tensor.copy_(1 + noise.abs() if name.endswith("running_var") else scale * noise)
+    return module

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import random
+from agreement import random, randomised
 from torch import nn
 from torch.func import functional_call
 
@@ -16,15 +16,8 @@ from glocal.layers.position import DynamicPositionEncoding, LogCPB, RelativePosi
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def randomised(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for i, parameter in enumerate(module.parameters()):
-            parameter.copy_(random(*parameter.shape, seed=i))
-    return module
-
-
 def log_cpb(base=None, pretrain_size=7) -> LogCPB:
-    return randomised(LogCPB(3, pretrain_size, base, hidden_dim=16).double())
+    return randomised(LogCPB(3, pretrain_size, base, hidden_dim=16))
 
 
 def pair_by_pair(module: LogCPB, pretrain_size, height, width, pooled_height, pooled_width):
@@ -63,7 +56,7 @@ SIZES = [
 
 
 def test_dynamic_position_encoding_adds_a_depthwise_convolution():
-    module = randomised(DynamicPositionEncoding(4).double())
+    module = randomised(DynamicPositionEncoding(4))
     x = random(2, 4, 5, 6)
     expected = x + F.conv2d(x, module.conv.weight, module.conv.bias, padding=3, groups=4)
     torch.testing.assert_close(module(x), expected)
@@ -123,7 +116,7 @@ class TestLogCPB:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
     def test_low_precision(self, dtype):
-        module = randomised(LogCPB(3, 56, hidden_dim=16))
+        module = randomised(LogCPB(3, 56, hidden_dim=16)).float()
         expected = module(56, 56, 7, 7)
         bias = module.to(dtype)(56, 56, 7, 7)
         assert bias.dtype == dtype
@@ -132,7 +125,7 @@ class TestLogCPB:
 
 class TestRelativePosition:
     def module(self, size=(6, 5), reduction=2) -> RelativePosition:
-        return randomised(RelativePosition(2, size, reduction).double())
+        return randomised(RelativePosition(2, size, reduction))
 
     @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
     def test_is_the_parameter_at_the_construction_size(self, training):
@@ -188,7 +181,7 @@ class Counting:
 @pytest.fixture(params=["log_cpb", "interpolated", "relative"])
 def counting(request) -> Counting:
     if request.param == "relative":
-        return Counting(randomised(RelativePosition(2, (4, 4), 2).double()), "resize", (5, 6), (7, 6))
+        return Counting(randomised(RelativePosition(2, (4, 4), 2)), "resize", (5, 6), (7, 6))
     base = (6, 6, 3, 3) if request.param == "interpolated" else None
     return Counting(log_cpb(base), "bias", (5, 6, 2, 3), (7, 6, 3, 3))
 

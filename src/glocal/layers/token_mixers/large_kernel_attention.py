@@ -7,7 +7,10 @@ from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
 
 
 class LargeKernelAttention(nn.Module):
-    """x + proj(LKA(GELU(pw(x)))), LKA(u) = u · pw(depthwise 7×7 dilation 3(depthwise 5×5(u))): a 21×21 field."""
+    """x + proj(LKA(GELU(pw(x)))), LKA(u) = u · pw(depthwise 7×7 dilation 3(depthwise 5×5(u))).
+
+    The two depthwise convolutions stand for one of 21×21.
+    """
 
     def __init__(self, dim: int, proj_drop: float = 0.0):
         super().__init__()
