@@ -213,7 +213,8 @@ class Backbone(nn.Module):
                 )
             self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate, head_hidden_size)
             self.head_hidden_size = self.head.out_dim
-            self.init_weights()
+            if not next(self.parameters()).is_meta:  # meta tensors hold no values, and PyTorch is slow to draw none
+                self.init_weights()
 
     @torch.jit.ignore
     def init_weights(self):
