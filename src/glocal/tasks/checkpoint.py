@@ -5,10 +5,12 @@ import os
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+
+if TYPE_CHECKING:  # reading what a checkpoint says about itself needs no torch, which takes seconds to import
+    from torch import Tensor
 
 FILE_NAME = "model.safetensors"
 # One key for everything: safetensors writes several in an order that changes from run to run.
@@ -37,11 +39,13 @@ class CheckpointInfo:
     versions: dict = field(default_factory=_versions)
 
 
-def save_checkpoint(path: str | Path, state_dict: dict[str, Tensor], info: CheckpointInfo) -> None:
+def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: CheckpointInfo) -> None:
     """Write a checkpoint that is either whole or not there.
 
     The same weights and info give the same bytes.
     """
+    from safetensors.torch import save
+
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
     write_atomically(path, save(tensors, {METADATA_KEY: json.dumps(asdict(info), ensure_ascii=False)}))
 
@@ -89,7 +93,7 @@ def read_info(path: str | Path) -> CheckpointInfo | None:
     if Path(path).suffix != ".safetensors":
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
@@ -101,7 +105,7 @@ def read_info(path: str | Path) -> CheckpointInfo | None:
         raise ValueError(f"{path}: its description is not one that this version of glocal reads") from None
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path) -> dict[str, "Tensor"]:
     """The tensors of a checkpoint of ours, on the CPU."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

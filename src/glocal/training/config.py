@@ -16,7 +16,8 @@ class TrainConfig:
         model: name of a model of this library or of timm; by default that of --checkpoint, or transxnet_pico
         output: folder for the results (default: runs/DATA-MODEL)
         overwrite: replace the run in the output folder; other files in it stay
-        epochs: passes over the training images
+        epochs: passes over the training images; 10 are enough for digits and for fine-tuning, photos from scratch need
+            many more
         seed: of the weights, the order of the images, their random changes, and the split; on a CPU, the same seed
             gives the same weights, bit for bit
         img_size: height and width of the model's input in pixels (default: 32 for digits, otherwise the model's own)
@@ -44,7 +45,7 @@ class TrainConfig:
     model: str | None = None
     output: str | None = None
     overwrite: bool = False
-    epochs: int = 30
+    epochs: int = 10
     seed: int = 0
     img_size: int | None = None
     batch_size: int = 64

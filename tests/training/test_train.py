@@ -1,0 +1,317 @@
+"""Real training on a few real images: what is learned, left behind, and kept when something goes wrong."""
+
+import csv
+import io
+import shutil
+
+import pytest
+import torch
+from rich.console import Console
+
+from glocal.deploy.predictor import Predictor
+from glocal.tasks.checkpoint import read_info, read_weights
+from glocal.training import module as training_module
+from glocal.training.config import EvalConfig, TrainConfig
+from glocal.training.evaluate import evaluate
+from glocal.training.module import TrainingStopped
+from glocal.training.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS = dict(model="test_resnet", img_size=32, batch_size=16, workers=0, hflip=0.0, device="cpu")
+
+
+def run(data, output, **changes):
+    return train(TrainConfig(str(data), output=str(output), **{**SETTINGS, **changes}), Console(file=io.StringIO()))
+
+
+def rows(output):
+    with open(output / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(digits_folder, tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run(digits_folder, tmp_path_factory.mktemp("run"), epochs=12, seed=3, val_fraction=0.3, batch_size=8)
+    torch.set_num_threads(threads)
+
+
+class TestFinishedRun:
+    def test_it_has_learned(self, finished):
+        assert finished.metrics["top1"] > 85
+
+    def test_it_leaves_its_files(self, finished):
+        names = {path.name for path in finished.output.iterdir()}
+        assert names == {"model.safetensors", "last.ckpt", "metrics.csv", "config.yaml"}
+
+    def test_checkpoint_knows_all_that_using_it_needs(self, finished):
+        info = read_info(finished.output / "model.safetensors")
+        assert info.model == "test_resnet"
+        assert info.class_names == ["one", "two", "zero"]
+        assert info.preprocessing["input_size"] == [3, 32, 32]
+        assert {"mean", "std", "interpolation", "crop_pct"} <= info.preprocessing.keys()
+        assert info.metrics == finished.metrics
+        assert info.data["held_out"]["val_fraction"] == 0.3
+
+    def test_csv_has_a_row_per_epoch(self, finished):
+        log = rows(finished.output)
+        assert [int(row["epoch"]) for row in log] == list(range(1, 13))
+        assert float(log[-1]["train_loss"]) < float(log[0]["train_loss"])
+
+    def test_best_epoch_is_kept(self, finished):
+        log = [(float(row["val_top1"]), -float(row["val_loss"])) for row in rows(finished.output)]
+        assert finished.metrics["epoch"] == log.index(max(log)) + 1
+
+    def test_schedule_rises_and_falls_to_almost_nothing(self, finished):
+        rates = [float(row["lr"]) for row in rows(finished.output)]
+        assert rates[0] < rates[1]
+        assert rates[1:] == sorted(rates[1:], reverse=True)
+        assert max(rates) > 0.0015
+        assert rates[-1] < 1e-4
+
+    def test_last_checkpoint_loads_without_running_code(self, finished):
+        state = torch.load(finished.output / "last.ckpt", weights_only=True)
+        assert state["epoch"] == 11
+        assert state["optimizer_states"]
+
+    def test_evaluation_measures_what_training_reported(self, finished, digits_folder):
+        result = evaluate(EvalConfig(str(digits_folder), str(finished.output), workers=0, device="cpu"))
+        assert result.split == "val"
+        assert result.images == finished.images["val"]
+        assert result.top1 == pytest.approx(finished.metrics["top1"])
+        assert result.loss == pytest.approx(finished.metrics["loss"], rel=1e-4)
+
+    def test_prediction_needs_the_folder_only(self, finished, digits_folder, tmp_path):
+        shutil.copytree(finished.output, tmp_path / "elsewhere")
+        predictions = Predictor(tmp_path / "elsewhere", device="cpu")(
+            sorted((digits_folder / "two").iterdir()), top_k=1
+        )
+        assert sum(prediction.labels == ["two"] for prediction in predictions) >= 24
+
+    def test_second_run_is_refused(self, finished, digits_folder):
+        before = (finished.output / "model.safetensors").read_bytes()
+        with pytest.raises(FileExistsError, match="--overwrite"):
+            run(digits_folder, finished.output)
+        assert (finished.output / "model.safetensors").read_bytes() == before
+
+
+AUGMENTED = dict(epochs=2, hflip=0.5, color_jitter=0.4, auto_augment="rand-m9-mstd0.5", random_erasing=0.3)
+
+
+class TestSeed:
+    def bytes_of(self, data, output, **changes):
+        run(data, output, **changes)
+        return (output / "model.safetensors").read_bytes()
+
+    @pytest.mark.parametrize(
+        "model",
+        ["transxnet_pico", "transnext_pico", "hat_net_pico", "transcnn_pico", "conv2former_pico", "van_pico"],
+    )
+    def test_same_seed_gives_the_same_file(self, digits_folder, tmp_path, model):
+        torch.set_num_threads(2)
+        settings = dict(model=model, drop_path=0.1, epochs=1, batch_size=18, val_fraction=0.6)
+        first = self.bytes_of(digits_folder, tmp_path / "1", **settings)
+        assert self.bytes_of(digits_folder, tmp_path / "2", **settings) == first
+
+    def test_also_with_workers_and_augmentation(self, digits_folder, tmp_path):
+        first = self.bytes_of(digits_folder, tmp_path / "1", workers=2, **AUGMENTED)
+        assert self.bytes_of(digits_folder, tmp_path / "2", workers=2, **AUGMENTED) == first
+
+    def test_another_seed_gives_another(self, digits_folder, tmp_path):
+        first = self.bytes_of(digits_folder, tmp_path / "1", epochs=1)
+        assert self.bytes_of(digits_folder, tmp_path / "2", epochs=1, seed=1) != first
+
+    def test_seed_decides_the_whole_process(self, digits_folder, tmp_path):
+        torch.manual_seed(99)
+        first = self.bytes_of(digits_folder, tmp_path / "1", **AUGMENTED)
+        torch.rand(5)
+        assert self.bytes_of(digits_folder, tmp_path / "2", **AUGMENTED) == first
+
+
+class TestOptions:
+    """Every option reaches what it is about."""
+
+    def test_weight_decay_spares_norms_and_biases(self, digits_folder, tmp_path, monkeypatch):
+        groups = []
+        original = training_module.create_optimizer_v2
+
+        def spy(*args, **kwargs):
+            optimizer = original(*args, **kwargs)
+            groups.extend(
+                (group["weight_decay"], {p.ndim for p in group["params"]}) for group in optimizer.param_groups
+            )
+            return optimizer
+
+        monkeypatch.setattr(training_module, "create_optimizer_v2", spy)
+        run(digits_folder, tmp_path / "out", epochs=1, weight_decay=0.3)
+        assert sorted(groups, key=str) == [(0.0, {1}), (0.3, {2, 4})]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"lr": 1e-4},
+            {"weight_decay": 0.5},
+            {"warmup_epochs": 1.0},
+            {"label_smoothing": 0.0},
+            {"drop_path": 0.3},
+            {"val_fraction": 0.4},
+            {"crop_scale": 0.1},
+            {"hflip": 1.0},
+            {"color_jitter": 0.5},
+            {"auto_augment": "rand-m9"},
+            {"random_erasing": 1.0},
+            {"batch_size": 30},
+            {"img_size": 40},
+        ],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_it_changes_the_result(self, digits_folder, tmp_path, changes):
+        plain = run(digits_folder, tmp_path / "1", epochs=1)
+        changed = run(digits_folder, tmp_path / "2", epochs=1, **changes)
+        assert plain.metrics["loss"] != changed.metrics["loss"]
+
+    def test_fine_tuning_starts_from_the_checkpoint(self, finished, digits_folder, tmp_path):
+        settings = dict(model=None, checkpoint=str(finished.output), lr=1e-7, epochs=1, val_fraction=0.3, seed=3)
+        tuned = run(digits_folder, tmp_path / "out", **settings)
+        assert tuned.model == "test_resnet"
+        assert tuned.metrics["top1"] == pytest.approx(finished.metrics["top1"], abs=10)
+        weights, before = (read_weights(path / "model.safetensors") for path in (tuned.output, finished.output))
+        assert torch.allclose(weights["conv1.0.weight"], before["conv1.0.weight"], atol=1e-4)
+
+    def test_fixed_size_model_at_another_size(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path / "out", model="test_vit", epochs=1)
+        assert read_info(tmp_path / "out/model.safetensors").model_args == {"img_size": 32}
+        evaluate(EvalConfig(str(digits_folder), str(tmp_path / "out"), workers=0))
+
+
+class TestUnreadableFiles:
+    @pytest.fixture
+    def damaged(self, digits_folder, tmp_path):
+        root = tmp_path / "damaged"
+        shutil.copytree(digits_folder, root)
+        for name in ("zero/05.png", "zero/06.png", "one/07.png"):
+            (root / name).write_bytes((root / name).read_bytes()[:60])
+        return root
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_are_skipped_counted_and_named(self, damaged, tmp_path, workers, caplog):
+        result = run(damaged, tmp_path / "out", epochs=2, workers=workers, batch_size=12)
+        assert len(result.unread) == 3
+        assert result.metrics["top1"] > 30
+        assert sum(int(row["unread"]) for row in rows(result.output)) == sum(result.unread.values())
+        log = (result.output / "train.log").read_text()
+        for name in ("zero/05.png", "zero/06.png", "one/07.png"):
+            assert str(damaged / name) in log
+            assert f"skipped {damaged / name}" in caplog.text
+
+    def test_nothing_readable_stops_the_run(self, digits_folder, tmp_path):
+        root = tmp_path / "all"
+        shutil.copytree(digits_folder, root)
+        for path in root.rglob("*.png"):
+            path.write_bytes(b"broken")
+        with pytest.raises(TrainingStopped, match=r"too many images cannot be read, .*\.png: not an image"):
+            run(root, tmp_path / "out")
+
+    def test_nothing_readable_to_validate(self, digits_folder, tmp_path):
+        root = tmp_path / "divided"
+        shutil.copytree(digits_folder, root / "train")
+        (root / "val" / "one").mkdir(parents=True)
+        (root / "val/one/a.png").write_bytes(b"broken")
+        with pytest.raises(TrainingStopped, match=r"no validation image can be read, for instance .*a\.png"):
+            run(root, tmp_path / "out", epochs=1)
+
+    def test_evaluation_reports_them(self, damaged, finished):
+        result = evaluate(EvalConfig(str(damaged), str(finished.output), split="all", workers=0))
+        assert result.images == 87
+        assert len(result.unread) == 3
+
+    def test_evaluation_of_nothing_readable(self, tmp_path, finished):
+        (tmp_path / "data/one").mkdir(parents=True)
+        (tmp_path / "data/one/a.png").write_bytes(b"broken")
+        with pytest.raises(ValueError, match="none of the 1 images"):
+            evaluate(EvalConfig(str(tmp_path / "data"), str(finished.output), workers=0))
+
+
+class TestStopped:
+    def at_step(self, monkeypatch, step, do):
+        """Let the loss of one step be what `do` makes of it."""
+        original, calls = training_module.training_loss, []
+
+        def loss(*args):
+            calls.append(1)
+            return do(original(*args)) if len(calls) == step else original(*args)
+
+        monkeypatch.setattr(training_module, "training_loss", loss)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_non_finite_loss_names_the_step_and_keeps_the_last_good_state(
+        self, digits_folder, tmp_path, monkeypatch, value
+    ):
+        self.at_step(monkeypatch, 6, lambda loss: loss * value)  # 4 steps an epoch
+        with pytest.raises(TrainingStopped, match=rf"the loss is {value} at step 6 \(epoch 2\)"):
+            run(digits_folder, tmp_path, epochs=3)
+        state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert state["global_step"] == 4
+        assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
+        assert read_info(tmp_path / "model.safetensors").metrics["epoch"] == 1
+
+    def test_weights_spoilt_by_the_last_step_are_not_kept(self, digits_folder, tmp_path, monkeypatch):
+        def spoil(loss):
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+            return loss
+
+        self.at_step(monkeypatch, 8, spoil)  # the last step of the second epoch
+        with pytest.raises(TrainingStopped, match="the validation loss is nan after step 8"):
+            run(digits_folder, tmp_path, epochs=3)
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+
+    def test_user_stops(self, digits_folder, tmp_path, monkeypatch):
+        def interrupt(loss):
+            raise KeyboardInterrupt
+
+        self.at_step(monkeypatch, 7, interrupt)
+        with pytest.raises(KeyboardInterrupt, match=r"stopped in epoch 2 of 3; the checkpoints in .* are"):
+            run(digits_folder, tmp_path, epochs=3)
+        assert (tmp_path / "last.ckpt").exists()
+        Predictor(tmp_path, device="cpu")
+
+    def test_bug_is_not_hidden(self, digits_folder, tmp_path, monkeypatch):
+        def bug(loss):
+            raise UnboundLocalError("a bug")
+
+        self.at_step(monkeypatch, 1, bug)
+        with pytest.raises(UnboundLocalError):
+            run(digits_folder, tmp_path)
+
+    def test_batch_of_one_under_batch_norm(self, digits_folder, tmp_path):
+        with pytest.raises(TrainingStopped, match="larger --batch-size"):
+            run(digits_folder, tmp_path, batch_size=1)
+
+    def test_wrong_arguments_leave_no_trace(self, digits_folder, tmp_path):
+        for wrong in ({"model": "test_resnt"}, {"img_size": 40, "model": "test_vit"}, {"device": "gpu"}):
+            with pytest.raises(ValueError, match=r"test_resnet|40×40|'gpu'"):
+                run(digits_folder, tmp_path / "out", **wrong)
+        assert not (tmp_path / "out").exists()
+
+
+class TestEvaluation:
+    def test_classes_are_matched_by_name(self, finished, digits_folder, tmp_path):
+        shutil.copytree(digits_folder / "zero", tmp_path / "data/zero")  # label 0 here, 2 in the model
+        result = evaluate(EvalConfig(str(tmp_path / "data"), str(finished.output), workers=0))
+        assert result.split == "all"
+        assert result.top1 > 80
+
+    def test_unknown_class_is_named(self, finished, digits_folder, tmp_path):
+        shutil.copytree(digits_folder / "zero", tmp_path / "data/nought")
+        with pytest.raises(ValueError, match=r"was not trained on: 'nought' \(it knows 'one', 'two', 'zero'\)"):
+            evaluate(EvalConfig(str(tmp_path / "data"), str(finished.output), workers=0))
+
+    def test_another_image_size(self, finished, digits_folder):
+        result = evaluate(EvalConfig(str(digits_folder), str(finished.output), img_size=48, workers=0))
+        assert result.img_size == [48, 48]
+
+    def test_json_folder_must_exist(self, finished, digits_folder, tmp_path):
+        with pytest.raises(FileNotFoundError, match="--json"):
+            evaluate(EvalConfig(str(digits_folder), str(finished.output), json=str(tmp_path / "no/a.json")))
