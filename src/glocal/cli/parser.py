@@ -1,5 +1,7 @@
 """The argument parser of every command: options from a dataclass, and errors in one line."""
 
+import re
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
@@ -21,7 +23,7 @@ class HelpFormatter(DefaultHelpFormatter):
 
     def _get_help_string(self, action) -> str:
         text = action.help or ""
-        if action.default in (None, False, "==SUPPRESS==") or "default" in text or not action.dest.isidentifier():
+        if action.default in (None, False, SUPPRESS) or "default" in text or not action.dest.isidentifier():
             return text
         return f"{text} (default: {action.default})"
 
@@ -48,7 +50,8 @@ class CommandParser(jsonargparse.ArgumentParser):
             if field.name in positional:
                 action = next(action for action in by_place._actions if action.dest == field.name)
                 nargs = positional[field.name]
-                default = {"default": field.default} if nargs == "?" else {}
+                # Suppressed, as argparse would put the default over what a --config says; the dataclass has it too.
+                default = {"default": SUPPRESS} if nargs == "?" else {}
                 metavar = field.name.upper().removesuffix("S")
                 self.add_argument(field.name, nargs=nargs, metavar=metavar, help=action.help, **default)
         self.add_class_arguments(config, skip=set(positional), as_group=False)
@@ -73,7 +76,9 @@ class CommandParser(jsonargparse.ArgumentParser):
     def parse(self, args: Sequence[str]) -> Any:
         """The config that a command line says; raises UsageError, and ValueError for values out of range."""
         values = self.parse_args(_in_order(args)).as_dict()
-        return self.config_class(**{field.name: values[field.name] for field in fields(self.config_class)})
+        return self.config_class(
+            **{field.name: values[field.name] for field in fields(self.config_class) if field.name in values}
+        )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(self._explain(" ".join(message.split()))) from None
@@ -89,8 +94,8 @@ class CommandParser(jsonargparse.ArgumentParser):
             name = message.split("'")[1]
             return f"the file of --config has an unknown option {name!r}{self._closest(f'--{name}')}"
         if message.startswith("Parser key ") and "Expected a " in message:
-            name, value = message.split('"')[1], message.rpartition("Got value: ")[2]
-            wanted = {"int": "a whole number", "float": "a number"}.get(message.split("'")[1], "another value")
+            name, value = message.split('"')[1], re.split("(?:Got|Given) value: ", message)[-1]
+            wanted = "a whole number" if "'int'" in message else "a number" if "'float'" in message else "another value"
             return f"--{name.replace('_', '-')} must be {wanted}, got {value!r}"
         if message.endswith(": expected one argument"):
             return f"{words[1].rstrip(':')} needs a value"

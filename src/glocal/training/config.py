@@ -12,7 +12,7 @@ class TrainConfig:
 
     Args:
         data: folder of images, one subfolder per class, in `train` and `val` or split by --val-fraction; or the name
-            of an embedded set (digits)
+            of an embedded set (default: digits)
         model: name of a model of this library or of timm; by default that of --checkpoint, or transxnet_pico
         output: folder for the results (default: runs/DATA-MODEL)
         overwrite: replace the run in the output folder; other files in it stay
@@ -90,7 +90,7 @@ class EvalConfig:
     """A measurement of a trained model.
 
     Args:
-        data: folder of images, one subfolder per class, or the name of an embedded set (digits)
+        data: folder of images, one subfolder per class, or the name of an embedded set (default: digits)
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
         split: part of the data: train, val, all, or auto: val where there is one. Of a folder that `glocal train` split

@@ -1,0 +1,114 @@
+"""The commands on real digits, from training to prediction."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+
+import pytest
+import torch
+from PIL import Image
+
+from glocal.cli import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODEL = ["--model", "test_resnet", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Three epochs on the digits; the run's folder and what was shown."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with redirect_stdout(StringIO()) as shown:
+        assert main(["train", "digits", *MODEL, "--epochs", "3", "--output", str(folder)]) == 0
+    torch.set_num_threads(threads)
+    return folder, shown.getvalue()
+
+
+def test_training_shows_its_epochs_and_result(trained):
+    folder, shown = trained
+    assert re.search(r"epoch 3/3 .*val loss \d\.\d+ .*top-1 +\d\d\.\d\d % .*images/s", shown)
+    for text in ("top-1 / top-5", "parameters", "373,658", "1,438 train + 359 val", "time", f"Saved in {folder}"):
+        assert text in shown
+    assert max(map(len, shown.splitlines())) <= 200
+
+
+def test_training_writes_sample_images_with_their_labels(trained):
+    samples = sorted((trained[0] / "samples").iterdir())
+    assert [path.stem[-1] for path in sorted(samples, key=lambda path: path.stem[-1])] == list("0123456789")
+
+
+def test_eval_measures_what_training_reported(trained, tmp_path, capsys):
+    folder, shown = trained
+    assert main(["eval", "digits", "--checkpoint", str(folder), "--json", str(tmp_path / "e.json")]) == 0
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert {"top1", "top5", "loss", "images_per_second", "images", "model"} <= result.keys()
+    assert f"{result['top1']:.2f} %" in shown
+    assert result["images"] == 359
+    assert f"{result['top1']:.2f} %" in capsys.readouterr().out
+
+
+class TestPredict:
+    def test_table_of_every_image(self, trained, capsys):
+        assert main(["predict", str(trained[0] / "samples"), "--checkpoint", str(trained[0]), "--top-k", "2"]) == 0
+        shown = capsys.readouterr().out
+        assert shown.count("_label-") == 10
+        assert shown.count(" %") == 20
+
+    def test_bad_images_are_named_and_the_others_predicted(self, trained, tmp_path, capsys):
+        Image.new("RGB", (5, 5)).save(tmp_path / "good [a].png")
+        (tmp_path / "empty.png").touch()
+        (tmp_path / "text.png").write_text("text")
+        images = [str(tmp_path / name) for name in ("good [a].png", "empty.png", "text.png", "missing.png")]
+        assert main(["predict", *images, "--checkpoint", str(trained[0])]) == 1
+        captured = capsys.readouterr()
+        assert "good [a].png" in captured.out.replace("\n", "")
+        assert captured.err.splitlines() == [
+            f"error: {images[1]}: the file is empty",
+            f"error: {images[2]}: not an image",
+            f"error: {images[3]}: no such file",
+        ]
+
+    def test_nothing_but_bad_images(self, trained, tmp_path, capsys):
+        assert main(["predict", str(tmp_path / "*.png"), "--checkpoint", str(trained[0])]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err == f"error: {tmp_path}/*.png: no such file\n"
+
+
+def test_second_run_in_the_folder_is_refused(trained, capsys):
+    assert main(["train", "digits", *MODEL, "--output", str(trained[0])]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_non_finite_loss_is_one_line(tmp_path, capsys):
+    assert main(["train", "digits", *MODEL, "--lr", "1e20", "--output", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: the loss is (nan|inf) at step \d \(epoch 1\): try a lower --lr\n", error)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_is_one_line_and_keeps_the_last_epoch(tmp_path):
+    command = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())"]
+    arguments = ["train", "digits", *MODEL, "--epochs", "1000", "--output", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.fullmatch(r"error: stopped in epoch \d+ of 1000; the checkpoints in .* are of the \d+ before\n", error)
+    assert main(["eval", "digits", "--checkpoint", str(tmp_path), "--device", "cpu"]) == 0

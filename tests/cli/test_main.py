@@ -1,0 +1,202 @@
+"""The command line as its user sees it: one line for every mistake, the right exit code, quick help."""
+
+import errno
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from glocal import cli
+from glocal.cli import main
+from glocal.training.config import EvalConfig, TrainConfig
+
+
+def fails(capsys, args, code=2):
+    """Run a command line that must fail; returns its one line on stderr."""
+    assert main(args) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+class TestHelp:
+    @pytest.mark.parametrize("args", [[], ["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)])
+    def test_loads_nothing_heavy(self, args):
+        program = (
+            "import sys; sys.argv = ['glocal', *sys.argv[1:]]\n"
+            "try:\n from glocal.cli import main; main()\nexcept SystemExit: pass\n"
+            "print({'torch', 'timm', 'lightning', 'sklearn'} & set(sys.modules), file=sys.stderr)"
+        )
+        result = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True)
+        assert result.stderr == "set()\n"
+        assert result.stdout
+
+    def test_lists_the_commands(self, capsys):
+        assert main(["--help"]) == 0
+        shown = capsys.readouterr().out
+        for name in ("train", "eval", "predict"):
+            assert name in shown
+
+    def test_no_command_shows_help_and_is_a_mistake(self, capsys):
+        assert main([]) == 2
+        assert "commands:" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("name", cli.COMMANDS)
+    def test_every_option_is_explained(self, name, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert "type:" not in text
+        assert "null" not in text
+        for option in (line for line in text.splitlines() if line.startswith("  --")):
+            assert len(option.split()) > 1
+
+    def test_version(self, capsys):
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out.startswith("glocal ")
+
+
+class TestUsageErrors:
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["tran"], "unknown command 'tran'; did you mean train?"),
+            (["--verson"], "unknown option '--verson'"),
+            (["train", "--epoch", "3"], "has no option --epoch; did you mean --epochs"),
+            (["train", "--bach-size=3"], "has no option --bach-size; did you mean --batch-size"),
+            (["train", "--mod", "x"], "has no option --mod; did you mean --model?"),
+            (["train", "--zzzz"], "glocal train --help lists them"),
+            (["train", "--epochs", "ten"], "--epochs must be a whole number, got 'ten'"),
+            (["train", "--lr", "fast"], "--lr must be a number, got 'fast'"),
+            (["train", "--img-size", "1.5"], "--img-size must be a whole number, got '1.5'"),
+            (["train", "--epochs"], "--epochs needs a value"),
+            (["train", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+            (["train", "--val_fraction", "1.5"], "--val-fraction must be more than 0 and less than 1, got 1.5"),
+            (["train", "a", "b"], "takes no further argument 'b'"),
+            (["train", "--config", "none.yaml"], "--config: File does not exist"),
+            (["train", "--pretrained", "--checkpoint", "x"], "give one of them"),
+            (["predict"], "glocal predict needs IMAGE"),
+            (["predict", "x.png"], "give --checkpoint, or --model"),
+            (["predict", "x.png", "--model", "van_b0", "--top-k", "0"], "--top-k must be at least 1"),
+            (["eval", "--split", "test"], "--split must be auto, train, val or all, got 'test'"),
+        ],
+    )
+    def test_one_line_says_what_and_what_else(self, capsys, args, message):
+        assert message in fails(capsys, args)
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["train", "nowhere"], "there is no folder 'nowhere'"),
+            (["train", "digts"], "did you mean 'digits'?"),
+            (["train", "--model", "transxnet_pic"], "unknown model 'transxnet_pic': did you mean transxnet_pico"),
+            (["train", "--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),
+            (["train", "--model", "van_pico", "--pretrained"], "no weights for van_pico"),
+            (["train", "--model", "van_pico", "--device", "tpu9"], "there is no device 'tpu9' here"),
+            (["eval", "--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),
+            (["eval"], "give --checkpoint, or --model"),
+            (["predict", "x.png", "--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),
+            (["predict", "x.png", "--model", "resnt50"], "unknown model 'resnt50': did you mean resnet50"),
+        ],
+    )
+    def test_names_that_stand_for_nothing(self, capsys, args, message, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert message in fails(capsys, args)
+        assert not any(tmp_path.iterdir())
+
+    def test_misspelt_option_in_a_config(self, capsys, tmp_path):
+        (tmp_path / "c.yaml").write_text("epoch: 3\n")
+        error = fails(capsys, ["train", "--config", str(tmp_path / "c.yaml")])
+        assert "unknown option 'epoch'; did you mean --epochs" in error
+
+    def test_config_that_is_no_yaml(self, capsys, tmp_path):
+        (tmp_path / "c.yaml").write_text("epochs: [")
+        fails(capsys, ["train", "--config", str(tmp_path / "c.yaml")])
+
+
+class TestParsing:
+    @pytest.fixture
+    def parsed(self, monkeypatch):
+        """Parse a command line without running it."""
+        seen = []
+        for name in ("train", "eval", "predict"):
+            module = cli.import_module(f"glocal.cli.{name}")
+            monkeypatch.setattr(module, "run", lambda config: seen.append(config) or 0)
+
+        def parse(*args):
+            assert main(args) == 0
+            return seen.pop()
+
+        return parse
+
+    def test_defaults(self, parsed):
+        assert parsed("train") == TrainConfig()
+        assert parsed("eval") == EvalConfig()
+
+    def test_options(self, parsed):
+        config = parsed("train", "photos", "--model", "van_b0", "--epochs", "3", "--lr=1e-3", "--overwrite")
+        assert config == TrainConfig("photos", model="van_b0", epochs=3, lr=1e-3, overwrite=True)
+
+    def test_underscores_are_as_good_as_hyphens(self, parsed):
+        assert parsed("train", "--batch_size", "3") == parsed("train", "--batch-size", "3")
+
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_command_line_beats_the_config_wherever_it_stands(self, parsed, tmp_path, place):
+        (tmp_path / "c.yaml").write_text("epochs: 3\nbatch_size: 7\ndata: birds\n")
+        args = [["cats", "--epochs", "5"], ["--config", str(tmp_path / "c.yaml")]]
+        config = parsed("train", *args[place], *args[1 - place])
+        assert config == TrainConfig("cats", epochs=5, batch_size=7)
+
+    def test_config_gives_the_data(self, parsed, tmp_path):
+        (tmp_path / "c.yaml").write_text("data: birds\n")
+        assert parsed("train", "--config", str(tmp_path / "c.yaml")).data == "birds"
+
+    def test_printed_config_is_a_config(self, parsed, tmp_path, capsys):
+        with pytest.raises(SystemExit):
+            main(["train", "birds", "--seed", "4", "--print-config"])
+        (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
+        assert parsed("train", "--config", str(tmp_path / "c.yaml")) == TrainConfig("birds", seed=4)
+
+    def test_many_images(self, parsed):
+        assert parsed("predict", "a.png", "b.png", "--model", "van_b0", "--top-k", "2").images == ["a.png", "b.png"]
+
+
+class TestExitCodes:
+    @pytest.fixture
+    def command(self, monkeypatch):
+        """Let `glocal train` do nothing but raise."""
+
+        def raising(error):
+            def run(config):
+                raise error
+
+            module = SimpleNamespace(CONFIG=TrainConfig, POSITIONAL={"data": "?"}, __doc__="Train.", run=run)
+            monkeypatch.setattr(cli, "import_module", lambda name: module)
+
+        return raising
+
+    @pytest.mark.parametrize("kind", [UnboundLocalError, KeyError, ValueError, TypeError, AttributeError, RuntimeError])
+    def test_bugs_keep_their_traceback(self, command, kind):
+        command(kind("raised by no statement of the library"))
+        with pytest.raises(kind):
+            main(["train"])
+
+    @pytest.mark.parametrize(
+        ("error", "code", "message"),
+        [
+            (KeyboardInterrupt("stopped in epoch 2"), 130, "stopped in epoch 2"),
+            (KeyboardInterrupt(), 130, "stopped"),
+            (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "No space left on device: 'x'"),
+            (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "Permission denied: 'x'"),
+            (MemoryError(), 1, "out of memory: try a smaller --batch-size"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "try a smaller --batch-size"),
+        ],
+    )
+    def test_what_the_system_or_the_user_stops(self, capsys, command, error, code, message):
+        command(error)
+        assert message in fails(capsys, ["train"], code)

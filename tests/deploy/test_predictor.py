@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from glocal.data.image import UnreadableImageError
+from glocal.data.preprocessing import Preprocessing
+from glocal.deploy.predictor import Predictor
+from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=4)
+    preprocessing = Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(
+        folder / "model.safetensors",
+        model.state_dict(),
+        CheckpointInfo("test_resnet", CLASSES, preprocessing.to_dict()),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    return Predictor(checkpoint, device="cpu", batch_size=3)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Seven images, of which the second and the fifth cannot be read."""
+    random = np.random.RandomState(0)
+    paths = []
+    for index in range(7):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(random.randint(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+        paths.append(str(path))
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "4.png").write_text("text")
+    return paths
+
+
+def test_is_the_model_on_the_preprocessed_image(predictor, images):
+    image = Image.open(images[0])
+    logits = predictor.model(Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3).transform()(image)[None])
+    expected = logits.softmax(-1)[0].sort(descending=True)
+    prediction = predictor(images[0], top_k=4)[0]
+    assert prediction.labels == [CLASSES[index] for index in expected.indices]
+    assert prediction.probabilities == pytest.approx(expected.values.tolist(), abs=1e-5)
+
+
+def test_every_image_gets_its_result_whatever_the_batches(predictor, checkpoint, images):
+    results = predictor(images)
+    assert [result.source for result in results] == images
+    assert [result.source for result in results if result.error] == [images[1], images[4]]
+    alone = Predictor(checkpoint, device="cpu", batch_size=1)
+    for result, other in zip(results, alone(images), strict=True):
+        assert result.labels == other.labels
+        assert result.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_unreadable_images_say_why(predictor, images):
+    error = predictor(images[1])[0].error
+    assert isinstance(error, UnreadableImageError)
+    assert str(error) == f"{images[1]}: the file is empty"
+
+
+def test_paths_images_and_arrays_agree(predictor, images):
+    image = Image.open(images[0])
+    probabilities = [result.probabilities for result in predictor([images[0], image, np.asarray(image)])]
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-6)
+    assert probabilities[0] == pytest.approx(probabilities[2], abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 3), (8, 9, 4)])
+def test_array_shapes(predictor, shape):
+    assert len(predictor(np.zeros(shape, np.uint8))) == 1
+
+
+@pytest.mark.parametrize("array", [np.zeros((8, 9)), np.zeros((8, 9, 2), np.uint8), np.zeros((2, 8, 9, 3), np.uint8)])
+def test_other_arrays_are_refused(predictor, array):
+    with pytest.raises(TypeError, match="an array must be uint8 of shape"):
+        predictor(array)
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGBA", (9, 9)), ("L", (1, 1)), ("P", (20000, 20)), ("CMYK", (3, 4))])
+def test_any_image(predictor, mode, size):
+    prediction = predictor(Image.new(mode, size), top_k=4)[0]
+    assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-4)
+
+
+def test_16_bit_image_is_seen_as_its_8_bit_twin(predictor, tmp_path):
+    grey = np.random.RandomState(0).randint(0, 256, (32, 32), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    eight, sixteen = predictor([tmp_path / "8.png", tmp_path / "16.png"])
+    assert eight.probabilities == pytest.approx(sixteen.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(1, 1), (3, 3), (4, 4), (100, 4)])
+def test_top_k(predictor, images, top_k, count):
+    prediction = predictor(images[0], top_k)[0]
+    assert len(prediction.labels) == count
+    assert prediction.probabilities == sorted(prediction.probabilities, reverse=True)
+
+
+def test_nothing_to_predict(predictor):
+    assert predictor([]) == []
+
+
+def test_streams_without_reading_everything_first(predictor, images):
+    def endless():
+        while True:
+            yield images[0]
+
+    assert next(predictor.stream(endless())).source == images[0]
+
+
+@pytest.mark.parametrize("call", [lambda p: p([], top_k=0), lambda p: Predictor(batch_size=0)])
+def test_numbers_out_of_range(predictor, call):
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        call(predictor)
+
+
+def test_published_weights_from_a_file(tmp_path):
+    model = timm.create_model("test_resnet")
+    torch.save(model.state_dict(), tmp_path / "official.pth")
+    predictor = Predictor(tmp_path / "official.pth", "test_resnet", device="cpu")
+    assert len(predictor.class_names) == 1000
+    assert "tench, Tinca tinca" in predictor.class_names
+    assert len(predictor(Image.new("RGB", (200, 180)))[0].labels) == 5
