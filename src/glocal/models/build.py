@@ -1,17 +1,20 @@
 """Builds a registered model: timm's builder, with the library's rules for weights and features."""
 
 import argparse
+import os
 import pathlib
 import pickle
+import pickletools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, load_state_dict, resolve_pretrained_cfg
 from torch import nn
 
 from glocal.backbone import FeatureBackbone
@@ -60,7 +63,8 @@ def build(
 
     Raises:
         RuntimeError: no weights can be had, or the file would run code.
-        ValueError: the weights are not this model's, or an index in `out_indices` is no stage.
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no weights or not this model's, or an index in `out_indices` is no stage.
     """
     feature_cfg = dict(out_indices=(0, 1, 2, 3), feature_cls=FeatureBackbone, flatten_sequential=True)
     feature_cfg.update(kwargs.pop("feature_cfg", None) or {})
@@ -81,13 +85,10 @@ def build(
                 feature_cfg=feature_cfg,
                 **kwargs,
             )
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        blocked = blocked_global(error)
-        if blocked is None:
-            raise
-        raise RuntimeError(
-            f"refused to load {config.file or config.url}: it needs {blocked}, which can run code"
-        ) from error
+    except Exception as error:
+        if pretrained and not isinstance(error, ValueError):
+            explain_unread(config, error)
+        raise
 
 
 def input_size(variant: str, kwargs: dict[str, Any]) -> tuple[int, int]:
@@ -96,17 +97,41 @@ def input_size(variant: str, kwargs: dict[str, Any]) -> tuple[int, int]:
     return tuple(config.input_size[-2:])
 
 
-def blocked_global(error: BaseException | None) -> str | None:
+def explain_unread(config: Any, error: Exception):
+    """Raise an error that says what is wrong with the file of weights, if it is the file."""
+    blocked = blocked_global(error, config.file)
+    if blocked is not None:
+        file = config.file or config.url
+        raise RuntimeError(f"refused to load {file}: it needs {blocked}, which can run code") from error
+    if config.file:
+        try:
+            with torch.serialization.safe_globals(SAFE_GLOBALS):
+                load_state_dict(config.file)
+        except Exception:
+            raise ValueError(f"{config.file} is not a checkpoint, or a damaged one") from error
+
+
+def blocked_global(error: BaseException | None, file: str | None) -> str | None:
     """The name that `torch.load(weights_only=True)` refused, or None if that is not what went wrong."""
     while error is not None:
         if isinstance(error, pickle.UnpicklingError):
-            found = re.search(
-                r"GLOBAL ([\w.]+)|reduce for unrecognized function (.+)|[Uu]nsupported (?:class|global):? (\S+)",
-                str(error),
-            )
-            return next(group for group in found.groups() if group) if found else "something unknown"
+            found = re.search(r"GLOBAL (\S+)|unrecognized function (\S+)|but got (.+)", str(error))
+            if found:
+                return next(group for group in found.groups() if group)
+            return next(iter(pickled_globals(file)), None) if file else None
         error = error.__cause__
     return None
+
+
+def pickled_globals(file: str) -> Iterator[str]:
+    """Names that unpickling a file would import, for a pickle protocol that `torch.load` reads no further than."""
+    strings: list[str] = []
+    with open(file, "rb") as stream, suppress(ValueError):
+        for opcode, argument, _ in pickletools.genops(stream):
+            if isinstance(argument, str):
+                strings.append(argument)
+            if opcode.name == "STACK_GLOBAL":
+                yield ".".join(strings[-2:])
 
 
 def check_out_indices(indices: int | Sequence[int]):
@@ -118,7 +143,9 @@ def check_out_indices(indices: int | Sequence[int]):
 
 
 def check_source(variant: str, config: Any):
-    """Say where the weights are if a program cannot fetch them."""
+    """Say where the weights are if a program cannot fetch them, and which file is not there."""
+    if config.file and not os.path.isfile(config.file):
+        raise FileNotFoundError(f"there is no checkpoint {str(config.file)!r}")
     if config.state_dict or config.file or config.url or config.hf_hub_id or config.source:
         return
     name = f"{variant}.{config.tag}" if config.tag else variant

@@ -117,7 +117,8 @@ def checkpoint_filter_fn(
 def resize_positions(name: str, tensor: Tensor, target: Tensor) -> Tensor:
     same_heads = tensor.ndim == 4 and tensor.shape[:2] == target.shape[:2]
     if name.endswith(".position.encoding") and same_heads and tensor.shape != target.shape:
-        return resize_bias(tensor.double(), target.shape[2], target.shape[3]).to(tensor.dtype)
+        exact = tensor.float() if tensor.element_size() < 4 else tensor
+        return resize_bias(exact, target.shape[2], target.shape[3]).to(tensor.dtype)
     return tensor
 
 
