@@ -121,7 +121,9 @@ def listed(names: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def ceil_sizes(img_size: int | tuple[int, int], stages: int) -> list[tuple[int, int]]:
+def ceil_sizes(img_size: int | tuple[int, int], stages: int, argument: str = "img_size") -> list[tuple[int, int]]:
     """(H, W) of every stage's map for an image of `img_size`, halved with ceil from stride 4 on."""
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    return [(math.ceil(height / (4 * 2**i)), math.ceil(width / (4 * 2**i))) for i in range(stages)]
+    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"{argument} must be a positive side or (height, width), not {img_size}")
+    return [(math.ceil(size[0] / (4 * 2**i)), math.ceil(size[1] / (4 * 2**i))) for i in range(stages)]

@@ -8,7 +8,7 @@ import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor
 
-from glocal.backbone import Backbone
+from glocal.backbone import Backbone, per_stage
 from glocal.layers.channel_mixers import ConvGLU
 from glocal.layers.downsample import OverlapPatchEmbed
 from glocal.layers.norm import LayerNorm2d
@@ -35,7 +35,7 @@ class TransNeXt(Backbone):
         common: the arguments of `Backbone`.
 
     Raises:
-        ValueError: an unknown `bias_mode`, or a `pool_size` below 1.
+        ValueError: an unknown `bias_mode`, a size below 1, or a list whose length is not the number of stages.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class TransNeXt(Backbone):
         if pool_size is not None and pool_size < 1:
             raise ValueError(f"pool_size must be at least 1, not {pool_size}")
         sizes = official.ceil_sizes(img_size, len(dims))
-        pretrain_sizes = official.ceil_sizes(pretrain_size, len(dims))
+        pretrain_sizes = official.ceil_sizes(pretrain_size, len(dims), "pretrain_size")
+        reductions = per_stage("reductions", reductions, len(dims))
 
         def token_mixer(stage: int) -> partial:
             shared = dict(
