@@ -8,7 +8,7 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
     """On tensors of a few kilobytes a second thread costs more than it brings, most of all on a busy machine."""
     threads = torch.get_num_threads()

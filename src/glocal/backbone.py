@@ -293,9 +293,9 @@ class Backbone(nn.Module):
         """Remove what the stages in `indices` do not need; returns their indices."""
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         cut = max_index < len(self.stages) - 1
-        self.stages = self.stages[: max_index + 1]
-        if prune_norm:
-            self.stages[-1].norm = nn.Identity()  # between stages a norm is a part of the trunk and stays
+        del self.stages[max_index + 1 :]
+        if prune_norm:  # between stages a norm is a part of the trunk and stays
+            self.stages[-1].norm = nn.Identity().train(self.training)
         if cut:
             self.num_features = self.feature_info[max_index]["num_chs"]
         if cut or prune_head:
