@@ -94,7 +94,7 @@ def _cfg(size_name: str = "", file: str = "", **kwargs: Any) -> dict[str, Any]:
     )
 
 
-# B4 to B6: the authors share backbones in a folder that needs a browser.
+# The authors share B4 in a folder that needs a browser; of fine-tuned B5 and B6 they published the figures only.
 _FOLDER = ("https://cloud.tsinghua.edu.cn/d/0100f0cea37d41ba8d08/",)
 
 default_cfgs = generate_default_cfgs(
@@ -105,8 +105,8 @@ default_cfgs = generate_default_cfgs(
         "van_b2.in1k": _cfg("Base", "van_base_828.pth.tar"),
         "van_b3.in1k": _cfg("Large", "van_large_839.pth.tar"),
         "van_b4.in1k": _cfg(notes=_FOLDER),
-        "van_b5.in22k_ft_in1k": _cfg(notes=_FOLDER),
-        "van_b6.in22k_ft_in1k": _cfg(notes=_FOLDER),
+        "van_b5.in22k_ft_in1k": _cfg(),
+        "van_b6.in22k_ft_in1k": _cfg(),
     }
 )
 
