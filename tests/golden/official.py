@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
 from golden.fill import fill, image, probe, sample
 
 __all__ = ["fill_official", "image", "official_keys", "probe", "sample"]

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import random, randomised
 
+from agreement import random, randomised
 from glocal.layers.channel_mixers import MSFFN, ConvFFN, ConvGLU, InvertedResidual, ResidualConvFFN
 from glocal.layers.norm import BatchNorm2d, GroupNorm1
 

@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import random, randomised
 
+from agreement import random, randomised
 from glocal.layers.downsample import (
     ConvStem,
     EvenConv2d,

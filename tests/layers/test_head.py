@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import random, randomised
 
+from agreement import random, randomised
 from glocal.layers.head import ClassifierHead
 
 pytestmark = pytest.mark.usefixtures("one_thread")

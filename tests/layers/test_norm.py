@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import random, randomised
 from torch import nn
 
+from agreement import random, randomised
 from glocal.layers.norm import BatchNorm2d, GroupNorm1, LayerNorm2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")

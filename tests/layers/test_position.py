@@ -7,10 +7,10 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import random, randomised
 from torch import nn
 from torch.func import functional_call
 
+from agreement import random, randomised
 from glocal.layers.position import DynamicPositionEncoding, LogCPB, RelativePosition, SizeCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")

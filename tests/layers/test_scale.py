@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from agreement import assert_agree, random, randomised
 from torch.func import functional_call
 
+from agreement import assert_agree, random, randomised
 from glocal.layers.scale import LayerScale
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import random, randomised
 
+from agreement import random, randomised
 from glocal.layers.norm import BatchNorm2d, GroupNorm1
 from glocal.layers.token_mixers import (
     AggregatedAttention,

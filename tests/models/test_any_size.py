@@ -5,9 +5,9 @@ import math
 import pytest
 import timm
 import torch
-from agreement import random, randomised
 
 import glocal
+from agreement import random, randomised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,11 +5,11 @@ import copy
 import pytest
 import timm
 import torch
-from agreement import random, randomised
 from timm.models import FeatureInfo, group_parameters
 from timm.optim import create_optimizer_v2
 
 import glocal
+from agreement import random, randomised
 from glocal.layers.norm import GroupNorm1, LayerNorm2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")

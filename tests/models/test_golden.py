@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from golden.official import fill_official, image, official_keys, probe, sample
 
 import glocal  # noqa: F401  registers the models
+from golden.official import fill_official, image, official_keys, probe, sample
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))

@@ -11,11 +11,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from agreement import random
-from golden.official import official_keys
 from safetensors.torch import load_file, save_file
 
+from agreement import random
 from glocal.models import FAMILIES, official
+from golden.official import official_keys
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,8 +3,8 @@
 import pytest
 import timm
 import torch
-from agreement import random, randomised
 
+from agreement import random, randomised
 from glocal.layers.position import LogCPB
 from glocal.models.transnext import TransNeXt
 

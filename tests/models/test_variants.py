@@ -6,12 +6,12 @@ from functools import cache
 import pytest
 import timm
 import torch
-from golden.official import official_keys
 from timm.models import get_pretrained_cfg, list_models
 from timm.models._manipulate import group_parameters
 
 import glocal
 from glocal.models import FAMILIES
+from golden.official import official_keys
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import assert_agree, inside_nan, random, run
 
+from agreement import assert_agree, inside_nan, random, run
 from glocal.ops import aggregated_attention
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from agreement import assert_agree, inside_nan, random, run
 
+from agreement import assert_agree, inside_nan, random, run
 from glocal.ops import channel_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")

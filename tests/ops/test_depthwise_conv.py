@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import assert_agree, inside_nan, random
 
+from agreement import assert_agree, inside_nan, random
 from glocal.ops import depthwise_conv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
