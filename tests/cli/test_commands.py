@@ -19,6 +19,8 @@ from glocal.cli import main
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODEL = ["--model", "test_resnet", "--device", "cpu"]
+COMMAND = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,13 @@ class TestPredict:
         assert captured.err == f"error: {tmp_path}/*.png: no such file\n"
 
 
+def test_same_seed_gives_the_same_file_in_another_process(trained, tmp_path):
+    arguments = ["train", "digits", *MODEL, "--epochs", "3", "--output", str(tmp_path / "again")]
+    subprocess.run([*COMMAND, *arguments], env=ONE_THREAD, check=True, capture_output=True)
+    again = tmp_path / "again" / "model.safetensors"
+    assert again.read_bytes() == (trained[0] / "model.safetensors").read_bytes()
+
+
 def test_second_run_in_the_folder_is_refused(trained, capsys):
     assert main(["train", "digits", *MODEL, "--output", str(trained[0])]) == 2
     assert "holds a run already" in capsys.readouterr().err
@@ -97,11 +106,9 @@ def test_non_finite_loss_is_one_line(tmp_path, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_is_one_line_and_keeps_the_last_epoch(tmp_path):
-    command = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())"]
     arguments = ["train", "digits", *MODEL, "--epochs", "1000", "--output", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments], env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "last.ckpt").exists() and time.monotonic() < deadline:

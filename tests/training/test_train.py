@@ -290,8 +290,14 @@ class TestStopped:
             run(digits_folder, tmp_path, batch_size=1)
 
     def test_wrong_arguments_leave_no_trace(self, digits_folder, tmp_path):
-        for wrong in ({"model": "test_resnt"}, {"img_size": 40, "model": "test_vit"}, {"device": "gpu"}):
-            with pytest.raises(ValueError, match=r"test_resnet|40×40|'gpu'"):
+        wrongs = {
+            "'test_resnt'": {"model": "test_resnt"},
+            "33×33 pixels": {"model": "test_vit", "img_size": 33},
+            "'gpu'": {"device": "gpu"},
+            "--auto-augment 'rnd-m9'": {"auto_augment": "rnd-m9"},
+        }
+        for message, wrong in wrongs.items():
+            with pytest.raises(ValueError, match=message):
                 run(digits_folder, tmp_path / "out", **wrong)
         assert not (tmp_path / "out").exists()
 

@@ -5,6 +5,7 @@ and run(config) -> exit code, and a line in COMMANDS. Its docstring is its help.
 """
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ COMMANDS = {
 }
 
 PACKAGE = Path(__file__).parents[1]
+
+# Threads that wait by sleeping, not by spinning: on two idle cores a small model trains a tenth slower, beside another
+# busy process five times as fast (measured: 90-160 against 15-30 images/s). OpenMP reads it when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -52,7 +52,18 @@ class Preprocessing:
         return path
 
     def training_transform(self, augmentation: "Augmentation") -> transforms.Compose:
-        """The path for training: the same with random changes."""
+        """The path for training: the same with random changes; ValueError for an unknown `auto_augment`."""
+        try:
+            return self._training_transform(augmentation)
+        except (AssertionError, KeyError, IndexError, ValueError) as error:
+            if augmentation.auto_augment is None:
+                raise
+            policy = augmentation.auto_augment
+            raise ValueError(
+                f"--auto-augment {policy!r} is no policy that timm knows, such as rand-m9-mstd0.5"
+            ) from error
+
+    def _training_transform(self, augmentation: "Augmentation") -> transforms.Compose:
         return timm.data.create_transform(
             self.input_size,
             is_training=True,

@@ -96,7 +96,7 @@ class EpochLog(Callback):
             f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  train loss {module.train_loss:.4f}  "
             f"val loss {val['loss']:.4f}  top-1 {val['top1']:6.2f} %  {rate:,.0f} images/s"
         )
-        self.console.print(line + (f"  {unread} unreadable" if unread else ""), highlight=False)
+        self.console.print(line + (f"  {unread} unreadable" if unread else ""), highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer, module) -> None:
         self._stop()

@@ -40,6 +40,7 @@ class Run:
     model: nn.Module
     model_args: dict
     preprocessing: Preprocessing
+    augmentation: Augmentation
     device: torch.device
 
     @property
@@ -93,7 +94,9 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
         model = create_model(name, num_classes=classes, **kwargs)
     preprocessing = Preprocessing.of_model(model, img_size)
     check_input_size(model, preprocessing.input_size)
-    return Run(config, name, source, model, model_args, preprocessing, device)
+    augmentation = _augmentation(config, source, small=min(preprocessing.input_size[1:]) <= 64)
+    preprocessing.training_transform(augmentation)  # an unknown policy is refused here
+    return Run(config, name, source, model, model_args, preprocessing, augmentation, device)
 
 
 def fit(run: Run, output: Path, console: Console) -> Outcome:
@@ -139,20 +142,24 @@ def _keep_last(output: Path) -> lightning.Callback:
     )
 
 
-def _loaders(run: Run) -> tuple[DataLoader, DataLoader]:
-    config, small = run.config, min(run.preprocessing.input_size[1:]) <= 64
-    augmentation = Augmentation(
+def _augmentation(config: TrainConfig, source: DataSource, small: bool) -> Augmentation:
+    """What the configuration says, and what suits the data where it says nothing."""
+    hflip = source.hflip if config.hflip is None else config.hflip
+    return Augmentation(
         crop_scale=config.crop_scale or (0.6 if small else 0.35),
         crop_ratio=3 / 4,
-        hflip=config.hflip if config.hflip is not None else 0.5 if run.source.hflip is None else run.source.hflip,
+        hflip=0.5 if hflip is None else hflip,
         color_jitter=config.color_jitter,
         auto_augment=config.auto_augment,
         random_erasing=config.random_erasing,
     )
-    train, val = run.source.splits["train"], run.source.splits["val"]
+
+
+def _loaders(run: Run) -> tuple[DataLoader, DataLoader]:
+    config, train, val = run.config, run.source.splits["train"], run.source.splits["val"]
     workers = default_workers(train) if config.workers is None else config.workers
     pin = run.device.type == "cuda"
-    transform = run.preprocessing.training_transform(augmentation)
+    transform = run.preprocessing.training_transform(run.augmentation)
     return (
         training_loader(train, transform, config.batch_size, workers, config.seed, pin),
         evaluation_loader(val, run.preprocessing.transform(), config.batch_size, workers, pin),

@@ -55,11 +55,11 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
 
     run = prepare(config, name, source)
     run_folder.start_output(output, config)
-    console.print(run.opening(), highlight=False)
+    console.print(run.opening(), highlight=False, soft_wrap=True)
     with _log_file(output / run_folder.LOG):
         outcome = fit(run, output, console)
-        for reason, count in outcome.unread.items():
-            log.warning("skipped %d times: %s", count, reason)
+        if outcome.unread:
+            log.warning("%d files were skipped, %d times in all", len(outcome.unread), sum(outcome.unread.values()))
     return TrainResult(
         output=output,
         model=name,
