@@ -61,8 +61,8 @@ class TestTraining:
         (tmp_path / "data/cat/notes.txt").touch()
         Image.new("RGB", (4, 4)).save(tmp_path / "data/loose.png")
         notes = " ".join(open_for_training(root).notes)
-        assert "1 files whose names do not end like an image's" in notes
-        assert "1 images beside the class folders" in notes
+        assert "left out 1 file whose names do not end like an image's" in notes
+        assert "left out 1 image beside the class folders" in notes
 
     @pytest.mark.parametrize(
         ("classes", "message"),
@@ -71,7 +71,7 @@ class TestTraining:
             ({"cat": 0, "dog": 0}, "holds no images: 2 class folders, all empty"),
             ({"cat": 3}, "holds a single class, 'cat'"),
             ({"cat": 1, "dog": 1}, "every class has a single image"),
-            ({"": 3}, "has no class folders .its 3 images lie directly in it"),
+            ({"": 3}, "has no class folders .3 images directly in it"),
             ({"": 0}, "has no class folders .it is empty"),
             ({"train/cat": 1, "train/dog": 1}, "has no subfolder 'val' beside 'train'"),
             ({"val/cat": 1, "val/dog": 1}, "has no subfolder 'train' beside 'val'"),

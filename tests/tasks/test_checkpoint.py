@@ -59,7 +59,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(saved, monkeypatch, faili
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.os, failing, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=rf"No space left on device: '{saved}'"):
         save_checkpoint(saved, {"a": torch.zeros(1)}, INFO)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]

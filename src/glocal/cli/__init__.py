@@ -109,7 +109,7 @@ class _StderrHandler(logging.Handler):
     """Writes to what stderr is at the time, so that a progress bar can print above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        print(f"note: {record.getMessage()}", file=sys.stderr)
 
 
 def _log_to_stderr() -> None:

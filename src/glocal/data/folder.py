@@ -64,7 +64,9 @@ def open_evaluation_folder(root: Path, held_out: dict | None) -> DataSource:
     class_names, samples = _scan(root, notes)
     if held_out and held_out["files"] == _fingerprint(root, samples):
         train, val = _draw(samples, held_out)
-        notes.append(f"{root} is the folder of the training: measured on the {len(val)} images held out of it")
+        notes.append(
+            f"{root} is the folder of the training: measured on the {_count(len(val), 'image')} held out of it"
+        )
         return DataSource(str(root), class_names, {"train": train, "val": val}, held_out, notes=notes)
     return DataSource(str(root), class_names, {"all": samples}, notes=notes)
 
@@ -99,10 +101,10 @@ def _scan(root: Path, notes: list[str], refuse_empty: bool = False) -> tuple[lis
     )
     loose = sum(is_image_name(path) for path in root.iterdir())
     if not folders:
-        found = f"its {loose} images lie directly in it" if loose else "it is empty"
+        found = f"{_count(loose, 'image')} directly in it" if loose else "it is empty"
         raise ValueError(f"{root} has no class folders ({found}): put each class's images in a subfolder of its own")
     if loose:
-        notes.append(f"{root}: {loose} images beside the class folders are left out")
+        notes.append(f"{root}: left out {_count(loose, 'image')} beside the class folders")
     names, empty, images, labels, others = [], [], [], [], 0
     for folder in folders:
         files = sorted(
@@ -120,9 +122,9 @@ def _scan(root: Path, notes: list[str], refuse_empty: bool = False) -> tuple[lis
         labels += [len(names)] * len(of_class)
         names.append(folder.name)
     if others:
-        notes.append(f"{root}: {others} files whose names do not end like an image's are left out")
+        notes.append(f"{root}: left out {_count(others, 'file')} whose names do not end like an image's")
     if not images:
-        raise ValueError(f"{root} holds no images: {len(folders)} class folders, all empty")
+        raise ValueError(f"{root} holds no images: {_count(len(folders), 'class folder')}, all empty")
     if empty and refuse_empty:
         raise ValueError(f"{root}: no images in the class folder {_some(empty)}; fill it or remove it")
     if empty:
@@ -154,3 +156,7 @@ def _some(names: list[str], limit: int = 5) -> str:
     """The first names, quoted, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(repr(name) for name in names[:limit]) + more
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
