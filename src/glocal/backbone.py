@@ -255,7 +255,7 @@ class Backbone(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ):
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return the map of each stage in `indices`, after its last block and with `norm=True` after its norm.
 
         Args:
@@ -268,7 +268,7 @@ class Backbone(nn.Module):
             (final map, list of maps), or the list alone.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be 'NCHW', not '{output_fmt}'")
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         if torch.jit.is_scripting() or not stop_early:  # noqa: SIM108  TorchScript cannot slice modules
             stages = self.stages

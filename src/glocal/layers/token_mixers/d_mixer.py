@@ -53,6 +53,7 @@ class IDConv(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int = 7, num_groups: int = 2, reduction: int = 4):
         super().__init__()
+        self.kernel_size = kernel_size
         self.weight = nn.Parameter(torch.empty(num_groups, dim, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(num_groups, dim))
         hidden = dim // reduction
@@ -72,7 +73,7 @@ class IDConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Two calls of proj, the kernels' first: in training its BN normalises and averages each by itself.
-        weight = self.mix(F.adaptive_avg_pool2d(x, self.weight.shape[-1]), self.weight)  # (B, C, K, K)
+        weight = self.mix(F.adaptive_avg_pool2d(x, self.kernel_size), self.weight)  # (B, C, K, K)
         bias = self.mix(x.mean(dim=(2, 3), keepdim=True), self.bias.unsqueeze(-1).unsqueeze(-1))  # (B, C, 1, 1)
         return depthwise_conv(x, weight, bias.flatten(1))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     batch, channels, height, width = x.shape
     padding = dilation * (weight.shape[-1] // 2)
-    if weight.shape[0] == channels and weight.shape[1] == 1:  # one kernel per channel
+    if weight.shape[1] == 1 and weight.shape[0] == channels:  # one kernel per channel
         return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=channels)
     # One kernel per sample and channel: a batch of one with B·C channels.
     x = x.reshape(1, batch * channels, height, width)

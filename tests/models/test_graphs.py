@@ -1,0 +1,146 @@
+"""TorchScript, FX, torch.compile and torch.export give what eager execution gives."""
+
+import pytest
+import timm
+import torch
+from timm.layers import set_scriptable
+from timm.models import FeatureListNet, get_notrace_functions, get_notrace_modules
+from torchvision.models.feature_extraction import create_feature_extractor
+
+import glocal
+from agreement import random, randomised
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
+
+
+def image(*size, batch=2):
+    return random(batch, 3, *size)
+
+
+@pytest.fixture(scope="module", params=PICO)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    return randomised(timm.create_model(name, num_classes=7), 0.2).eval()
+
+
+@torch.no_grad()
+def agree(actual, expected, *sizes):
+    for size in sizes:
+        torch.testing.assert_close(actual(image(*size)), expected(image(*size)), rtol=1e-8, atol=1e-8)
+
+
+class TestTorchScript:
+    def test_script(self, name, model):
+        with set_scriptable(True):
+            twin = timm.create_model(name, num_classes=7, dtype=torch.float64).eval()
+        twin.load_state_dict(model.state_dict())
+        agree(torch.jit.script(twin), model, (32, 32), (33, 47))
+
+    def test_scripted_features(self, name):
+        features = timm.create_model(name, features_only=True, out_indices=(1, 3)).eval()
+        scripted = torch.jit.script(features)
+        x = image(33, 47).float()
+        with torch.no_grad():
+            for actual, expected in zip(scripted(x), features(x), strict=True):
+                torch.testing.assert_close(actual, expected)
+
+    @pytest.mark.slow
+    def test_scripted_training(self, name):
+        scripted = torch.jit.script(timm.create_model(name, num_classes=3, drop_rate=0.0).train())
+        scripted(image(32, 32).float()).sum().backward()
+        assert all(parameter.grad is not None for parameter in scripted.parameters())
+
+    @pytest.mark.slow
+    def test_trace(self, model):
+        traced = torch.jit.trace(model, image(33, 47), check_trace=False)
+        agree(traced, model, (33, 47))
+
+
+class TestFX:
+    @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+    def test_symbolic_trace(self, name, model, training):
+        twin = timm.create_model(name, num_classes=7, drop_rate=0.0, dtype=torch.float64).train(training)
+        twin.load_state_dict(model.state_dict())
+        leaves = dict(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
+        leaves["param_shapes_constant"] = True
+        graph = create_feature_extractor(twin, return_nodes=["head.fc"], tracer_kwargs=leaves)
+        x = image(33, 47)
+        out = graph(x)["head.fc"]
+        torch.testing.assert_close(out.detach(), twin(x).detach())
+        out.sum().backward()
+        assert all(parameter.grad is not None for parameter in graph.parameters())
+
+    def test_list_wrapper_scripts(self):
+        features = timm.create_model("van_pico", features_only=True, feature_cls="list").eval()
+        assert isinstance(features, FeatureListNet)
+        assert len(torch.jit.script(features)(image(32, 32).float())) == 4
+
+
+class TestCompile:
+    def test_one_graph_in_eval_mode(self, model):
+        torch._dynamo.reset()
+        agree(torch.compile(model, fullgraph=True, backend="eager"), model, (33, 47))
+
+    @pytest.mark.slow
+    def test_after_eager_use(self, model):
+        """What eager execution cached is not baked into the graph."""
+        torch._dynamo.reset()
+        agree(model, model, (32, 32))
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        agree(compiled, model, (32, 32))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01)
+        agree(compiled, model, (32, 32))
+
+    @pytest.mark.slow
+    def test_one_graph_in_training(self, name):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        plain = timm.create_model(name, num_classes=3, drop_rate=0.0, dtype=torch.float64)
+        twin = timm.create_model(name, num_classes=3, drop_rate=0.0, dtype=torch.float64)
+        twin.load_state_dict(plain.state_dict())
+        outputs = []
+        for model in (plain, torch.compile(twin, fullgraph=True, backend="eager")):
+            out = model.train()(image(64, 64))
+            out.square().sum().backward()
+            outputs.append(out.detach())
+        torch.testing.assert_close(*outputs)
+        for p, q in zip(plain.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad)
+
+    @pytest.mark.slow
+    def test_aot_autograd(self, model):
+        torch._dynamo.reset()
+        agree(torch.compile(model, fullgraph=True, backend="aot_eager"), model, (33, 47))
+
+
+class TestExport:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("size", [(64, 64), (33, 47)], ids=str)
+    def test_static(self, model, size):
+        program = torch.export.export(model, (image(*size),))
+        agree(program.module(), model, size)
+
+    def test_dynamic_batch(self, model):
+        batch = torch.export.Dim("batch", min=1, max=64)
+        program = torch.export.export(model, (image(32, 32, batch=2),), dynamic_shapes=({0: batch},))
+        with torch.no_grad():
+            for n in (1, 2, 5):
+                x = image(32, 32, batch=n)
+                torch.testing.assert_close(program.module()(x), model(x), rtol=1e-8, atol=1e-8)
+
+    @pytest.mark.slow
+    def test_features(self, name):
+        features = timm.create_model(name, features_only=True).eval()
+        x = image(32, 32).float()
+        with torch.no_grad():
+            program = torch.export.export(features, (x,))
+            for actual, expected in zip(program.module()(x), features(x), strict=True):
+                torch.testing.assert_close(actual, expected)
