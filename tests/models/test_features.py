@@ -25,7 +25,7 @@ def build(name, **kwargs):
 
 
 def image(*size):
-    return random(2, 3, *(size or (48, 33)))
+    return random(2, 3, *(size or (32, 33)))
 
 
 def extractor(model, name, **kwargs):
@@ -77,12 +77,9 @@ class TestFeaturesOnly:
         ("indices", "stages"),
         [
             ((0,), [0]),
-            ((1, 3), [1, 3]),
-            ((-1,), [3]),
-            ((-3, -2), [1, 2]),
+            ((-3, 3), [1, 3]),
             (2, [2, 3]),
             ([0, 2], [0, 2]),
-            (4, [0, 1, 2, 3]),
         ],
         ids=str,
     )
@@ -116,18 +113,17 @@ class TestFeaturesOnly:
         assert features.feature_info.channels() == [CHANNELS[name][1], CHANNELS[name][3]]
 
     @pytest.mark.parametrize("feature_cfg", [{}, dict(norm=True)], ids=["raw", "normed"])
-    @pytest.mark.parametrize("indices", [(0,), (1, 2), (0, 1, 2, 3)], ids=str)
+    @pytest.mark.parametrize("indices", [(0,), (1, 2), (0, 3)], ids=str)
     def test_every_parameter_is_trained(self, name, indices, feature_cfg):
         """DistributedDataParallel fails on a parameter without a gradient."""
         features = timm.create_model(name, features_only=True, out_indices=indices, feature_cfg=feature_cfg)
         sum(feature.sum() for feature in features(image().float())).backward()
         assert [key for key, parameter in features.named_parameters() if parameter.grad is None] == []
 
-    @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-    def test_gradient_checkpointing_changes_nothing(self, name, model, training):
+    def test_gradient_checkpointing_changes_nothing(self, name, model):
         grads = []
         for enable in (False, True):
-            features = extractor(model, name).train(training)
+            features = extractor(model, name).train()
             features.set_grad_checkpointing(enable)
             out = features(image())
             sum((o * random(*o.shape)).sum() for o in out).backward()

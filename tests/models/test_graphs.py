@@ -15,6 +15,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
 
 
+def build(name, num_classes=7, **kwargs):
+    """One block for each stage: tracing takes its time."""
+    return randomised(timm.create_model(name, num_classes=num_classes, depths=(1, 1, 1, 1), **kwargs), 0.2)
+
+
 def image(*size, batch=2):
     return random(batch, 3, *size)
 
@@ -26,7 +31,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def model(name):
-    return randomised(timm.create_model(name, num_classes=7), 0.2).eval()
+    return build(name).eval()
 
 
 @torch.no_grad()
@@ -38,12 +43,11 @@ def agree(actual, expected, *sizes):
 class TestTorchScript:
     def test_script(self, name, model):
         with set_scriptable(True):
-            twin = timm.create_model(name, num_classes=7, dtype=torch.float64).eval()
-        twin.load_state_dict(model.state_dict())
+            twin = build(name).eval()
         agree(torch.jit.script(twin), model, (32, 32), (33, 47))
 
     def test_scripted_features(self, name):
-        features = timm.create_model(name, features_only=True, out_indices=(1, 3)).eval()
+        features = timm.create_model(name, features_only=True, out_indices=(1, 3), depths=(1, 1, 1, 1)).eval()
         scripted = torch.jit.script(features)
         x = image(33, 47).float()
         with torch.no_grad():
@@ -52,8 +56,8 @@ class TestTorchScript:
 
     @pytest.mark.slow
     def test_scripted_training(self, name):
-        scripted = torch.jit.script(timm.create_model(name, num_classes=3, drop_rate=0.0).train())
-        scripted(image(32, 32).float()).sum().backward()
+        scripted = torch.jit.script(build(name, drop_rate=0.0).train())
+        scripted(image(32, 32)).sum().backward()
         assert all(parameter.grad is not None for parameter in scripted.parameters())
 
     @pytest.mark.slow
@@ -64,9 +68,8 @@ class TestTorchScript:
 
 class TestFX:
     @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-    def test_symbolic_trace(self, name, model, training):
-        twin = timm.create_model(name, num_classes=7, drop_rate=0.0, dtype=torch.float64).train(training)
-        twin.load_state_dict(model.state_dict())
+    def test_symbolic_trace(self, name, training):
+        twin = build(name, drop_rate=0.0).train(training)
         leaves = dict(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
         leaves["param_shapes_constant"] = True
         graph = create_feature_extractor(twin, return_nodes=["head.fc"], tracer_kwargs=leaves)
@@ -102,10 +105,7 @@ class TestCompile:
     @pytest.mark.slow
     def test_one_graph_in_training(self, name):
         torch._dynamo.reset()
-        torch.manual_seed(0)
-        plain = timm.create_model(name, num_classes=3, drop_rate=0.0, dtype=torch.float64)
-        twin = timm.create_model(name, num_classes=3, drop_rate=0.0, dtype=torch.float64)
-        twin.load_state_dict(plain.state_dict())
+        plain, twin = build(name, drop_rate=0.0), build(name, drop_rate=0.0)
         outputs = []
         for model in (plain, torch.compile(twin, fullgraph=True, backend="eager")):
             out = model.train()(image(64, 64))
@@ -122,12 +122,12 @@ class TestCompile:
 
 
 class TestExport:
-    @pytest.mark.slow
-    @pytest.mark.parametrize("size", [(64, 64), (33, 47)], ids=str)
+    @pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.slow), (33, 47)], ids=str)
     def test_static(self, model, size):
         program = torch.export.export(model, (image(*size),))
         agree(program.module(), model, size)
 
+    @pytest.mark.slow
     def test_dynamic_batch(self, model):
         batch = torch.export.Dim("batch", min=1, max=64)
         program = torch.export.export(model, (image(32, 32, batch=2),), dynamic_shapes=({0: batch},))

@@ -35,7 +35,7 @@ def name(request):
 
 
 def image(*size, batch=2):
-    return random(batch, 3, *(size or (48, 33)))
+    return random(batch, 3, *(size or (32, 33)))
 
 
 class TestWeightDecay:

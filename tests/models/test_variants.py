@@ -52,6 +52,7 @@ PARAMETERS = {
 }
 PICO = [f"{family}_pico" for family in ("transxnet", "transnext", "hat_net", "transcnn", "conv2former", "van")]
 VARIANTS = [*PARAMETERS, *PICO]
+QUICK = [*PICO, "hat_net_tiny", "transcnn_tiny", "conv2former_n", "van_b0"]  # in seconds, not tens of them
 
 # Tag → image size, crop, mean and std: the authors' evaluation.
 CONFIGS = {
@@ -205,21 +206,26 @@ def test_unknown_tag():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_on_the_meta_device(name):
-    """What timm asks of every model: config names, feature info, heads with and without classifier and pooling."""
+def test_config_and_feature_info_fit_the_model(name):
     model, config = on_meta(name), get_pretrained_cfg(name)
     tensors = model.state_dict()
     assert all(tensor.is_meta for tensor in tensors.values())
     assert f"{config.first_conv}.weight" in tensors
     assert f"{config.classifier}.weight" in tensors
-    size = config.input_size
-    features = model.forward_features(torch.empty(1, *size, device="meta"))
-    assert tuple(features.shape) == (1, model.num_features, *config.pool_size)
-    assert tuple(model.forward_head(features).shape) == (1, 1000)
-    assert tuple(model.forward_head(features, pre_logits=True).shape) == (1, model.head_hidden_size)
     for i, info in enumerate(model.feature_info):
         assert info["reduction"] == 4 * 2**i
         assert model.get_submodule(info["module"]) is model.stages[i]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in VARIANTS]
+)
+def test_forward_on_the_meta_device(name):
+    model, config = on_meta(name), get_pretrained_cfg(name)
+    features = model.forward_features(torch.empty(1, *config.input_size, device="meta"))
+    assert tuple(features.shape) == (1, model.num_features, *config.pool_size)
+    assert tuple(model.forward_head(features).shape) == (1, 1000)
+    assert tuple(model.forward_head(features, pre_logits=True).shape) == (1, model.head_hidden_size)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
