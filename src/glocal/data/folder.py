@@ -64,9 +64,7 @@ def open_evaluation_folder(root: Path, held_out: dict | None) -> DataSource:
     class_names, samples = _scan(root, notes)
     if held_out and held_out["files"] == _fingerprint(root, samples):
         train, val = _draw(samples, held_out)
-        notes.append(
-            f"{root} is the folder of the training: measured on the {_count(len(val), 'image')} held out of it"
-        )
+        notes.append(f"{root} is the folder of the training: its split 'val' is what was held out then")
         return DataSource(str(root), class_names, {"train": train, "val": val}, held_out, notes=notes)
     return DataSource(str(root), class_names, {"all": samples}, notes=notes)
 
