@@ -41,7 +41,7 @@ def test_forward_and_backward(name, size, batch, training):
         assert all(buffer.isfinite().all() for buffer in model.buffers())
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (97, 65)], ids=str)
+@pytest.mark.parametrize("size", [(32, 32), (33, 71)], ids=str)
 @pytest.mark.parametrize("name", PICO)
 def test_an_image_is_by_itself_in_eval_mode(name, size):
     model = randomised(timm.create_model(name, num_classes=7), 0.2).eval()
@@ -57,7 +57,7 @@ def test_an_image_is_by_itself_in_eval_mode(name, size):
 def test_sizes_in_turn_leave_no_trace(name):
     """What is cached for one size must not serve another."""
     model = randomised(timm.create_model(name, num_classes=7), 0.2).eval()
-    images = [random(1, 3, *size) for size in [(32, 64), (64, 32), (48, 33), (32, 32), (64, 64), (40, 40)]]
+    images = [random(1, 3, *size) for size in [(32, 64), (64, 32), (32, 33), (32, 32), (33, 33), (40, 32)]]
     with torch.no_grad():
         first = [model(image) for image in images]
         again = [model(image) for image in images[::-1]][::-1]

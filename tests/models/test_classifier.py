@@ -63,8 +63,10 @@ def test_forward_is_features_then_head(model, features):
     assert model.get_classifier() is model.get_submodule(model.default_cfg["classifier"])
 
 
-@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax", ""])
-@pytest.mark.parametrize("num_classes", [0, 5])
+@pytest.mark.parametrize(
+    ("pool", "num_classes"),
+    [("avg", 0), ("max", 5), ("avgmax", 0), ("catavgmax", 5), ("catavgmax", 0), ("", 0), ("", 5)],
+)
 def test_construction_and_reset_agree(name, model, features, pool, num_classes):
     created = timm.create_model(name, num_classes=num_classes, global_pool=pool, dtype=torch.float64).eval()
     model.reset_classifier(num_classes, pool)
