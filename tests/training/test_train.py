@@ -13,6 +13,7 @@ from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.training import module as training_module
 from glocal.training.config import EvalConfig, TrainConfig
 from glocal.training.evaluate import evaluate
+from glocal.training.fit import _batch_size
 from glocal.training.module import TrainingStopped
 from glocal.training.train import train
 
@@ -68,8 +69,8 @@ class TestFinishedRun:
         rates = [float(row["lr"]) for row in rows(finished.output)]
         assert rates[0] < rates[1]
         assert rates[1:] == sorted(rates[1:], reverse=True)
-        assert max(rates) > 0.0015
-        assert rates[-1] < 1e-4
+        assert max(rates) == pytest.approx(2e-3 * (8 / 64) ** 0.5, rel=0.1)
+        assert rates[-1] < max(rates) / 10
 
     def test_last_checkpoint_loads_without_running_code(self, finished):
         state = torch.load(finished.output / "last.ckpt", weights_only=True)
@@ -171,6 +172,12 @@ class TestOptions:
         plain = run(digits_folder, tmp_path / "1", epochs=1)
         changed = run(digits_folder, tmp_path / "2", epochs=1, **changes)
         assert plain.metrics["loss"] != changed.metrics["loss"]
+
+    @pytest.mark.parametrize(
+        ("images", "small", "size"), [(1438, True, 128), (1438, False, 64), (96, True, 8), (2, False, 8)]
+    )
+    def test_default_batch_leaves_enough_steps(self, images, small, size):
+        assert _batch_size(images, small) == size
 
     def test_fine_tuning_starts_from_the_checkpoint(self, finished, digits_folder, tmp_path):
         settings = dict(model=None, checkpoint=str(finished.output), lr=1e-7, epochs=1, val_fraction=0.3, seed=3)

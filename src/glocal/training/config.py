@@ -21,8 +21,10 @@ class TrainConfig:
         seed: of the weights, the order of the images, their random changes, and the split; on a CPU, the same seed
             gives the same weights, bit for bit
         img_size: height and width of the model's input in pixels (default: 32 for digits, otherwise the model's own)
-        batch_size: images per step
-        lr: highest learning rate of AdamW (default: 0.002, or 0.0002 with --pretrained or --checkpoint)
+        batch_size: images per step (default: 128 up to 64 pixels, otherwise 64; less where an epoch would have fewer
+            than 8 steps)
+        lr: highest learning rate of AdamW (default: 0.002 × √(batch size / 64); with --pretrained or --checkpoint a
+            tenth of that)
         weight_decay: of AdamW; norms, biases and what the model excludes are not decayed
         warmup_epochs: epochs of rising learning rate, before it falls along a cosine (default: a tenth of the epochs,
             at most 5)
@@ -48,7 +50,7 @@ class TrainConfig:
     epochs: int = 10
     seed: int = 0
     img_size: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     lr: float | None = None
     weight_decay: float = 0.05
     warmup_epochs: float | None = None

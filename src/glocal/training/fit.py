@@ -41,6 +41,8 @@ class Run:
     model_args: dict
     preprocessing: Preprocessing
     augmentation: Augmentation
+    batch_size: int
+    lr: float
     device: torch.device
 
     @property
@@ -94,9 +96,12 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
         model = create_model(name, num_classes=classes, **kwargs)
     preprocessing = Preprocessing.of_model(model, img_size)
     check_input_size(model, preprocessing.input_size)
-    augmentation = _augmentation(config, source, small=min(preprocessing.input_size[1:]) <= 64)
+    small = min(preprocessing.input_size[1:]) <= 64
+    augmentation = _augmentation(config, source, small)
     preprocessing.training_transform(augmentation)  # an unknown policy is refused here
-    return Run(config, name, source, model, model_args, preprocessing, augmentation, device)
+    batch_size = config.batch_size or _batch_size(len(source.splits["train"]), small)
+    lr = config.lr or 2e-3 * (batch_size / 64) ** 0.5 * (0.1 if config.pretrained or config.checkpoint else 1)
+    return Run(config, name, source, model, model_args, preprocessing, augmentation, batch_size, lr, device)
 
 
 def fit(run: Run, output: Path, console: Console) -> Outcome:
@@ -104,7 +109,7 @@ def fit(run: Run, output: Path, console: Console) -> Outcome:
     config = run.config
     module = ClassificationModule(
         run.model,
-        lr=config.lr or (2e-4 if config.pretrained or config.checkpoint else 2e-3),
+        lr=run.lr,
         weight_decay=config.weight_decay,
         warmup_epochs=min(5, config.epochs / 10) if config.warmup_epochs is None else config.warmup_epochs,
         label_smoothing=config.label_smoothing,
@@ -155,14 +160,22 @@ def _augmentation(config: TrainConfig, source: DataSource, small: bool) -> Augme
     )
 
 
+def _batch_size(images: int, small: bool) -> int:
+    """A batch that leaves a few images enough steps to learn from."""
+    size = 128 if small else 64
+    while size > 8 and images < 8 * size:
+        size //= 2
+    return size
+
+
 def _loaders(run: Run) -> tuple[DataLoader, DataLoader]:
     config, train, val = run.config, run.source.splits["train"], run.source.splits["val"]
     workers = default_workers(train) if config.workers is None else config.workers
     pin = run.device.type == "cuda"
     transform = run.preprocessing.training_transform(run.augmentation)
     return (
-        training_loader(train, transform, config.batch_size, workers, config.seed, pin),
-        evaluation_loader(val, run.preprocessing.transform(), config.batch_size, workers, pin),
+        training_loader(train, transform, run.batch_size, workers, config.seed, pin),
+        evaluation_loader(val, run.preprocessing.transform(), run.batch_size, workers, pin),
     )
 
 
