@@ -69,7 +69,7 @@ class TestUsageErrors:
             (["--verson"], "unknown option '--verson'"),
             (["train", "--epoch", "3"], "has no option --epoch; did you mean --epochs"),
             (["train", "--bach-size=3"], "has no option --bach-size; did you mean --batch-size"),
-            (["train", "--mod", "x"], "has no option --mod; did you mean --model?"),
+            (["train", "--mod", "x"], "has no option --mod; did you mean --model"),
             (["train", "--zzzz"], "glocal train --help lists them"),
             (["train", "--epochs", "ten"], "--epochs must be a whole number, got 'ten'"),
             (["train", "--lr", "fast"], "--lr must be a number, got 'fast'"),

@@ -1,7 +1,8 @@
 """The command `glocal`: finds the command's module, runs it, and turns errors into one line and an exit code.
 
 A command is a module of this package with CONFIG (a dataclass), POSITIONAL (which of its fields are given by place)
-and run(config) -> exit code, and a line in COMMANDS. Its docstring is its help.
+and run(config) -> exit code, optionally find_recipe(name) -> YAML file, and a line in COMMANDS. Its docstring is its
+help.
 """
 
 import logging
@@ -54,7 +55,13 @@ def main(args: Sequence[str] | None = None) -> int:
         from glocal.cli.parser import CommandParser
 
         command = import_module(f"glocal.cli.{name}")
-        parser = CommandParser(f"glocal {name}", command.CONFIG, command.POSITIONAL, command.__doc__)
+        parser = CommandParser(
+            f"glocal {name}",
+            command.CONFIG,
+            command.POSITIONAL,
+            command.__doc__,
+            find_recipe=getattr(command, "find_recipe", None),
+        )
         return command.run(parser.parse(rest))
     except KeyboardInterrupt as error:
         return _fail(str(error) or "stopped", 130)

@@ -1,13 +1,15 @@
 """The argument parser of every command: options from a dataclass, and errors in one line."""
 
 import re
-from argparse import SUPPRESS
-from collections.abc import Sequence
+from argparse import SUPPRESS, ArgumentError, ArgumentParser
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 from jsonargparse import ActionConfigFile, ActionYesNo, DefaultHelpFormatter
 
 
@@ -33,9 +35,17 @@ class CommandParser(jsonargparse.ArgumentParser):
 
     config: dataclass whose docstring describes its fields. The fields named in `positional` (name: nargs) are given by
     place, the others as options: `val_fraction` as --val-fraction, a bool as --flag and --no-flag.
+    find_recipe: turns a name into a YAML file of options; with it there is --recipe NAME.
     """
 
-    def __init__(self, prog: str, config: type, positional: dict[str, str], description: str):
+    def __init__(
+        self,
+        prog: str,
+        config: type,
+        positional: dict[str, str],
+        description: str,
+        find_recipe: Callable[[str], Path] | None = None,
+    ):
         super().__init__(
             prog=prog,
             description=description,
@@ -44,6 +54,7 @@ class CommandParser(jsonargparse.ArgumentParser):
             print_config="--print-config",
         )
         self.config_class = config
+        self.find_recipe = find_recipe
         by_place = jsonargparse.ArgumentParser()  # reads the fields' help
         by_place.add_class_arguments(config, as_group=False)
         for field in fields(config):
@@ -59,6 +70,8 @@ class CommandParser(jsonargparse.ArgumentParser):
         for action in self._actions:
             kind = types.get(action.dest, "") if action.option_strings else ""
             action.metavar = "N" if "int" in kind else "X" if "float" in kind else action.metavar
+        if find_recipe is not None:
+            self.add_argument("--recipe", metavar="NAME", help="options of a published or recommended training")
         config_help = "YAML file of options; those given here beat it"
         self.add_argument("--config", action=ActionConfigFile, metavar="FILE", help=config_help)
         self._option_string_actions["--print-config"].help = "print all options as YAML for --config, and exit"
@@ -75,10 +88,33 @@ class CommandParser(jsonargparse.ArgumentParser):
 
     def parse(self, args: Sequence[str]) -> Any:
         """The config that a command line says; raises UsageError, and ValueError for values out of range."""
-        values = self.parse_args(_in_order(args)).as_dict()
+        args = _in_order(args)
+        recipe = self._recipe(args)
+        if recipe is not None:
+            args = ["--config", str(self.find_recipe(recipe)), *args]
+        values = self.parse_args(args).as_dict()
+        if recipe is not None:
+            self._check_recipe(recipe, values)
         return self.config_class(
             **{field.name: values[field.name] for field in fields(self.config_class) if field.name in values}
         )
+
+    def _recipe(self, args: Sequence[str]) -> str | None:
+        """The value of --recipe; None without one."""
+        if self.find_recipe is None:
+            return None
+        only = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        only.add_argument("--recipe")
+        try:
+            return only.parse_known_args(args)[0].recipe
+        except ArgumentError:
+            return None  # a --recipe without a value, which the whole parser explains
+
+    def _check_recipe(self, recipe: str, values: dict) -> None:
+        """A recipe belongs to its model: other rates and drop paths suit others."""
+        model = yaml.safe_load(self.find_recipe(recipe).read_text(encoding="utf-8")).get("model")
+        if model is not None and values.get("model") != model:
+            raise UsageError(f"the recipe {recipe} is for the model {model}, not {values.get('model')}")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(self._explain(" ".join(message.split()))) from None

@@ -6,7 +6,7 @@ metrics.csv, config.yaml (these options, for --config) and train.log (files that
 """
 
 from glocal.cli.output import console, facts
-from glocal.training.config import TrainConfig
+from glocal.training.config import TrainConfig, find_recipe  # noqa: F401 (--recipe)
 
 CONFIG = TrainConfig
 POSITIONAL = {"data": "?"}

@@ -1,9 +1,18 @@
 """What a run can be told. Kept free of torch, so that `glocal train --help` answers at once."""
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import yaml
 
 DEFAULT_MODEL = "transxnet_pico"
+RECIPES = Path(__file__).parent / "recipes"
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+QUICK_BATCHES, QUICK_BATCH_SIZE, QUICK_IMG_SIZE = 8, 16, 64
 
 
 @dataclass(frozen=True)
@@ -11,80 +20,213 @@ class TrainConfig:
     """A training run.
 
     Args:
-        data: folder of images, one subfolder per class, in `train` and `val` or split by --val-fraction; or the name
-            of an embedded set (default: digits)
+        data: folder of images, one subfolder per class, in `train` and `val` or split by --val-fraction; a CSV file of
+            paths and labels; tar shards such as shards/train-{0000..0099}.tar; hf:NAME of a Hugging Face data set; or
+            the name of an embedded set (default: digits)
         model: name of a model of this library or of timm; by default that of --checkpoint, or transxnet_pico
+        model_args: further arguments of the model, for instance {pretrain_size: 224}
         output: folder for the results (default: runs/DATA-MODEL)
         overwrite: replace the run in the output folder; other files in it stay
+        resume: continue the run in the output folder with the options it was started with; an unfinished run of the
+            same options is continued without being asked to
+        quick: shrink the run to a minute or so, through the same code: a few batches of small images, two epochs
         epochs: passes over the training images; 10 are enough for digits and for fine-tuning, photos from scratch need
             many more
         seed: of the weights, the order of the images, their random changes, and the split; on a CPU, the same seed
             gives the same weights, bit for bit
         img_size: height and width of the model's input in pixels (default: 32 for digits, otherwise the model's own)
-        batch_size: images per step (default: 128 up to 64 pixels, otherwise 64; less where an epoch would have fewer
-            than 8 steps)
-        lr: highest learning rate of AdamW (default: 0.002 × √(batch size / 64); with --pretrained or --checkpoint a
-            tenth of that)
-        weight_decay: of AdamW; norms, biases and what the model excludes are not decayed
+        batch_size: images per step, on all devices together (default: 128 up to 64 pixels, otherwise 64; less where an
+            epoch would have fewer than 8 steps)
+        accumulate: parts in which a device computes its share of a batch, one after the other, to need less memory
+        optimizer: timm's name of an optimizer
+        lr: highest learning rate (default: 0.002 × √(batch size / 64); with --pretrained or --checkpoint a tenth of
+            that)
+        lr_batch_size: the batch size that --lr is meant for; it is then scaled in proportion
+        min_lr: learning rate at the end of the cosine (default: a hundredth of the highest)
+        warmup_lr: learning rate of the first step (default: a hundredth of the highest)
         warmup_epochs: epochs of rising learning rate, before it falls along a cosine (default: a tenth of the epochs,
             at most 5)
+        cooldown_epochs: further epochs at the lowest learning rate, after --epochs
+        weight_decay: of the optimizer; norms, biases and what the model excludes are not decayed
+        layer_decay: factor of the learning rate from one group of layers to the one before it
+        clip_grad: largest norm of the gradient
+        loss: ce, bce (binary cross-entropy per class) or asl (asymmetric loss); by default ce, and bce for several
+            labels per image
         label_smoothing: part of each target that is spread over all classes
-        drop_path: highest rate of stochastic depth (default: the model's own)
-        val_fraction: part of each class to hold out of a folder without `val` (default: 0.2)
+        mixup: alpha of mixup, 0 for none
+        cutmix: alpha of CutMix, 0 for none
+        mixup_prob: part of the batches that are mixed
+        mixup_switch_prob: where both are on, probability of CutMix
+        drop_path: highest rate of stochastic depth; it grows linearly over the blocks (default: the model's own)
+        ema: decay of an exponential moving average of the weights, for instance 0.9998; it is then what is kept
+        ema_warmup: let the decay of --ema rise to its value during the first steps
+        val_fraction: part of each class to hold out of data without a validation part (default: 0.2)
+        val_every: epochs from one validation to the next; the last epoch always has one
         pretrained: start from the model's published weights
         checkpoint: start from these weights: a run folder, a .safetensors file of a run, or a file of the authors'
             weights
+        freeze: parts of the model to leave as they are, for instance stem,stages.0-2
+        teacher: timm's name of a model to learn from, with its published weights or those of --teacher-checkpoint
+        teacher_checkpoint: weights of the teacher: as --checkpoint
+        distillation: soft (the teacher's probabilities) or hard (its decision)
+        distillation_weight: part of the loss that the teacher decides
+        distillation_temperature: softens the probabilities of soft distillation
         crop_scale: smallest part of the image that a random crop keeps (default: 0.6 up to 64 pixels, otherwise 0.35)
+        train_interpolation: bilinear, bicubic or random (default: the model's own)
         hflip: probability of a mirror image (default: 0 for digits, otherwise 0.5)
         color_jitter: strength of random changes of brightness, contrast and saturation
-        auto_augment: timm's notation of a policy, for instance rand-m9-mstd0.5
+        auto_augment: timm's notation of a policy, for instance rand-m9-mstd0.5-inc1
         random_erasing: probability of overwriting a random rectangle
+        repeated_augmentation: how many differently changed copies of an image follow each other; the epoch's length
+            stays
+        balanced: draw all classes equally often
+        max_bad: largest part of the training images that may be unreadable, such as 1%
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
+        precision: fp32, or bf16 or fp16 where a device is faster with it
+        compile: torch.compile the model: on, off, or auto: on a GPU
+        grad_checkpointing: compute activations again instead of keeping them, to need less memory
         device: auto, cpu, cuda, cuda:1, mps, …
+        devices: how many of them to use on each node
+        num_nodes: machines that take part
+        strategy: ddp (a copy of the model on every device) or fsdp (a part of it on each)
+        sync_bn: batch norm over all devices together: on, off, or auto: with several GPUs
+        save_every_minutes: minutes between two saved states within an epoch
+        loggers: where the figures go beside metrics.csv, for instance tensorboard or tensorboard,wandb; also mlflow
     """
 
     data: str = "digits"
     model: str | None = None
+    model_args: dict = field(default_factory=dict)
     output: str | None = None
     overwrite: bool = False
+    resume: bool = False
+    quick: bool = False
     epochs: int = 10
     seed: int = 0
     img_size: int | None = None
     batch_size: int | None = None
+    accumulate: int = 1
+    optimizer: str = "adamw"
     lr: float | None = None
-    weight_decay: float = 0.05
+    lr_batch_size: int | None = None
+    min_lr: float | None = None
+    warmup_lr: float | None = None
     warmup_epochs: float | None = None
+    cooldown_epochs: int = 0
+    weight_decay: float = 0.05
+    layer_decay: float | None = None
+    clip_grad: float | None = None
+    loss: Literal["ce", "bce", "asl"] | None = None
     label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
     drop_path: float | None = None
+    ema: float | None = None
+    ema_warmup: bool = False
     val_fraction: float | None = None
+    val_every: int = 1
     pretrained: bool = False
     checkpoint: str | None = None
+    freeze: str | None = None
+    teacher: str | None = None
+    teacher_checkpoint: str | None = None
+    distillation: Literal["soft", "hard"] = "soft"
+    distillation_weight: float = 0.5
+    distillation_temperature: float = 1.0
     crop_scale: float | None = None
+    train_interpolation: Literal["bilinear", "bicubic", "random"] | None = None
     hflip: float | None = None
     color_jitter: float = 0.0
     auto_augment: str | None = None
     random_erasing: float = 0.0
+    repeated_augmentation: int = 1
+    balanced: bool = False
+    max_bad: str | None = None
     workers: int | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: Literal["auto", "on", "off"] = "auto"
+    grad_checkpointing: bool = False
     device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    sync_bn: Literal["auto", "on", "off"] = "auto"
+    save_every_minutes: float = 10.0
+    loggers: str | None = None
 
     def __post_init__(self):
         _check(self, "epochs", 1)
         _check(self, "seed", 0, 2**32 - 1)
         _check(self, "img_size", 1)
         _check(self, "batch_size", 1)
+        _check(self, "accumulate", 1)
         _check(self, "lr", 0, above=True)
-        _check(self, "weight_decay", 0)
+        _check(self, "lr_batch_size", 1)
+        _check(self, "min_lr", 0)
+        _check(self, "warmup_lr", 0)
         _check(self, "warmup_epochs", 0, self.epochs)
+        _check(self, "cooldown_epochs", 0)
+        _check(self, "weight_decay", 0)
+        _check(self, "layer_decay", 0, 1, above=True)
+        _check(self, "clip_grad", 0, above=True)
         _check(self, "label_smoothing", 0, 1, below=True)
+        _check(self, "mixup", 0)
+        _check(self, "cutmix", 0)
+        _check(self, "mixup_prob", 0, 1)
+        _check(self, "mixup_switch_prob", 0, 1)
         _check(self, "drop_path", 0, 1, below=True)
+        _check(self, "ema", 0, 1, below=True)
         _check(self, "val_fraction", 0, 1, above=True, below=True)
+        _check(self, "val_every", 1)
+        _check(self, "distillation_weight", 0, 1)
+        _check(self, "distillation_temperature", 0, above=True)
         _check(self, "crop_scale", 0, 1, above=True)
         _check(self, "hflip", 0, 1)
         _check(self, "color_jitter", 0)
         _check(self, "random_erasing", 0, 1)
+        _check(self, "repeated_augmentation", 1)
         _check(self, "workers", 0)
+        _check(self, "devices", 1)
+        _check(self, "num_nodes", 1)
+        _check(self, "save_every_minutes", 0)
+        _choose(self, "loss", None, "ce", "bce", "asl")
+        _choose(self, "distillation", "soft", "hard")
+        _choose(self, "train_interpolation", None, "bilinear", "bicubic", "random")
+        _choose(self, "precision", "fp32", "bf16", "fp16")
+        _choose(self, "compile", "auto", "on", "off")
+        _choose(self, "strategy", "ddp", "fsdp")
+        _choose(self, "sync_bn", "auto", "on", "off")
+        for logger in self.loggers.split(",") if self.loggers else ():
+            if logger not in LOGGERS:
+                raise ValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
+        part_of(self.max_bad, "--max-bad")
         if self.pretrained and self.checkpoint is not None:
             raise ValueError("--pretrained and --checkpoint both say where to start: give one of them")
+        if self.teacher_checkpoint is None and self.teacher is None and self.distillation != "soft":
+            raise ValueError("--distillation needs a --teacher or a --teacher-checkpoint")
+        if self.overwrite and self.resume:
+            raise ValueError("--overwrite and --resume exclude each other")
+
+    @classmethod
+    def from_recipe(cls, recipe: str, **changes) -> "TrainConfig":
+        """The configuration of a recipe of this library, with changes; ValueError for an unknown one."""
+        values = yaml.safe_load(find_recipe(recipe).read_text(encoding="utf-8"))
+        return cls(**{**values, **changes})
+
+    def shrunk(self) -> "TrainConfig":
+        """What --quick makes of a run; the batches per epoch are limited too (`QUICK_BATCHES`)."""
+        small = QUICK_BATCH_SIZE * self.accumulate * self.devices * self.num_nodes
+        return replace(
+            self,
+            epochs=min(self.epochs, 2),
+            warmup_epochs=None if self.warmup_epochs is None else min(self.warmup_epochs, 1),
+            cooldown_epochs=0,
+            val_every=1,
+            img_size=min(self.img_size or QUICK_IMG_SIZE, QUICK_IMG_SIZE),
+            batch_size=min(self.batch_size or small, small),
+        )
 
 
 @dataclass(frozen=True)
@@ -135,3 +277,33 @@ def _check(config, name: str, low: float, high: float = math.inf, above: bool = 
     if high != math.inf:
         bounds.append(f"less than {high:g}" if below else f"at most {high:g}")
     raise ValueError(f"--{name.replace('_', '-')} must be {' and '.join(bounds)}, got {value:g}")
+
+
+def _choose(config, name: str, *choices: str | None) -> None:
+    """Raise ValueError for a value that is none of `choices`."""
+    value = getattr(config, name)
+    if value not in choices:
+        known = ", ".join(choice for choice in choices if choice is not None)
+        raise ValueError(f"--{name.replace('_', '-')} must be one of {known}, got {value!r}")
+
+
+def part_of(text: str | None, name: str) -> float | None:
+    """A part of a whole, written as 1% or 0.01, as a number from 0 to 1; None stays None."""
+    if text is None:
+        return None
+    number = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", str(text))
+    value = float(number[1]) / (100 if number[2] else 1) if number else math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a part such as 1% or 0.01, got {text!r}")
+    return value
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe of this library; ValueError, with the closest names, for an unknown one."""
+    path = RECIPES / f"{name}.yaml"
+    known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    if name not in known:
+        close = get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+        raise ValueError(f"unknown recipe {name!r}; {hint}")
+    return path
