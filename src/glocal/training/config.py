@@ -83,13 +83,13 @@ class TrainConfig:
         max_bad: largest part of the training images that may be unreadable, such as 1%
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
         precision: fp32, or bf16 or fp16 where a device is faster with it
-        compile: torch.compile the model: on, off, or auto: on a GPU
+        compile: torch.compile the model: always, never, or auto: on a GPU
         grad_checkpointing: compute activations again instead of keeping them, to need less memory
         device: auto, cpu, cuda, cuda:1, mps, …
         devices: how many of them to use on each node
         num_nodes: machines that take part
         strategy: ddp (a copy of the model on every device) or fsdp (a part of it on each)
-        sync_bn: batch norm over all devices together: on, off, or auto: with several GPUs
+        sync_bn: batch norm over all devices together: always, never, or auto: with several GPUs
         save_every_minutes: minutes between two saved states within an epoch
         loggers: where the figures go beside metrics.csv, for instance tensorboard or tensorboard,wandb; also mlflow
     """
@@ -146,13 +146,13 @@ class TrainConfig:
     max_bad: str | None = None
     workers: int | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     grad_checkpointing: bool = False
     device: str = "auto"
     devices: int = 1
     num_nodes: int = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    sync_bn: Literal["auto", "on", "off"] = "auto"
+    sync_bn: Literal["auto", "always", "never"] = "auto"
     save_every_minutes: float = 10.0
     loggers: str | None = None
 
@@ -195,9 +195,9 @@ class TrainConfig:
         _choose(self, "distillation", "soft", "hard")
         _choose(self, "train_interpolation", None, "bilinear", "bicubic", "random")
         _choose(self, "precision", "fp32", "bf16", "fp16")
-        _choose(self, "compile", "auto", "on", "off")
+        _choose(self, "compile", "auto", "always", "never")
         _choose(self, "strategy", "ddp", "fsdp")
-        _choose(self, "sync_bn", "auto", "on", "off")
+        _choose(self, "sync_bn", "auto", "always", "never")
         for logger in self.loggers.split(",") if self.loggers else ():
             if logger not in LOGGERS:
                 raise ValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
