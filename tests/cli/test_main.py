@@ -9,7 +9,8 @@ import pytest
 
 from glocal import cli
 from glocal.cli import main
-from glocal.training.config import EvalConfig, TrainConfig
+from glocal.training.config import TrainConfig
+from glocal.training.eval_config import EvalConfig
 
 
 def fails(capsys, args, code=2):

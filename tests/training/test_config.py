@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from glocal.training.config import EvalConfig, TrainConfig
+from glocal.training.config import TrainConfig
+from glocal.training.eval_config import EvalConfig
 
 
 @pytest.mark.parametrize(

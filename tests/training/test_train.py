@@ -11,7 +11,8 @@ from rich.console import Console
 from glocal.deploy.predictor import Predictor
 from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.training import module as training_module
-from glocal.training.config import EvalConfig, TrainConfig
+from glocal.training.config import TrainConfig
+from glocal.training.eval_config import EvalConfig
 from glocal.training.evaluate import evaluate
 from glocal.training.fit import _batch_size
 from glocal.training.module import TrainingStopped

@@ -7,7 +7,7 @@ folder of the training, split by `glocal train` itself: then the images that it 
 from functools import partial
 
 from glocal.cli.output import console, facts, track
-from glocal.training.config import EvalConfig
+from glocal.training.eval_config import EvalConfig
 
 CONFIG = EvalConfig
 POSITIONAL = {"data": "?"}

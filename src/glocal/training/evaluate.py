@@ -11,7 +11,7 @@ from glocal.data.preprocessing import Preprocessing
 from glocal.data.source import DataSource, Samples, open_for_evaluation
 from glocal.tasks.classification import evaluate as measure
 from glocal.tasks.classifier import Classifier, check_input_size, load_classifier, resolve_device
-from glocal.training.config import EvalConfig
+from glocal.training.eval_config import EvalConfig
 
 log = logging.getLogger(__name__)
 
