@@ -1,0 +1,129 @@
+"""Against scikit-learn's and torchmetrics' definitions, and by hand."""
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, confusion_matrix
+from torch.nn import functional as F
+
+from glocal.tasks.metrics import (
+    AcceptedLabelsMetrics,
+    MultiLabelMetrics,
+    SingleLabelMetrics,
+    average_precision,
+    calibration,
+)
+
+NAMES = list("abcdefgh")
+
+
+def batch(images=200, classes=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(images, classes, generator=generator)
+    return logits, torch.randint(classes - 1, (images,), generator=generator)  # the last class does not occur
+
+
+def measured(metrics, logits, labels, sizes=(150, 0, 50)):
+    for part in zip(logits.split(sizes), labels.split(sizes), strict=True):
+        metrics.update(*part)
+    return metrics.compute(NAMES)
+
+
+class TestSingleLabel:
+    def test_top1_top5_and_loss(self):
+        logits, labels = batch()
+        result = measured(SingleLabelMetrics(), logits, labels)
+        ranked = logits.argsort(1, descending=True)
+        assert result["top1"] == pytest.approx(100 * (ranked[:, 0] == labels).double().mean().item())
+        assert result["top5"] == pytest.approx(100 * (ranked[:, :5] == labels[:, None]).any(1).double().mean().item())
+        assert result["loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
+        assert result["images"] == 200
+
+    def test_confusion_is_that_of_scikit_learn(self):
+        logits, labels = batch()
+        result = measured(SingleLabelMetrics(), logits, labels)
+        matrix = torch.zeros(8, 8, dtype=torch.long)
+        for label, prediction, images in result["confusion"]:
+            matrix[label, prediction] = images
+        assert matrix.tolist() == confusion_matrix(labels, logits.argmax(1), labels=range(8)).tolist()
+        assert all(images > 0 for _, _, images in result["confusion"])
+
+    def test_accuracy_of_every_class_that_occurs(self):
+        logits, labels = batch()
+        matrix = confusion_matrix(labels, logits.argmax(1), labels=range(8))
+        expected = [
+            {
+                "name": NAMES[c],
+                "images": matrix[c].sum(),
+                "accuracy": pytest.approx(100 * matrix[c, c] / matrix[c].sum()),
+            }
+            for c in range(7)
+        ]
+        assert measured(SingleLabelMetrics(), logits, labels)["per_class"] == expected
+
+
+class TestCalibration:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_ece_is_that_of_torchmetrics(self, seed):
+        from torchmetrics.functional.classification import multiclass_calibration_error
+
+        logits, labels = batch(seed=seed)
+        confidences, predictions = logits.softmax(1).max(1)
+        expected = multiclass_calibration_error(logits.softmax(1), labels, 8, n_bins=15, norm="l1")
+        assert calibration(confidences, predictions == labels)[0] == pytest.approx(100 * expected.item(), rel=1e-5)
+
+    def test_by_hand(self):
+        confidences = torch.tensor([0.95, 0.97, 0.99, 0.35, 0.34])
+        correct = torch.tensor([True, True, False, False, True])
+        ece, bins = calibration(confidences, correct)
+        # three in the last bin: |2/3 − 0.97|; two in (5/15, 6/15]: |1/2 − 0.345|
+        assert ece == pytest.approx(100 * (3 / 5 * (0.97 - 2 / 3) + 2 / 5 * (0.5 - 0.345)), rel=1e-5)
+        assert len(bins) == 15
+        assert [one["images"] for one in bins] == [0] * 5 + [2] + [0] * 8 + [3]
+        assert bins[5]["confidence"] == pytest.approx(0.345)
+        assert bins[5]["accuracy"] == 0.5
+        assert bins[0] == {"low": 0.0, "high": 1 / 15, "images": 0, "confidence": None, "accuracy": None}
+
+    def test_full_confidence_belongs_to_the_last_bin(self):
+        ece, bins = calibration(torch.ones(4), torch.tensor([True, True, True, False]))
+        assert ece == pytest.approx(25)
+        assert bins[-1]["images"] == 4
+
+
+class TestMultiLabel:
+    @pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "ties"])
+    def test_average_precision_is_that_of_scikit_learn(self, distinct):
+        generator = torch.Generator().manual_seed(1)
+        scores = torch.randn(100, generator=generator) if distinct else torch.randint(5, (100,), generator=generator)
+        targets = torch.randint(2, (100,), generator=generator)
+        assert average_precision(scores, targets) == pytest.approx(average_precision_score(targets, scores))
+
+    def test_map_leaves_out_classes_without_positives(self):
+        from torchmetrics.functional.classification import multilabel_average_precision
+
+        logits, _ = batch()
+        targets = torch.randint(2, (200, 8), generator=torch.Generator().manual_seed(2)).float()
+        targets[:, 3] = 0
+        result = measured(MultiLabelMetrics(), logits, targets)
+        rest = [0, 1, 2, 4, 5, 6, 7]
+        expected = multilabel_average_precision(logits[:, rest], targets[:, rest].long(), 7, average=None)
+        assert [one["name"] for one in result["per_class"]] == [NAMES[c] for c in rest]
+        assert [one["average_precision"] for one in result["per_class"]] == pytest.approx((100 * expected).tolist())
+        assert result["map"] == pytest.approx(100 * expected.mean().item())
+        assert [one["images"] for one in result["per_class"]] == targets[:, rest].sum(0).tolist()
+        assert result["loss"] == pytest.approx(F.binary_cross_entropy_with_logits(logits, targets).item())
+
+    def test_no_labels_at_all(self):
+        with pytest.raises(ValueError, match="none of the images has a label"):
+            measured(MultiLabelMetrics(), batch()[0], torch.zeros(200, 8))
+
+
+def test_any_accepted_label_is_right():
+    logits = torch.tensor([[3.0, 2, 1, 0, -1, -2], [3, 2, 1, 0, -1, -2], [0, -1, -2, -3, -4, 9]])
+    accepted = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]]).bool()
+    metrics = AcceptedLabelsMetrics()
+    metrics.update(logits[:2], accepted[:2])
+    metrics.update(logits[2:], accepted[2:])
+    result = metrics.compute(list("abcdef"))
+    assert result["top1"] == pytest.approx(100 / 3)
+    assert result["top5"] == 100  # of the third, the first class is second
+    assert result["images"] == 3
