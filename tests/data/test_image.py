@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glocal.data.image import UnreadableImageError, find_images, read_image
+from glocal.data.image import UnreadableImageError, decode_image, find_images, read_image
 
 
 def save(tmp_path, image, name, **options):
@@ -162,3 +162,14 @@ class TestFindImages:
     def test_file_whose_name_looks_like_a_pattern(self, folder, red):
         red.save(folder / "x[1].png")
         assert self.names(folder, "x[1].png") == ["x[1].png"]
+
+
+class TestContentOfAFile:
+    def test_is_read_as_the_file_is(self, tmp_path, red):
+        path = save(tmp_path, red.convert("L"), "a.png")
+        assert np.array_equal(np.asarray(decode_image(path.read_bytes(), "a")), np.asarray(read_image(path)))
+
+    @pytest.mark.parametrize(("content", "reason"), [(b"", "the file is empty"), (b"no image", "not an image")])
+    def test_error_has_the_name_given(self, content, reason):
+        with pytest.raises(UnreadableImageError, match=f"^shard.tar: a.png: {reason}$"):
+            decode_image(content, "shard.tar: a.png")

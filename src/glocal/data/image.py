@@ -4,6 +4,7 @@ Whatever can be wrong with a file ends here as an `UnreadableImageError`, which 
 """
 
 import glob
+import io
 import warnings
 from pathlib import Path
 
@@ -47,22 +48,40 @@ def read_image(path: str | Path) -> Image.Image:
             raise UnreadableImageError(str(path), "not a file")
         if path.stat().st_size == 0:
             raise UnreadableImageError(str(path), "the file is empty")
+    except OSError as error:
+        raise _unreadable(str(path), error) from None
+    return _decode(path, str(path))
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """Read an image from the content of its file, which errors call `name`; see `read_image`."""
+    if not content:
+        raise UnreadableImageError(name, "the file is empty")
+    return _decode(io.BytesIO(content), name)
+
+
+def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
+    try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels and refuses from 179 million; the second alone concerns the user.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 return to_rgb(image)
-    except UnreadableImageError:
-        raise
-    except UnidentifiedImageError:
-        raise UnreadableImageError(str(path), "not an image") from None
-    except Image.DecompressionBombError:
-        raise UnreadableImageError(str(path), "more pixels than Pillow's limit against decompression bombs") from None
-    except PermissionError:
-        raise UnreadableImageError(str(path), "no permission to read it") from None
     except Exception as error:  # Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, EOFError
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImageError(str(path), f"broken image ({reason})") from None
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> UnreadableImageError:
+    if isinstance(error, UnreadableImageError):
+        return error
+    if isinstance(error, UnidentifiedImageError):
+        return UnreadableImageError(name, "not an image")
+    if isinstance(error, Image.DecompressionBombError):
+        return UnreadableImageError(name, "more pixels than Pillow's limit against decompression bombs")
+    if isinstance(error, PermissionError):
+        return UnreadableImageError(name, "no permission to read it")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UnreadableImageError(name, f"broken image ({reason})")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
