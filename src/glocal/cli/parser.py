@@ -65,7 +65,11 @@ class CommandParser(jsonargparse.ArgumentParser):
                 default = {"default": SUPPRESS} if nargs == "?" else {}
                 metavar = field.name.upper().removesuffix("S")
                 self.add_argument(field.name, nargs=nargs, metavar=metavar, help=action.help, **default)
-        self.add_class_arguments(config, skip=set(positional), as_group=False)
+        several = {field.name for field in fields(config) if str(field.type) == "list[str]"} - set(positional)
+        self.add_class_arguments(config, skip=set(positional) | several, as_group=False)
+        for name in several:  # one option with values after it; jsonargparse would want a list in brackets
+            help_text = next(action.help for action in by_place._actions if action.dest == name)
+            self.add_argument(f"--{name}", nargs="+", default=SUPPRESS, metavar="FILE", help=help_text)
         types = {field.name: str(field.type) for field in fields(config)}
         for action in self._actions:
             kind = types.get(action.dest, "") if action.option_strings else ""
@@ -89,15 +93,42 @@ class CommandParser(jsonargparse.ArgumentParser):
     def parse(self, args: Sequence[str]) -> Any:
         """The config that a command line says; raises UsageError, and ValueError for values out of range."""
         args = _in_order(args)
+        self._check_values(args)
+        self._check_configs(args)
         recipe = self._recipe(args)
         if recipe is not None:
             args = ["--config", str(self.find_recipe(recipe)), *args]
         values = self.parse_args(args).as_dict()
         if recipe is not None:
             self._check_recipe(recipe, values)
-        return self.config_class(
-            **{field.name: values[field.name] for field in fields(self.config_class) if field.name in values}
-        )
+        given = {field.name: values[field.name] for field in fields(self.config_class) if field.name in values}
+        for name, value in given.items():
+            if value == "":
+                raise UsageError(f"{self._called(name)} needs a value")
+        return self.config_class(**given)
+
+    def _check_values(self, args: Sequence[str]) -> None:
+        """Refuse `--name=`, `--name ''` and an empty argument: an empty path would stand for the current folder."""
+        name = None
+        for arg in args:
+            option, equals, value = arg.partition("=")
+            if arg == "" and name is None:
+                raise UsageError(f"{self.prog}: an argument is empty")
+            if arg == "" or (equals and not value and option in self._option_string_actions):
+                raise UsageError(f"{name if arg == '' else option} needs a value")
+            name = arg if arg in self._option_string_actions else None
+
+    def _check_configs(self, args: Sequence[str]) -> None:
+        """Raise UsageError, with the file's name, for a --config whose content is no YAML mapping."""
+        for place, arg in enumerate(args):
+            name, equals, path = arg.partition("=")
+            if name == "--config" and (equals or place + 1 < len(args)):
+                _check_yaml(Path(path if equals else args[place + 1]))
+
+    def _called(self, name: str) -> str:
+        """A field as the user writes it: --top-k, or IMAGE for what is given by place."""
+        option = f"--{name.replace('_', '-')}"
+        return option if option in self._option_string_actions else name.upper().removesuffix("S")
 
     def _recipe(self, args: Sequence[str]) -> str | None:
         """The value of --recipe; None without one."""
@@ -128,12 +159,16 @@ class CommandParser(jsonargparse.ArgumentParser):
             return f"{self.prog} has no option {name}{self._closest(name)}"
         if message.startswith("Option '") and "is not accepted" in message:
             name = message.split("'")[1]
-            return f"the file of --config has an unknown option {name!r}{self._closest(f'--{name}')}"
+            return f"the file of --config has an unknown option {name!r}{self._closest(name)}"
         if message.startswith("Parser key ") and "Expected a " in message:
-            name, value = message.split('"')[1], re.split("(?:Got|Given) value: ", message)[-1]
+            name, value = message.split('"')[1], re.split("(?:Got|Given) value: ?", message)[-1]
+            if not value:
+                return f"{self._called(name)} needs a value"
             wanted = "a whole number" if "'int'" in message else "a number" if "'float'" in message else "another value"
-            return f"--{name.replace('_', '-')} must be {wanted}, got {value!r}"
-        if message.endswith(": expected one argument"):
+            if wanted == "a number" and value.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+                wanted = "a finite number"
+            return f"{self._called(name)} must be {wanted}, got {value!r}"
+        if message.endswith((": expected one argument", ": expected at least one argument")):
             return f"{words[1].rstrip(':')} needs a value"
         if message.startswith("the following arguments are required: "):
             return f"{self.prog} needs {message.partition(': ')[2].upper().removesuffix('S')}"
@@ -142,9 +177,31 @@ class CommandParser(jsonargparse.ArgumentParser):
         return message
 
     def _closest(self, name: str) -> str:
-        options = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-        close = get_close_matches(name.replace("_", "-"), options, n=2)
-        return f"; did you mean {' or '.join(close)}?" if close else f"; {self.prog} --help lists them"
+        # Compared without the hyphens in front, which all have in common.
+        options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        close = get_close_matches(name.replace("_", "-").removeprefix("--"), options, n=2, cutoff=0.6)
+        hint = " or ".join(f"--{option}" for option in close)
+        return f"; did you mean {hint}?" if close else f"; {self.prog} --help lists them"
+
+
+def _check_yaml(path: Path) -> None:
+    """Raise UsageError for a file that is no YAML mapping; what cannot be opened is left to the parser."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return
+    except UnicodeDecodeError:
+        raise UsageError(f"--config {path}: not a text file in UTF-8") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+        raise UsageError(f"--config {path}: broken YAML: {error.problem}{place}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-01
+        raise UsageError(f"--config {path}: broken YAML: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UsageError(f"--config {path}: expected lines such as `device: cpu`, an option and its value")
 
 
 def _in_usage(argument: tuple[str, str]) -> str:
