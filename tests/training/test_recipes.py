@@ -1,0 +1,294 @@
+"""The recipes: they say what they are, and what the authors did."""
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import timm
+from timm.optim import create_optimizer_v2
+
+from glocal.cli import main
+from glocal.cli.parser import CommandParser
+from glocal.models import FAMILIES, published_top1
+from glocal.training.config import RECIPES, TrainConfig, find_recipe
+
+FILES = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+PUBLISHED = [name for name in FILES if name != "finetune"]
+FROM_22K = [name for name in PUBLISHED if "_in22k_ft_in1k" in name]
+TAGS = [tag for family in FAMILIES.values() for tag in family.TOP1]
+
+# From the authors' code and papers, or, where those are silent (*), what we chose:
+# drop path, EMA, repeated augmentation, learning rate at batch 1024, clipping, epochs that really run.
+SETTINGS = {
+    "transxnet_t_in1k": (0.1, 0.9998, 1, 2e-3, None, 310),
+    "transxnet_s_in1k": (0.2, 0.99985, 1, 2e-3, None, 310),
+    "transxnet_b_in1k": (0.4, 0.99985, 1, 2e-3, None, 310),
+    "transxnet_b_in1k_384": (0.4, None, 1, 1e-5, None, 5),  # *
+    "transnext_micro_in1k": (0.15, None, 3, 1e-3, 1.0, 300),
+    "transnext_micro_aaaa_in1k": (0.15, None, 3, 1e-3, 1.0, 300),
+    "transnext_tiny_in1k": (0.25, None, 3, 1e-3, 1.0, 300),
+    "transnext_small_in1k": (0.45, None, 3, 1e-3, 1.0, 300),
+    "transnext_base_in1k": (0.6, None, 3, 1e-3, 1.0, 300),
+    "transnext_small_in1k_384": (0.7, None, 3, 1e-5, 1.0, 5),
+    "transnext_base_in1k_384": (0.8, None, 3, 1e-5, 1.0, 5),
+    "hat_net_tiny_in1k": (0.1, None, 3, 1e-3, None, 300),  # * drop path and clipping
+    "hat_net_small_in1k": (0.1, None, 3, 1e-3, None, 300),  # *
+    "hat_net_medium_in1k": (0.3, None, 3, 1e-3, 1.0, 300),  # *
+    "hat_net_large_in1k": (0.3, None, 3, 1e-3, 1.0, 300),  # *
+    "transcnn_tiny_in1k": (0.1, None, 3, 1e-3, None, 300),  # *
+    "transcnn_small_in1k": (0.1, None, 3, 1e-3, None, 300),  # *
+    "transcnn_medium_in1k": (0.3, None, 3, 1e-3, 1.0, 300),  # *
+    "transcnn_large_in1k": (0.3, None, 3, 1e-3, 1.0, 300),  # *
+    "conv2former_n_in1k": (0.1, None, 1, 1e-3, None, 310),  # * drop path
+    "conv2former_t_in1k": (0.1, None, 1, 1e-3, None, 310),  # *
+    "conv2former_s_in1k": (0.4, None, 1, 1e-3, None, 310),  # *
+    "conv2former_b_in1k": (0.5, None, 1, 1e-3, None, 310),  # *
+    "conv2former_s_in22k": (0.1, None, 1, 1e-3, None, 90),  # * drop path
+    "conv2former_b_22k_in22k": (0.1, None, 1, 1e-3, None, 90),  # *
+    "conv2former_l_in22k": (0.1, None, 1, 1e-3, None, 90),  # *
+    "conv2former_s_in22k_ft_in1k": (0.2, None, 1, 1e-4, None, 30),  # * all but the epochs
+    "conv2former_b_22k_in22k_ft_in1k": (0.2, None, 1, 1e-4, None, 30),  # *
+    "conv2former_l_in22k_ft_in1k": (0.3, None, 1, 1e-4, None, 30),  # *
+    "conv2former_l_in22k_ft_in1k_384": (0.3, None, 1, 1e-4, None, 30),  # *
+    "van_b0_in1k": (0.1, None, 1, 1e-3, None, 310),
+    "van_b1_in1k": (0.1, None, 1, 1e-3, None, 310),
+    "van_b2_in1k": (0.1, None, 1, 1e-3, None, 310),
+    "van_b3_in1k": (0.2, None, 1, 1e-3, None, 310),
+    "van_b4_in1k": (0.2, None, 1, 1e-3, None, 310),  # * drop path
+    "van_b4_in22k": (0.1, None, 1, 5e-4, None, 90),  # * drop path and rate
+    "van_b5_in22k": (0.1, None, 1, 5e-4, None, 90),  # *
+    "van_b6_in22k": (0.1, None, 1, 5e-4, None, 90),  # *
+    "van_b4_in22k_ft_in1k": (0.2, None, 1, 1e-4, None, 30),  # * all but the epochs
+    "van_b5_in22k_ft_in1k": (0.2, None, 1, 1e-4, None, 30),  # *
+    "van_b6_in22k_ft_in1k": (0.3, None, 1, 1e-4, None, 30),  # *
+}
+
+# Family: batch size, lowest rate, interpolation while training, from scratch on ImageNet-1K.
+FROM_SCRATCH = {
+    "transxnet": (1024, 1e-5, "random"),
+    "transnext": (1024, 1e-5, "bicubic"),
+    "hat_net": (1024, 1e-5, "bicubic"),
+    "transcnn": (1024, 1e-5, "bicubic"),
+    "conv2former": (1024, 1e-6, "random"),
+    "van": (1024, 1e-6, "random"),
+}
+
+
+def opening(name: str) -> dict[str, str]:
+    """The comment at the top of a recipe: label → text."""
+    lines = FILES[name].read_text(encoding="utf-8").splitlines()
+    comment = [line[2:] for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+    parts, label = {}, ""
+    for line in comment[2:]:
+        label = line[:10].strip() or label
+        parts[label] = f"{parts.get(label, '')} {line[10:].strip()}".strip()
+    return parts
+
+
+class TestFiles:
+    @pytest.mark.parametrize("name", FILES)
+    def test_every_value_is_an_option_within_its_range(self, name):
+        TrainConfig.from_recipe(name)
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_no_value_stands_twice(self, name):
+        keys = re.findall(r"^(\w+):", FILES[name].read_text(encoding="utf-8"), re.MULTILINE)
+        assert len(keys) == len(set(keys))
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_opens_with_command_cost_expected_and_source(self, name):
+        parts = opening(name)
+        assert f"--recipe {name} " in parts["Command"]
+        assert all(parts[label] for label in ("Cost", "Expected", "Source"))
+
+    @pytest.mark.parametrize("name", PUBLISHED)
+    def test_opens_with_paper_and_what_is_unknown_or_differs(self, name):
+        parts = opening(name)
+        assert re.search(r"arXiv \d{4}\.\d{5}", parts["Paper"])
+        assert parts["Unknown"]
+        assert "bf16" in parts["Differs"]
+
+    @pytest.mark.parametrize("name", PUBLISHED)
+    def test_is_for_a_model_of_its_name(self, name):
+        model = TrainConfig.from_recipe(name).model
+        assert name.startswith(f"{model}_in")
+        assert timm.is_model(model)
+
+    @pytest.mark.parametrize("name", [name for name in FILES if TrainConfig.from_recipe(name).model_args])
+    def test_the_model_takes_its_arguments(self, name):
+        config = TrainConfig.from_recipe(name)
+        timm.create_model(config.model, device="meta", drop_path_rate=config.drop_path, **config.model_args)
+
+    @pytest.mark.parametrize("tag", TAGS)
+    def test_every_published_accuracy_has_a_recipe_that_expects_it(self, tag):
+        assert f"{published_top1(tag)} %" in opening(tag.replace(".", "_"))["Expected"]
+
+    @pytest.mark.parametrize("tag", TAGS)
+    def test_the_size_is_that_of_the_published_weights(self, tag):
+        size = timm.get_pretrained_cfg(tag).input_size[-1]
+        assert TrainConfig.from_recipe(tag.replace(".", "_")).img_size == size
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_the_documentation_lists_it(self, name):
+        page = Path(__file__).parents[2] / "docs" / "recipes.md"
+        assert f"`{name}`" in page.read_text(encoding="utf-8")
+
+
+class TestSettings:
+    def test_the_table_is_complete(self):
+        assert set(SETTINGS) == set(PUBLISHED)
+
+    @pytest.mark.parametrize("name", SETTINGS)
+    def test_published_or_chosen(self, name):
+        config = TrainConfig.from_recipe(name)
+        rate = config.lr * 1024 / config.lr_batch_size if config.lr_batch_size else config.lr
+        settings = config.drop_path, config.ema, config.repeated_augmentation, rate, config.clip_grad
+        drop_path, ema, repeated, published_rate, clip, epochs = SETTINGS[name]
+        assert settings == (drop_path, ema, repeated, pytest.approx(published_rate), clip)
+        assert config.epochs + config.cooldown_epochs == epochs
+
+    @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.endswith("_in1k") and "in22k" not in name])
+    def test_from_scratch(self, name):
+        config = TrainConfig.from_recipe(name)
+        family = next(family for family in FROM_SCRATCH if name.startswith(family))
+        assert (config.batch_size, config.min_lr, config.train_interpolation) == FROM_SCRATCH[family]
+        assert (config.warmup_epochs, config.warmup_lr, config.weight_decay) == (5, 1e-6, 0.05)
+        assert (config.mixup, config.cutmix, config.mixup_prob, config.mixup_switch_prob) == (0.8, 1.0, 1.0, 0.5)
+        assert (config.auto_augment, config.color_jitter) == ("rand-m9-mstd0.5-inc1", 0.4)
+        assert (config.random_erasing, config.label_smoothing, config.crop_scale) == (0.25, 0.1, 0.08)
+        assert not config.pretrained
+        assert config.checkpoint is None
+
+    @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.endswith("_in1k_384") and "22k" not in name])
+    def test_384_starts_from_published_weights_at_a_constant_rate_without_cutmix(self, name):
+        config = TrainConfig.from_recipe(name)
+        assert config.pretrained
+        assert config.lr == config.min_lr
+        assert (config.warmup_epochs, config.mixup, config.cutmix, config.img_size) == (0, 0.8, 0, 384)
+
+    @pytest.mark.parametrize("name", FROM_22K)
+    def test_fine_tuning_starts_where_the_pretraining_ends(self, name):
+        config = TrainConfig.from_recipe(name)
+        pretraining = Path(config.checkpoint).name
+        assert f"--output {config.checkpoint}" in opening(pretraining)["Command"]
+        assert TrainConfig.from_recipe(pretraining).model == config.model
+
+    @pytest.mark.parametrize("name", [name for name in FROM_22K if not name.endswith("_384")])
+    def test_layer_decay_of_all_levels_together_is_convnexts(self, name):
+        config = TrainConfig.from_recipe(name)
+        model = timm.create_model(config.model, device="meta")
+        levels = 2 + sum(len(stage.blocks) for stage in model.stages)
+        assert f"over the {levels} of this network" in FILES[name].read_text(encoding="utf-8")
+        assert config.layer_decay ** (levels - 1) == pytest.approx(0.8**13, rel=0.04)
+
+
+class TestWeightDecay:
+    """timm's rule spares vectors and biases; TransNeXt's author spares four more kinds of parameters."""
+
+    TRANSNEXT = ("*.query_embedding", "*.local_bias", "*.token_mixer.position.*", "*.temperature")
+    LAYER_SCALE = ("*.scale?.weight",)  # a vector in the code of VAN and Conv2Former, of more axes here
+    # What one may expect to be spared and is not.
+    DECAYED = ("stages.*.position.encoding", "*.scale?.weight", "*.local_unit.weight")
+
+    def decayed(self, name) -> tuple[set[str], dict]:
+        """Names that the optimizer of a training decays, and all parameters."""
+        model = timm.create_model(name, device="meta")
+        optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
+        ids = {id(p) for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
+        parameters = dict(model.named_parameters())
+        return {key for key, parameter in parameters.items() if id(parameter) in ids}, parameters
+
+    @pytest.mark.parametrize(
+        ("name", "spared"),
+        [
+            ("transxnet_pico", ()),
+            ("transnext_pico", TRANSNEXT),
+            ("hat_net_pico", ()),
+            ("transcnn_pico", ()),
+            ("conv2former_pico", LAYER_SCALE),
+            ("van_pico", LAYER_SCALE),
+        ],
+    )
+    def test_spares_what_the_authors_spare_and_nothing_else(self, name, spared):
+        decayed, parameters = self.decayed(name)
+        expected = {
+            key
+            for key, parameter in parameters.items()
+            if parameter.ndim > 1 and not key.endswith(".bias") and not any(fnmatch(key, part) for part in spared)
+        }
+        assert decayed == expected
+
+    @pytest.mark.parametrize("pattern", DECAYED)
+    def test_transxnets_positions_scales_and_kernels_are_decayed(self, pattern):
+        decayed, parameters = self.decayed("transxnet_pico")
+        keys = {key for key in parameters if fnmatch(key, pattern)}
+        assert keys
+        assert keys <= decayed
+
+    @pytest.mark.parametrize("pattern", TRANSNEXT)
+    def test_transnexts_embeddings_biases_and_temperatures_are_not(self, pattern):
+        decayed, parameters = self.decayed("transnext_pico")
+        keys = {key for key in parameters if fnmatch(key, pattern)}
+        assert keys
+        assert not keys & decayed
+
+
+class TestCommandLine:
+    def parse(self, *args: str) -> TrainConfig:
+        return CommandParser("glocal train", TrainConfig, {"data": "?"}, "", find_recipe=find_recipe).parse(args)
+
+    def refused(self, capsys, *args: str) -> str:
+        assert main(["train", *args]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        return lines[0]
+
+    @pytest.mark.parametrize(
+        "name",
+        ["transxnet_b_in1k", "transxnet_b_in1k_384", "hat_net_large_in1k", "van_b6_in22k_ft_in1k", "finetune"],
+    )
+    def test_a_recipe_by_its_name_is_the_file(self, name):
+        assert self.parse("--recipe", name, "photos") == TrainConfig.from_recipe(name, data="photos")
+
+    def test_refuses_another_model(self, capsys):
+        line = self.refused(capsys, "--recipe", "transnext_tiny_in1k", "--model", "van_b0")
+        assert line == "error: the recipe transnext_tiny_in1k is for the model transnext_tiny, not van_b0"
+
+    def test_refuses_another_model_of_a_users_file(self, capsys, tmp_path):
+        (tmp_path / "mine.yaml").write_text("model: van_b0\n")
+        line = self.refused(capsys, "--recipe", "transnext_tiny_in1k", "--config", str(tmp_path / "mine.yaml"))
+        assert "for the model transnext_tiny, not van_b0" in line
+
+    def test_names_the_closest_of_an_unknown_recipe(self, capsys):
+        assert "transnext_tiny_in1k" in self.refused(capsys, "--recipe", "transnext_tiny")
+
+    def test_names_a_misspelt_key_of_a_users_file(self, capsys, tmp_path):
+        (tmp_path / "mine.yaml").write_text("drop_paht: 0.1\n")
+        line = self.refused(capsys, "--recipe", "van_b0_in1k", "--config", str(tmp_path / "mine.yaml"))
+        assert "'drop_paht'" in line
+        assert "--drop-path" in line
+
+    def test_the_command_line_beats_the_recipe(self):
+        config = self.parse("--recipe", "transxnet_t_in1k", "--epochs", "30", "--drop-path=0.05", "photos")
+        assert config == TrainConfig.from_recipe("transxnet_t_in1k", epochs=30, drop_path=0.05, data="photos")
+
+    @pytest.mark.parametrize("order", [("--recipe", "--config"), ("--config", "--recipe")])
+    def test_a_users_file_beats_the_recipe_in_any_order(self, tmp_path, order):
+        (tmp_path / "mine.yaml").write_text("epochs: 30\nema: null\n")
+        value = {"--recipe": "transxnet_t_in1k", "--config": str(tmp_path / "mine.yaml")}
+        config = self.parse(*(word for option in order for word in (option, value[option])))
+        assert config == TrainConfig.from_recipe("transxnet_t_in1k", epochs=30, ema=None)
+
+    def test_the_command_line_beats_a_users_file(self, tmp_path):
+        (tmp_path / "mine.yaml").write_text("epochs: 30\nseed: 3\n")
+        config = self.parse("--recipe", "van_b1_in1k", "--config", str(tmp_path / "mine.yaml"), "--epochs", "20")
+        assert config == TrainConfig.from_recipe("van_b1_in1k", epochs=20, seed=3)
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_quick_shrinks_it_to_a_valid_training(self, name):
+        config = TrainConfig.from_recipe(name, quick=True).shrunk()
+        assert config.epochs <= 2
+        assert config.cooldown_epochs == 0
+        assert config.img_size <= 64
+        assert config.batch_size <= 16
