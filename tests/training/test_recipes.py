@@ -1,15 +1,19 @@
 """The recipes: they say what they are, and what the authors did."""
 
+import random
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
+from PIL import Image
 from timm.optim import create_optimizer_v2
 
 from glocal.cli import main
 from glocal.cli.parser import CommandParser
+from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.models import FAMILIES, published_top1
 from glocal.training.config import RECIPES, TrainConfig, find_recipe
 
@@ -181,6 +185,27 @@ class TestSettings:
         levels = 2 + sum(len(stage.blocks) for stage in model.stages)
         assert f"over the {levels} of this network" in FILES[name].read_text(encoding="utf-8")
         assert config.layer_decay ** (levels - 1) == pytest.approx(0.8**13, rel=0.04)
+
+
+class TestRandAugment:
+    @pytest.mark.xfail(
+        raises=ValueError,
+        strict=True,
+        reason="Pillow 13 refuses to posterize to 0 bits, which timm 1.0.31 asks for at strength 10: m9-mstd0.5 draws it",
+    )
+    def test_its_greatest_strength_applies_to_an_image(self):
+        augmentation = Augmentation(
+            crop_scale=0.08,
+            crop_ratio=3 / 4,
+            hflip=0.5,
+            color_jitter=0.4,
+            auto_augment="rand-m10-n100-p1.0-inc1",  # 100 operations, so that every kind is among them
+            random_erasing=0.25,
+        )
+        transform = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3).training_transform(augmentation)
+        random.seed(0)
+        np.random.seed(0)
+        assert transform(Image.new("RGB", (40, 40), "teal")).shape == (3, 32, 32)
 
 
 class TestWeightDecay:
