@@ -191,7 +191,7 @@ class TestRandAugment:
     @pytest.mark.xfail(
         raises=ValueError,
         strict=True,
-        reason="Pillow 13 refuses to posterize to 0 bits, which timm 1.0.31 asks for at strength 10: m9-mstd0.5 draws it",
+        reason="Pillow 13 refuses to posterize to 0 bits; timm 1.0.31 asks for it at strength 10, which m9 varies to",
     )
     def test_its_greatest_strength_applies_to_an_image(self):
         augmentation = Augmentation(
