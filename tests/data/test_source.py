@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from glocal.data.source import open_for_evaluation, open_for_training, stratified_split
+from glocal.data.source import Samples, open_for_evaluation, open_for_training, stratified_split
+
+# Of 600 images, classes that 1 % to 50 % of them have.
+LABELS = [tuple(np.flatnonzero(row)) for row in np.random.RandomState(0).rand(600, 8) < np.linspace(0.01, 0.5, 8)]
 
 
 class TestStratifiedSplit:
@@ -25,6 +28,41 @@ class TestStratifiedSplit:
         labels = [0] * 50 + [1] * 50
         assert stratified_split(labels, 0.2, 1) == stratified_split(labels, 0.2, 1)
         assert stratified_split(labels, 0.2, 1) != stratified_split(labels, 0.2, 2)
+
+
+class TestMultiLabelSplit:
+    @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+    def test_every_class_gives_about_its_part(self, fraction):
+        kept, drawn = stratified_split(LABELS, fraction, seed=3)
+        assert sorted(kept + drawn) == list(range(600))
+        sizes = np.bincount([label for labels in LABELS for label in labels])
+        part = np.bincount([label for index in drawn for label in LABELS[index]], minlength=8)
+        assert np.abs(part - fraction * sizes).max() <= 0.15 * sizes.max()
+        assert abs(len(drawn) - fraction * 600) <= 60
+
+    @pytest.mark.parametrize("fraction", [0.001, 0.5, 0.999])
+    def test_no_class_is_lost_from_what_is_kept(self, fraction):
+        kept, _ = stratified_split(LABELS, fraction, seed=1)
+        assert {label for index in kept for label in LABELS[index]} == set(range(8))
+
+    def test_images_without_a_label_are_divided_too(self):
+        kept, drawn = stratified_split([()] * 10 + [(0,)] * 10, 0.3, seed=0)
+        assert sum(index < 10 for index in drawn) == 3
+        assert len(kept) == 14
+
+    def test_seed_decides(self):
+        assert stratified_split(LABELS, 0.2, 1) == stratified_split(LABELS, 0.2, 1)
+        assert stratified_split(LABELS, 0.2, 1) != stratified_split(LABELS, 0.2, 2)
+
+
+class TestSamples:
+    @pytest.mark.parametrize(("labels", "expected"), [([0, 2], [5, 7]), ([(0, 1), ()], [(5, 6), ()])])
+    def test_relabel(self, labels, expected):
+        assert Samples(["a", "b"], labels).relabel([5, 6, 7]).labels == expected
+
+    @pytest.mark.parametrize(("image", "expected"), [("a.png", False), (np.zeros((2, 2, 3), np.uint8), True)])
+    def test_in_memory(self, image, expected):
+        assert Samples([image], [0]).in_memory is expected
 
 
 class TestDigits:

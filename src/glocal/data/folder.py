@@ -1,13 +1,19 @@
 """Image folders: one subfolder per class, in one folder or in `train` and `val`."""
 
-import hashlib
 import os
 from pathlib import Path
 
 from glocal.data.image import is_image_name
-from glocal.data.source import DataSource, Samples, stratified_split
-
-DEFAULT_VAL_FRACTION = 0.2
+from glocal.data.source import (
+    DataSource,
+    Samples,
+    check_classes,
+    counted,
+    fingerprint,
+    hold_out,
+    hold_out_again,
+    quoted,
+)
 
 
 def open_training_folder(root: Path, val_fraction: float | None, seed: int) -> DataSource:
@@ -28,22 +34,15 @@ def open_training_folder(root: Path, val_fraction: float | None, seed: int) -> D
             raise ValueError(f"--val-fraction does not apply to {root}: it has a subfolder 'val'")
         class_names, train = _scan(root / "train", notes, refuse_empty=True)
         val_names, val = _scan(root / "val", notes)
-        _check_classes(root, class_names, val_names, notes)
-        val = Samples(val.images, [class_names.index(val_names[label]) for label in val.labels])
-        held_out = None
+        _check_known(root, class_names, val_names)
+        val = val.relabel([class_names.index(name) for name in val_names])
+        source = DataSource(str(root), class_names, {"train": train, "val": val}, notes=notes)
     else:
         class_names, samples = _scan(root, notes, refuse_empty=True)
-        val_fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
-        held_out = {"val_fraction": val_fraction, "seed": seed, "files": _fingerprint(root, samples)}
-        train, val = _draw(samples, held_out)
-        single = [name for label, name in enumerate(class_names) if label not in set(val.labels)]
-        if not val:
-            raise ValueError(f"{root}: every class has a single image, so that none can be held out")
-        if single:
-            notes.append(f"{_some(single)}: a single image, kept for training; none is held out")
-    if len(class_names) < 2:
-        raise ValueError(f"{root} holds a single class, {class_names[0]!r}: there is nothing to tell apart")
-    return DataSource(str(root), class_names, {"train": train, "val": val}, held_out, notes=notes)
+        source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
+        source = hold_out(source, val_fraction, seed, _fingerprint(root, samples))
+    check_classes(source)
+    return source
 
 
 def open_evaluation_folder(root: Path, held_out: dict | None) -> DataSource:
@@ -56,17 +55,14 @@ def open_evaluation_folder(root: Path, held_out: dict | None) -> DataSource:
             names.update(part_names)
         class_names = sorted(names)
         for part, (part_names, samples) in scanned.items():
-            labels = [class_names.index(part_names[label]) for label in samples.labels]
-            splits[part] = Samples(samples.images, labels)
-        if len(splits) == 1:
-            splits["all"] = next(iter(splits.values()))
+            splits[part] = samples.relabel([class_names.index(name) for name in part_names])
         return DataSource(str(root), class_names, splits, notes=notes)
     class_names, samples = _scan(root, notes)
+    source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
     if held_out and held_out["files"] == _fingerprint(root, samples):
-        train, val = _draw(samples, held_out)
         notes.append(f"{root} is the folder of the training: its split 'val' is what was held out then")
-        return DataSource(str(root), class_names, {"train": train, "val": val}, held_out, notes=notes)
-    return DataSource(str(root), class_names, {"all": samples}, notes=notes)
+        return hold_out_again(source, held_out)
+    return source
 
 
 def _is_split(root: Path) -> bool:
@@ -83,7 +79,7 @@ def _is_split(root: Path) -> bool:
         return True
     foreign = sorted(parts & {"training", "test", "valid", "validation"})
     if len(foreign) > 1:
-        raise ValueError(f"{root} is divided into {_some(foreign)}: rename the parts to 'train' and 'val'")
+        raise ValueError(f"{root} is divided into {quoted(foreign)}: rename the parts to 'train' and 'val'")
     return False
 
 
@@ -99,10 +95,10 @@ def _scan(root: Path, notes: list[str], refuse_empty: bool = False) -> tuple[lis
     )
     loose = sum(is_image_name(path) for path in root.iterdir())
     if not folders:
-        found = f"{_count(loose, 'image')} directly in it" if loose else "it is empty"
+        found = f"{counted(loose, 'image')} directly in it" if loose else "it is empty"
         raise ValueError(f"{root} has no class folders ({found}): put each class's images in a subfolder of its own")
     if loose:
-        notes.append(f"{root}: left out {_count(loose, 'image')} beside the class folders")
+        notes.append(f"{root}: left out {counted(loose, 'image')} beside the class folders")
     names, empty, images, labels, others = [], [], [], [], 0
     for folder in folders:
         files = sorted(
@@ -120,41 +116,22 @@ def _scan(root: Path, notes: list[str], refuse_empty: bool = False) -> tuple[lis
         labels += [len(names)] * len(of_class)
         names.append(folder.name)
     if others:
-        notes.append(f"{root}: left out {_count(others, 'file')} whose names do not end like an image's")
+        notes.append(f"{root}: left out {counted(others, 'file')} whose names do not end like an image's")
     if not images:
-        raise ValueError(f"{root} holds no images: {_count(len(folders), 'class folder')}, all empty")
+        raise ValueError(f"{root} holds no images: {counted(len(folders), 'class folder')}, all empty")
     if empty and refuse_empty:
-        raise ValueError(f"{root}: no images in the class folder {_some(empty)}; fill it or remove it")
+        raise ValueError(f"{root}: no images in the class folder {quoted(empty)}; fill it or remove it")
     if empty:
-        notes.append(f"{root}: no images in the class folder {_some(empty)}")
+        notes.append(f"{root}: no images in the class folder {quoted(empty)}")
     return names, Samples(images, labels)
 
 
-def _check_classes(root: Path, train: list[str], val: list[str], notes: list[str]) -> None:
+def _check_known(root: Path, train: list[str], val: list[str]) -> None:
     unknown = [name for name in val if name not in train]
     if unknown:
-        raise ValueError(f"{root}: val holds classes that train does not: {_some(unknown)}")
-    missing = [name for name in train if name not in val]
-    if missing:
-        notes.append(f"{root}: no validation images of {_some(missing)}")
-
-
-def _draw(samples: Samples, held_out: dict) -> tuple[Samples, Samples]:
-    train, val = stratified_split(samples.labels, held_out["val_fraction"], held_out["seed"])
-    return samples.subset(train), samples.subset(val)
+        raise ValueError(f"{root}: val holds classes that train does not: {quoted(unknown)}")
 
 
 def _fingerprint(root: Path, samples: Samples) -> str:
     """Identify a folder by the names of its images, wherever it lies."""
-    names = sorted(Path(image).relative_to(root).as_posix() for image in samples.images)
-    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    """The first names, quoted, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(repr(name) for name in names[:limit]) + more
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
+    return fingerprint(Path(image).relative_to(root).as_posix() for image in samples.images)

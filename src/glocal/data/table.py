@@ -1,0 +1,186 @@
+"""CSV files of paths and labels, one image per row."""
+
+import csv
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from glocal.data.source import (
+    DataSource,
+    Samples,
+    check_classes,
+    counted,
+    fingerprint,
+    hold_out,
+    hold_out_again,
+    quoted,
+)
+
+PATH_COLUMNS = ("path", "image", "file", "filename")  # otherwise the first
+LABEL_COLUMNS = ("label", "class", "labels")
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+MISSING = ("", "nan")  # what an empty cell is, and what pandas and NumPy write for one
+
+
+def open_training_table(file: Path, val_fraction: float | None, seed: int) -> DataSource:
+    """Open the rows of `split` train and val, or split all rows; see `open_for_training`.
+
+    A column `labels` holds any number of class names, separated by | or ;, a column `label` or `class` one.
+    """
+    table = _read(file)
+    if table.splits is None:
+        source = hold_out(table.source({"all": table.rows}), val_fraction, seed, table.fingerprint())
+    else:
+        if val_fraction is not None:
+            raise ValueError(f"--val-fraction does not apply to {file}: it has a column 'split'")
+        parts = {part: [row for row in table.rows if table.splits[row] == part] for part in ("train", "val")}
+        for part, rows in parts.items():
+            if not rows:
+                raise ValueError(f"{file}: no row has the split {part!r}; without a column 'split', one is drawn")
+        source = table.source(parts)
+    check_classes(source)
+    return source
+
+
+def open_evaluation_table(file: Path, held_out: dict | None) -> DataSource:
+    """Open the rows of each `split`, or all rows; see `open_for_evaluation`."""
+    table = _read(file)
+    if table.splits is not None:
+        parts = {part: [row for row in table.rows if table.splits[row] == part] for part in ("train", "val")}
+        return table.source({part: rows for part, rows in parts.items() if rows})
+    source = table.source({"all": table.rows})
+    if held_out and held_out["files"] == table.fingerprint():
+        source.notes.append(f"{file} is the table of the training: its split 'val' is what was held out then")
+        return hold_out_again(source, held_out)
+    return source
+
+
+@dataclass
+class _Table:
+    """The columns of a CSV file, as they stand there; `splits` is None where there is no such column."""
+
+    file: Path
+    paths: list[str]
+    labels: list[tuple[str, ...]]
+    splits: list[str] | None
+    multi_label: bool
+    notes: list[str]
+
+    @property
+    def rows(self) -> range:
+        return range(len(self.paths))
+
+    def source(self, parts: dict[str, list[int] | range]) -> DataSource:
+        names = sorted({name for rows in parts.values() for row in rows for name in self.labels[row]}, key=_by_number)
+        number = {name: label for label, name in enumerate(names)}
+        splits = {}
+        for part, rows in parts.items():
+            labels = [tuple(sorted({number[name] for name in self.labels[row]})) for row in rows]
+            images = [os.path.join(self.file.parent, self.paths[row]) for row in rows]
+            splits[part] = Samples(images, labels if self.multi_label else [label for (label,) in labels])
+        return DataSource(str(self.file), names, splits, notes=self.notes, multi_label=self.multi_label)
+
+    def fingerprint(self) -> str:
+        """Identify the table by its paths and labels, wherever it lies, in the order of its rows."""
+        return fingerprint(
+            f"{row}\t{path}\t{'|'.join(labels)}"
+            for row, (path, labels) in enumerate(zip(self.paths, self.labels, strict=True))
+        )
+
+
+def _read(file: Path) -> _Table:
+    """Read and check a table; ValueError and FileNotFoundError name the file, the row (of the file) and the reason."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start:,})") from None
+    except csv.Error as error:
+        raise ValueError(f"{file}, row {reader.line_num}: {error}") from None
+    if not rows:
+        raise ValueError(f"{file} is empty")
+    header = [name.lower() for name in rows.pop(0)[1]]
+    path_column, label_column, split_column = _columns(file, header)
+    if not rows:
+        raise ValueError(f"{file} holds a header and no rows")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"{file}, row {line}: {counted(len(row), 'cell')}, where the header has {len(header)}")
+    notes: list[str] = []
+    if split_column is not None:
+        rows = _with_known_splits(file, rows, split_column, notes)
+    multi_label = header[label_column] == "labels"
+    labels = []
+    for line, row in rows:
+        cell = row[label_column]
+        names = cell.replace(";", "|").split("|") if multi_label else [cell]
+        names = [name.strip() for name in names if name.strip().lower() not in MISSING]
+        if not names and not multi_label:
+            raise ValueError(f"{file}, row {line}: no label ({cell!r} in the column {header[label_column]!r})")
+        labels.append(tuple(names))
+    paths = [row[path_column] for _, row in rows]
+    _check_paths(file, paths, [line for line, _ in rows], notes)
+    splits = None if split_column is None else [row[split_column] for _, row in rows]
+    return _Table(file, paths, labels, splits, multi_label, notes)
+
+
+def _columns(file: Path, header: list[str]) -> tuple[int, int, int | None]:
+    """Where the path, the label and the split are."""
+    twice = [name for name, times in Counter(header).items() if times > 1]
+    if twice:
+        raise ValueError(f"{file}: its header has the column {quoted(twice)} more than once")
+    has = f"its header has {quoted(header)}"
+    found = [name for name in LABEL_COLUMNS if name in header]
+    if not found:
+        hint = "; columns are separated by commas" if len(header) == 1 and {";", "\t"} & set(header[0]) else ""
+        raise ValueError(f"{file} has no column 'label', 'class' or 'labels': {has}{hint}")
+    if len(found) > 1:
+        raise ValueError(f"{file} has the columns {quoted(found)}: leave one of them")
+    label = header.index(found[0])
+    path = next((header.index(name) for name in PATH_COLUMNS if name in header), 0)
+    split = header.index("split") if "split" in header else None
+    if path in (label, split):
+        raise ValueError(f"{file} has no column 'path': {has}")
+    return path, label, split
+
+
+def _with_known_splits(file: Path, rows: list, column: int, notes: list[str]) -> list:
+    """The rows with "train" or "val" in `column`; those of "test" are left out."""
+    known = []
+    for line, row in rows:
+        split = SPLITS.get(row[column].lower())
+        if split is None:
+            raise ValueError(f"{file}, row {line}: the split must be train or val, got {row[column]!r}")
+        if split != "test":
+            known.append((line, [*row[:column], split, *row[column + 1 :]]))
+    if len(known) < len(rows):
+        notes.append(f"{file}: left out {counted(len(rows) - len(known), 'row')} of the split 'test'")
+    if not known:
+        raise ValueError(f"{file}: no row has the split 'train' or 'val'")
+    return known
+
+
+def _check_paths(file: Path, paths: list[str], lines: list[int], notes: list[str]) -> None:
+    for path, line in zip(paths, lines, strict=True):
+        if not path:
+            raise ValueError(f"{file}, row {line}: no path")
+        if "\0" in path:
+            raise ValueError(f"{file}, row {line}: a path with a NUL character")
+    places = list(map(os.path.join, [file.parent] * len(paths), paths))
+    missing = [(line, place) for line, place in zip(lines, places, strict=True) if not os.path.isfile(place)]
+    if missing:
+        line, place = missing[0]
+        raise FileNotFoundError(
+            f"{file}: {counted(len(missing), 'file')} of {len(paths):,} missing, the first in row {line}: {place}"
+        )
+    repeated = len(places) - len(set(places))
+    if repeated:
+        notes.append(f"{file}: {counted(repeated, 'row')} with a path that is there already")
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    """Sort whole numbers by value, before other names."""
+    is_number = name.isascii() and name.isdigit() and len(name) < 19
+    return not is_number, int(name) if is_number else 0, name
