@@ -1,0 +1,308 @@
+"""WebDataset shards as a data set: which files there are, how many samples each holds, and the names of the classes."""
+
+import glob
+import json
+import logging
+import os
+import re
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from glocal.data.shards import (
+    SampleNumbers,
+    ShardedSamples,
+    grouped,
+    label_text,
+    local_path,
+    one_line,
+    open_shard,
+)
+from glocal.data.source import DEFAULT_VAL_FRACTION, DataSource, counted, fingerprint, quoted, stratified_split
+
+log = logging.getLogger(__name__)
+
+SPLIT = re.compile(r"(?:^|[-_.])(train|training|val|valid|validation|test)(?=[-_.\d]|$)")
+VAL_NAMES = ("val", "valid", "validation", "test")  # the first that there is
+SIZES = ("_info.json", "info.json", "sizes.json")  # of timm and the Hugging Face Hub; of webdataset
+CLASSES = ("classes.txt", "classes.json")
+
+
+def open_training_shards(data: str, val_fraction: float | None, seed: int) -> DataSource:
+    """Open the shards named train and val, or hold out some of the shards; see `open_for_training`."""
+    notes: list[str] = []
+    parts = _parts(data, notes)
+    held_out = None
+    if "val" not in parts:
+        shards = parts["train"]
+        if len(shards) < 2:
+            _describe(data, parts, None, notes)  # what is no shard at all is to be called that
+            raise ValueError(
+                f"{data}: of a single shard none can be held out; name others val-….tar beside train-….tar"
+            )
+        fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
+        held_out = {"val_fraction": fraction, "seed": seed, "files": _fingerprint(shards)}
+        parts = _drawn(shards, held_out)
+        notes.append(f"{data}: {counted(len(parts['val']), 'shard')} of {len(shards)} held out for validation")
+    elif val_fraction is not None:
+        raise ValueError(f"--val-fraction does not apply to {data}: it has shards for validation")
+    if "train" not in parts:
+        raise ValueError(f"{data} has no shards for training: it has {quoted(_names(parts['val']))}")
+    source = _describe(data, parts, held_out, notes)
+    if len(source.class_names) < 2:
+        raise ValueError(f"{data} holds a single class, {source.class_names[0]!r}: there is nothing to tell apart")
+    return source
+
+
+def open_evaluation_shards(data: str, held_out: dict | None) -> DataSource:
+    """Open the shards named train and val, or all shards; see `open_for_evaluation`."""
+    notes: list[str] = []
+    parts = _parts(data, notes)
+    if held_out and list(parts) == ["train"] and held_out["files"] == _fingerprint(parts["train"]):
+        notes.append(f"{data} are the shards of the training: its split 'val' is what was held out then")
+        return _describe(data, _drawn(parts["train"], held_out), held_out, notes)
+    return _describe(data, parts, None, notes)
+
+
+def _parts(data: str, notes: list[str]) -> dict[str, list[str]]:
+    """The shards for "train" and "val", as their names say; all are for "train" where they say nothing."""
+    shards = _expand(data)
+    missing = [shard for shard in shards if local_path(shard) is not None and not os.path.isfile(local_path(shard))]
+    if missing:
+        raise FileNotFoundError(f"{data}: {counted(len(missing), 'shard')} missing: {quoted(missing)}")
+    of_split: dict[str, list[str]] = {}
+    for shard in shards:
+        found = SPLIT.search(_base(shard))
+        of_split.setdefault(found[1] if found else "", []).append(shard)
+    train = [shard for name in ("train", "training", "") for shard in of_split.get(name, [])]
+    if "" in of_split and len(of_split[""]) < len(train):
+        raise ValueError(f"{data}: beside the shards named train, {quoted(_names(of_split['']))} has no split")
+    val = next((name for name in VAL_NAMES if name in of_split), None)
+    if val != "test" and "test" in of_split:
+        notes.append(f"{data}: left out {counted(len(of_split['test']), 'shard')} named test")
+    parts = {"train": train, "val": of_split.get(val, [])}
+    if "" not in of_split and not parts["val"]:
+        parts["val"] = _beside(data, train, notes)
+    return {part: shards for part, shards in parts.items() if shards}
+
+
+def _expand(data: str) -> list[str]:
+    """The shards that a pattern in braces, a glob pattern, an address or a folder stands for."""
+    try:
+        from webdataset.shardlists import expand_urls
+    except ImportError:
+        raise ImportError(f"{data} needs the library webdataset: pip install 'glocal[data]'") from None
+    if os.path.isdir(data):
+        return sorted(str(path) for path in Path(data).glob("*.tar") if not path.name.startswith("."))
+    try:
+        shards = [data] if os.path.isfile(data) else expand_urls(data)
+    except Exception as error:  # of braceexpand
+        raise ValueError(f"{data}: {one_line(error)}") from None
+    found = []
+    for shard in shards:
+        if glob.has_magic(shard) and local_path(shard) == shard and not os.path.exists(shard):
+            matches = sorted(glob.glob(shard))
+            if not matches:
+                raise FileNotFoundError(f"no file matches {shard}")
+            found += matches
+        else:
+            found.append(shard)
+    if len(set(found)) < len(found):
+        raise ValueError(f"{data} names a shard twice")
+    return found
+
+
+def _beside(data: str, train: list[str], notes: list[str]) -> list[str]:
+    """The shards named val in the folder of local shards named train."""
+    folders = {_folder(shard) for shard in train if local_path(shard) is not None}
+    beside = [shard for folder in folders for shard in _expand(folder or ".")]
+    for name in VAL_NAMES:
+        found = [shard for shard in beside if (split := SPLIT.search(_base(shard))) and split[1] == name]
+        if found:
+            notes.append(f"{data}: validated on {counted(len(found), 'shard')} beside it: {quoted(_names(found))}")
+            return found
+    return []
+
+
+def _drawn(shards: list[str], held_out: dict) -> dict[str, list[str]]:
+    train, val = stratified_split([0] * len(shards), held_out["val_fraction"], held_out["seed"])
+    return {"train": [shards[i] for i in train], "val": [shards[i] for i in val]}
+
+
+def _fingerprint(shards: list[str]) -> str:
+    return fingerprint(map(_base, shards))
+
+
+def _base(shard: str) -> str:
+    """The name of a shard's file, without its folder and without what an address asks for after a question mark."""
+    return re.split(r"[/\\\s]", shard.split("?")[0].rstrip())[-1]
+
+
+def _names(shards: list[str]) -> list[str]:
+    return [_base(shard) for shard in shards]
+
+
+@dataclass
+class _Contents:
+    """What a pass over a shard finds: how many samples, and their labels (empty where they were not asked for)."""
+
+    count: int
+    labels: set[str]
+
+
+def _describe(data: str, parts: dict[str, list[str]], held_out: dict | None, notes: list[str]) -> DataSource:
+    """Count the samples and name the classes, from the files beside the shards or by reading these once."""
+    shards = [shard for of_part in parts.values() for shard in of_part]
+    counts = _written_counts(shards)
+    names = _written_classes(shards)
+    unread = shards if names is None else [shard for shard in shards if shard not in counts]
+    if len(unread) > 100 or any(local_path(shard) is None for shard in unread):
+        spare = "classes.txt and sizes.json beside them would spare that"
+        log.warning(
+            "%s: reading %s once to count and to find the classes; %s", data, counted(len(unread), "shard"), spare
+        )
+    contents = {shard: _scan(shard, labels=names is None) for shard in unread}
+    for shard, found in contents.items():
+        if counts.setdefault(shard, found.count) != found.count:
+            raise ValueError(
+                f"{shard} holds {counted(found.count, 'sample')}, the list of sizes says {counts[shard]:,}"
+            )
+    for shard in shards:
+        if counts[shard] < 1:
+            raise ValueError(f"{shard} holds no samples: write it again or leave it out")
+    if names is None:
+        names = _found_classes(data, parts, contents)
+    splits = {part: ShardedSamples(of_part, [counts[s] for s in of_part], names) for part, of_part in parts.items()}
+    return DataSource(data, names, splits, held_out, notes=notes)
+
+
+def _found_classes(data: str, parts: dict[str, list[str]], contents: dict[str, _Contents]) -> list[str]:
+    """The labels that there are: 0 to the largest where all are whole numbers, otherwise the names, sorted."""
+    of_part = {part: set().union(*(contents[shard].labels for shard in shards)) for part, shards in parts.items()}
+    labels = set().union(*of_part.values())
+    if all(label.isascii() and label.isdigit() and len(label) < 7 for label in labels):
+        largest = {part: max(map(int, found)) for part, found in of_part.items()}
+        if largest.get("val", 0) > largest.get("train", largest.get("val", 0)):
+            raise ValueError(f"{data}: val holds the label {largest['val']}, train none above {largest['train']}")
+        return [str(number) for number in range(max(largest.values()) + 1)]
+    unknown = sorted(of_part.get("val", set()) - of_part.get("train", labels))
+    if unknown:
+        raise ValueError(f"{data}: val holds classes that train does not: {quoted(unknown)}")
+    return sorted(labels)
+
+
+def _scan(shard: str, labels: bool) -> _Contents:
+    """Count the samples of a shard by its headers, and collect their labels; ValueError for a broken one."""
+    found, numbers, path = set(), SampleNumbers(), local_path(shard)
+    try:
+        mode = "r|*" if path is None else "r:*"
+        with open_shard(shard) as stream, tarfile.open(fileobj=stream, mode=mode) as tar:
+            for _, key, fields in grouped(_members(tar, numbers, labels)):
+                if labels:
+                    found.add(_label(shard, key, fields))
+            broken = None if path is None else _end(tar)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        unopened = isinstance(error, tarfile.ReadError) and numbers.number < 0
+        broken = "it is no tar file" if unopened else one_line(error)
+        if path is not None and os.path.getsize(path) == 0:
+            broken = "it is empty"
+    if broken:
+        after = f" after the sample {numbers.key!r}" if numbers.key else ""
+        raise ValueError(f"{shard} cannot be read{after}: {broken}")
+    return _Contents(numbers.number + 1, found)
+
+
+def _members(tar: tarfile.TarFile, numbers: SampleNumbers, labels: bool) -> Iterator[tuple[int, str, bytes]]:
+    for member in tar:
+        number = numbers.of(member.name) if member.isreg() else None
+        if number is not None:
+            wanted = labels and member.name.lower().endswith((".cls", ".json"))
+            yield number, member.name, tar.extractfile(member).read() if wanted else b""
+
+
+def _end(tar: tarfile.TarFile) -> str | None:
+    """What is wrong with the place where reading ended: a tar file ends with blocks of zeros, or it is cut off."""
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return "it is cut off"
+    return "a broken header follows" if block.strip(b"\0") else None
+
+
+def _label(shard: str, key: str, fields: dict[str, bytes]) -> str:
+    label = label_text(fields)
+    if label is None:
+        raise ValueError(f'{shard}: the sample {key!r} has no label (.cls, or .json with "label")')
+    return label
+
+
+def _written_counts(shards: list[str]) -> dict[str, int]:
+    """Counts from `_info.json` (timm, Hugging Face) or `sizes.json` (webdataset) beside the shards."""
+    counts = {}
+    for folder in dict.fromkeys(map(_folder, shards)):
+        place, text = _read_first(folder, SIZES)
+        if text is None:
+            continue
+        try:
+            sizes = json.loads(text)
+            for split in sizes.get("splits", {}).values():
+                sizes |= dict(zip(split["filenames"], split["shard_lengths"], strict=True))
+            known = {_base(name): size for name, size in sizes.items() if type(size) is int}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{place} is no list of the shards' sizes: {one_line(error)}") from None
+        counts |= {s: known[_base(s)] for s in shards if _folder(s) == folder and _base(s) in known}
+    return counts
+
+
+def _written_classes(shards: list[str]) -> list[str] | None:
+    """The names from `classes.txt`, one per line, or `classes.json`: a list, {name: number} or {number: name}."""
+    place, text = _read_first(_folder(shards[0]), CLASSES)
+    if text is None:
+        return None
+    if place.endswith(".txt"):
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        try:
+            names = json.loads(text)
+            if isinstance(names, dict) and all(isinstance(value, int) for value in names.values()):
+                names = {number: name for name, number in names.items()}
+            if isinstance(names, dict):
+                names = {int(number): name for number, name in names.items()}
+                names = [names[number] for number in range(len(names))]
+            names = [name if isinstance(name, str) else str(name) for name in names]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{place} is no list of class names: {one_line(error)}") from None
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{place} " + ("names a class twice" if names else "names no classes"))
+    return names
+
+
+def _folder(shard: str) -> str | None:
+    """Where files beside a shard are; None for a command."""
+    if shard.startswith("pipe:"):
+        return None
+    place = local_path(shard) or shard
+    return place[: len(place) - len(_base(place))]
+
+
+def _read_first(folder: str | None, names: tuple[str, ...]) -> tuple[str, str | None]:
+    """The path and the text of the first of `names` that is in `folder`."""
+    for name in names if folder is not None else ():
+        place = folder + name
+        try:
+            if place.startswith(("http://", "https://")):
+                with urllib.request.urlopen(place, timeout=30) as answer:
+                    return place, answer.read().decode("utf-8-sig")
+            if os.path.isfile(place):
+                return place, Path(place).read_text(encoding="utf-8-sig")
+        except urllib.error.HTTPError:
+            continue  # there is no such file
+        except UnicodeDecodeError:
+            raise ValueError(f"{place} is not UTF-8 text") from None
+        except OSError as error:
+            raise OSError(f"{place} cannot be read: {one_line(error)}") from None
+    return "", None

@@ -1,0 +1,514 @@
+import io
+import json
+import pickle
+import tarfile
+from itertools import chain, pairwise
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchvision import transforms
+
+import glocal.data.shards
+from glocal.data.source import open_for_evaluation, open_for_training
+
+pytest.importorskip("webdataset")
+CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch):
+    """A shuffle buffer much smaller than a worker's part."""
+    monkeypatch.setattr(glocal.data.shards, "SHUFFLE_BUFFER", 6)
+
+
+def png(number):
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (number, 0, 0)).save(content, "PNG")
+    return content.getvalue()
+
+
+def write(path, members):
+    """A tar file of (name, content)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def sample(number, label=None):
+    """The members of a sample whose red value is its number, of the class number % CLASSES."""
+    label = number % CLASSES if label is None else label
+    return [(f"{number:04}.cls", str(label).encode()), (f"{number:04}.png", png(number))]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes shards of the given sizes, with samples numbered from `first`; returns their folder."""
+
+    def make(sizes, name="train", first=0):
+        for shard, size in enumerate(sizes):
+            members = [member for number in range(first, first + size) for member in sample(number)]
+            write(tmp_path / f"shards/{name}-{shard:03}.tar", members)
+            first += size
+        return tmp_path / "shards"
+
+    return make
+
+
+def samples_of(folder, split="all"):
+    return open_for_evaluation(str(folder), split)[0].splits[split]
+
+
+def red(image):
+    """The number of a sample, from its tensor."""
+    return round(float(image[0, 0, 0]) * 255)
+
+
+TO_TENSOR = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])
+
+
+def noisy(image):
+    """A transform with random changes from all three libraries in channels 1 and 2."""
+    import random
+
+    import numpy as np
+
+    tensor = TO_TENSOR(image)
+    tensor[1] = torch.rand(8, 8) + random.random()
+    tensor[2] = float(np.random.rand())
+    return tensor
+
+
+def numbers(stream, workers, batch_size):
+    loader = DataLoader(stream, batch_size=batch_size, num_workers=workers)
+    return [[red(image) for image in images] for images, _, _ in loader]
+
+
+def order_of(stream):
+    return [red(image) for image, _, _ in stream]
+
+
+class TestOpening:
+    def test_folder_of_train_and_val(self, make):
+        make([5, 4])
+        source = open_for_training(str(make([3], "val", first=9)))
+        assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 9, "val": 3}
+        assert source.class_names == ["0", "1", "2"]
+        assert not source.splits["train"].in_memory
+
+    @pytest.mark.parametrize(
+        "pattern",
+        ["train-{000..002}.tar", "train-*.tar", "train-00[0-2].tar", "train-{000..001}.tar::{}/train-002.tar"],
+    )
+    def test_patterns(self, make, pattern):
+        folder = make([5, 4, 3])
+        source, split = open_for_evaluation(f"{folder}/{pattern.replace('{}', str(folder))}")
+        assert (split, len(source.splits[split])) == ("all", 12)
+
+    @pytest.mark.parametrize("prefix", ["file:", "file://", "pipe:cat "])
+    def test_addresses(self, make, prefix):
+        folder = make([5, 4])
+        source, _ = open_for_evaluation(f"{prefix}{folder}/train-{{000..001}}.tar")
+        assert order_of(source.splits["all"].stream(TO_TENSOR)) == list(range(9))
+
+    def test_http(self, make):
+        import functools
+        import http.server
+        import threading
+
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+        folder = make([5, 4])
+        (folder / "classes.txt").write_text("cat\ndog\neel\n")
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            source, _ = open_for_evaluation(f"http://127.0.0.1:{server.server_port}/train-{{000..001}}.tar")
+            assert source.class_names == ["cat", "dog", "eel"]
+            assert order_of(source.splits["all"].stream(TO_TENSOR)) == list(range(9))
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def test_shards_named_val_beside_a_pattern_are_used(self, make):
+        make([5, 4])
+        folder = make([3], "val", first=9)
+        source = open_for_training(f"{folder}/train-*.tar")
+        assert len(source.splits["val"]) == 3
+        assert any("validated on 1 shard beside it: 'val-000.tar'" in note for note in source.notes)
+
+    def test_whole_shards_are_held_out(self, make):
+        folder = str(make([3, 4, 5, 6, 7]))
+        trained = open_for_training(folder, val_fraction=0.4, seed=1)
+        assert len(trained.splits["val"].shards) == 2
+        source, split = open_for_evaluation(folder, held_out=trained.held_out)
+        assert split == "val"
+        assert source.splits == trained.splits
+        assert not set(source.splits["train"].shards) & set(source.splits["val"].shards)
+
+    def test_all_of_train_and_val(self, make):
+        make([5])
+        assert len(samples_of(make([3], "val"), "all")) == 8
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("classes.txt", "cat\ndog\neel\n"),
+            ("classes.json", '["cat", "dog", "eel"]'),
+            ("classes.json", '{"cat": 0, "eel": 2, "dog": 1}'),
+            ("classes.json", '{"0": "cat", "1": "dog", "2": "eel"}'),
+        ],
+    )
+    def test_class_names_beside_the_shards(self, make, name, content):
+        folder = make([5, 4])
+        (folder / name).write_text(content)
+        assert open_for_evaluation(str(folder))[0].class_names == ["cat", "dog", "eel"]
+
+    @pytest.mark.parametrize("written", ["classes", "none"])
+    @pytest.mark.parametrize("ending", ["cls", "json"])
+    def test_labels_may_be_names(self, tmp_path, ending, written):
+        labels = ["cat", "dog", "ant"]
+        content = [label if ending == "cls" else json.dumps({"label": label, "x": 1}) for label in labels]
+        members = [
+            member for i in range(3) for member in ((f"{i}.{ending}", content[i].encode()), (f"{i}.jpg", png(i)))
+        ]
+        write(tmp_path / "d/a.tar", members)
+        if written == "classes":
+            (tmp_path / "d/classes.txt").write_text("ant\ncat\ndog\n")
+        samples = samples_of(tmp_path / "d")
+        assert samples.class_names == ["ant", "cat", "dog"]
+        assert [label for _, label, _ in samples.stream(TO_TENSOR)] == [1, 2, 0]
+
+    def test_relabel(self, make):
+        samples = samples_of(make([4])).relabel([5, 6, 7]).relabel([0, 0, 0, 0, 0, 8, 9, 10])
+        assert [label for _, label, _ in samples.stream(TO_TENSOR)] == [8, 9, 10, 8]
+
+    @pytest.mark.parametrize("form", ["sizes.json", "_info.json"])
+    def test_written_counts_are_used(self, make, form):
+        folder = make([5, 4])
+        sizes = {"train-000.tar": 5, "train-001.tar": 4}
+        if form == "_info.json":
+            split = {"name": "train", "filenames": list(sizes), "shard_lengths": [5, 4], "num_samples": 9}
+            sizes = {"splits": {"train": split}}
+        (folder / form).write_text(json.dumps(sizes))
+        (folder / "classes.txt").write_text("a\nb\nc\n")
+        for shard in folder.glob("*.tar"):
+            shard.write_bytes(b"not read when opening")
+        assert samples_of(folder).counts == [5, 4]
+
+    def test_members_that_belong_to_no_sample_are_not_counted(self, tmp_path):
+        write(tmp_path / "d/a.tar", [("__x__/1.txt", b""), ("README", b""), *sample(0), ("__y__", b""), *sample(1)])
+        samples = samples_of(tmp_path / "d")
+        assert [red(image) for image, _, _ in samples.stream(TO_TENSOR)] == [0, 1]
+
+
+def broken(tmp_path, kind):
+    """A folder with a sound shard and one with a fault; returns its path."""
+    members = [member for number in range(3) for member in sample(number)]
+    write(tmp_path / "d/train-0.tar", members)
+    path = write(tmp_path / "d/train-1.tar", members)
+    content = path.read_bytes()
+    # A member takes a block of 512 bytes for its header and one for its content here.
+    if kind == "cut":
+        path.write_bytes(content[: 3 * 1024 + 600])
+    elif kind == "cut between members":
+        path.write_bytes(content[: 4 * 1024])
+    elif kind == "header":
+        path.write_bytes(content[: 4 * 1024] + b"\xff" * 300 + content[4 * 1024 + 300 :])
+    elif kind == "image":
+        path.write_bytes(content.replace(png(1), b"x" * len(png(1))))
+    return tmp_path / "d"
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "train-0.tar cannot be read: it is empty"),
+            (b"text" * 1000, "train-0.tar cannot be read: it is no tar file"),
+            (bytes(10240), "train-0.tar holds no samples"),
+        ],
+        ids=["empty", "no tar", "no members"],
+    )
+    def test_what_is_no_shard(self, tmp_path, content, message):
+        (tmp_path / "train-0.tar").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            open_for_evaluation(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            ("cut", "train-1.tar cannot be read after the sample '0001': unexpected end of data"),
+            ("cut between members", "train-1.tar cannot be read after the sample '0001': it is cut off"),
+            ("header", "train-1.tar cannot be read after the sample '0001': a broken header follows"),
+        ],
+    )
+    def test_broken_shard_is_found_when_counting(self, tmp_path, kind, message):
+        with pytest.raises(ValueError, match=message) as caught:
+            open_for_evaluation(str(broken(tmp_path, kind)))
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("files", "pattern", "message"),
+        [
+            ({"train-0.tar": 3}, "train-{0..2}.tar", "2 shards missing: .*train-1.tar', .*train-2.tar'"),
+            ({"train-0.tar": 3}, "x*.tar", "no file matches .*x"),
+            ({"train-0.tar": 3}, "train-0.tar", "of a single shard none can be held out"),
+            ({"val-0.tar": 3}, "", "has no shards for training: it has 'val-0.tar'"),
+            ({"train-0.tar": 1, "val-0.tar": 1}, "", "holds a single class, '0'"),
+            ({"train-0.tar": 2, "val-0.tar": 3}, "", "val holds the label 2, train none above 1"),
+            ({"train-0.tar": 2, "more.tar": 3}, "", "beside the shards named train, 'more.tar' has no split"),
+            ({"train-0.tar": 2, "sizes.json": "[1"}, "", "sizes.json is no list of the shards' sizes"),
+            (
+                {"train-0.tar": 2, "val-0.tar": 2, "sizes.json": '{"val-0.tar": 7}'},
+                "",
+                "val-0.tar holds 2 samples, .* 7",
+            ),
+            ({"train-0.tar": 2, "val-0.tar": 2, "classes.txt": "a\na\n"}, "", "classes.txt names a class twice"),
+            ({"train-0.tar": 2, "val-0.tar": 2, "classes.json": "{}"}, "", "classes.json names no classes"),
+        ],
+    )
+    def test_with_the_reason(self, tmp_path, files, pattern, message):
+        for name, content in files.items():
+            if isinstance(content, int):
+                write(tmp_path / name, [member for number in range(content) for member in sample(number)])
+            else:
+                (tmp_path / name).write_text(content)
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+            open_for_training(str(tmp_path / pattern))
+        assert "\n" not in str(caught.value)
+
+    def test_tar_of_a_folder_has_no_labels(self, tmp_path):
+        write(tmp_path / "pets.tar", [("cat/0.png", png(0)), ("dog/0.png", png(1))])
+        with pytest.raises(ValueError, match=r"pets.tar: the sample 'cat/0' has no label"):
+            open_for_training(str(tmp_path / "pets.tar"))
+
+    def test_command_that_fails(self):
+        with pytest.raises(ValueError, match=r"pipe:false x\.tar cannot be read"):
+            open_for_evaluation("pipe:false x.tar")
+
+    def test_fewer_samples_than_devices(self, make):
+        with pytest.raises(ValueError, match="3 samples are too few for 4 devices"):
+            samples_of(make([3])).stream(TO_TENSOR, world=4, training=True)
+
+
+class TestOrder:
+    @pytest.mark.parametrize("world", [1, 3])
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_training_sees_every_sample_once(self, make, world, workers):
+        samples = samples_of(make([7, 1, 12, 9, 5, 3]))  # 37 samples
+        seen = []
+        for rank in range(world):
+            stream = samples.stream(TO_TENSOR, rank=rank, world=world, training=True, batch_size=4)
+            stream.set_epoch(1)
+            batches = numbers(stream, workers, 4)
+            assert len(stream) == 37 // world
+            assert [len(batch) for batch in batches] == [4] * (len(stream) // 4) + [len(stream) % 4] * (
+                len(stream) % 4 > 0
+            )
+            seen += chain.from_iterable(batches)
+        assert len(set(seen)) == len(seen) == 37 // world * world
+
+    @pytest.mark.parametrize("world", [1, 3])
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_evaluation_sees_every_sample_once_and_fills_up(self, make, world, workers):
+        samples = samples_of(make([7, 1, 12, 9, 5, 3]))
+        labels, seen, lengths = [], [], set()
+        for rank in range(world):
+            items = [
+                (red(image), int(label), int(unread))
+                for images, of_batch, missing in DataLoader(
+                    samples.stream(TO_TENSOR, rank=rank, world=world, batch_size=4), batch_size=4, num_workers=workers
+                )
+                for image, label, unread in zip(images, of_batch, missing, strict=True)
+            ]
+            lengths.add(len(items))
+            labels += [label for _, label, _ in items]
+            seen += [number for number, label, _ in items if label >= 0]
+        assert sorted(seen) == list(range(37))
+        assert lengths == {-(-37 // world)}
+        assert labels.count(-1) == -(-37 // world) * world - 37
+
+    def test_one_process_evaluates_in_order(self, make):
+        assert numbers(samples_of(make([5, 4])).stream(TO_TENSOR), 0, 9) == [list(range(9))]
+
+    def test_labels_belong_to_the_images(self, make):
+        stream = samples_of(make([7, 12])).stream(TO_TENSOR, training=True)
+        assert all(label == red(image) % CLASSES and unread == -1 for image, label, unread in stream)
+
+    def test_training_is_shuffled_within_and_across_shards(self, make):
+        order = order_of(samples_of(make([10] * 5)).stream(TO_TENSOR, training=True))
+        assert sum(second == first + 1 for first, second in pairwise(order)) < 12
+        assert [number // 10 for number in order] != sorted(number // 10 for number in order)
+
+    def test_seed_and_epoch_decide_the_order(self, make):
+        samples = samples_of(make([10] * 4))
+
+        def order(seed, epoch):
+            stream = samples.stream(TO_TENSOR, seed=seed, training=True)
+            stream.set_epoch(epoch)
+            return numbers(stream, 0, 8)
+
+        assert order(0, 0) == order(0, 0)
+        assert len({str(order(*choice)) for choice in [(0, 0), (0, 1), (1, 0)]}) == 3
+
+    def test_workers_that_persist_follow_the_epoch(self, make):
+        stream = samples_of(make([6] * 4)).stream(TO_TENSOR, training=True, batch_size=4)
+        loader = DataLoader(stream, batch_size=4, num_workers=2, persistent_workers=True)
+        orders = []
+        for epoch in (0, 1):
+            stream.set_epoch(epoch)
+            orders.append([red(image) for images, _, _ in loader for image in images])
+        assert orders[0] != orders[1]
+        assert all(sorted(order) == list(range(24)) for order in orders)
+
+    def test_random_changes_depend_on_seed_epoch_and_place_alone(self, make):
+        stream = samples_of(make([6, 6])).stream(noisy, seed=3)
+        torch.manual_seed(1)
+        first = torch.stack([image for image, _, _ in stream])
+        torch.manual_seed(2)
+        before = torch.get_rng_state()
+        in_workers = [images for images, _, _ in DataLoader(stream, batch_size=1, num_workers=2)]
+        again = torch.stack([image for image, _, _ in stream])
+        assert torch.equal(torch.get_rng_state(), before) or len(in_workers) == 12  # the loader draws a seed itself
+        assert torch.equal(first, again)
+        in_order = sorted(in_workers, key=lambda images: red(images[0]))
+        assert torch.equal(first, torch.cat(in_order))
+        assert len({float(image[1, 0, 0]) for image in first}) == 12
+
+    def test_global_random_state_is_left_alone(self, make):
+        stream = samples_of(make([4])).stream(noisy, training=True)
+        before = torch.get_rng_state()
+        list(stream)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_pickled_copy_goes_the_same_way(self, make):
+        stream = samples_of(make([6, 6])).stream(TO_TENSOR, seed=3, training=True)
+        stream.set_epoch(2)
+        assert numbers(pickle.loads(pickle.dumps(stream)), 0, 4) == numbers(stream, 0, 4)
+
+
+class TestUnreadable:
+    def items(self, folder, **options):
+        return [(red(image), label, unread) for image, label, unread in samples_of(folder).stream(TO_TENSOR, **options)]
+
+    @pytest.mark.parametrize("kind", ["cut", "cut between members", "header"])
+    def test_what_a_broken_shard_lacks_is_reported(self, tmp_path, kind):
+        folder = broken(tmp_path, kind)
+        (folder / "sizes.json").write_text('{"train-0.tar": 3, "train-1.tar": 3}')
+        (folder / "classes.txt").write_text("a\nb\nc\n")
+        whole = [(0, 0, -1), (1, 1, -1), (2, 2, -1), (0, 0, -1), (1, 1, -1)]
+        readable = whole[:4] if kind == "cut" else whole
+        assert self.items(folder) == readable + [(0, -1, index) for index in range(len(readable), 6)]
+        reason = samples_of(folder).reason(5)
+        assert "train-1.tar: sample 2" in reason
+        assert "of 3 samples" in reason
+
+    def test_missing_shard_is_reported(self, tmp_path):
+        folder = broken(tmp_path, "")
+        samples = samples_of(folder)
+        (folder / "train-0.tar").unlink()
+        items = [(label, unread) for _, label, unread in samples.stream(TO_TENSOR)]
+        assert items == [(-1, 0), (-1, 1), (-1, 2), (0, -1), (1, -1), (2, -1)]
+        assert "No such file" in samples.reason(0)
+
+    def test_evaluation_gives_a_blank_image(self, tmp_path):
+        folder = broken(tmp_path, "image")
+        assert self.items(folder)[3:] == [(0, 0, -1), (0, -1, 4), (2, 2, -1)]
+        assert samples_of(folder).reason(4).endswith("train-1.tar: 0001.png: not an image")
+
+    def test_training_repeats_the_last_that_could_be_read(self, tmp_path):
+        items = self.items(broken(tmp_path, "image"), training=True)
+        assert len(items) == 6
+        place = next(place for place, (_, _, unread) in enumerate(items) if unread == 4)
+        assert items[place][:2] == (items[place - 1][:2] if place else (0, -1))
+        assert sum(unread == -1 for _, _, unread in items) == 5
+
+    @pytest.mark.parametrize(
+        ("members", "reason"),
+        [
+            ([("0.png", png(0))], "a.tar: 0: no label"),
+            ([("0.png", png(0)), ("0.cls", b"7")], "a.tar: 0: the label '7' is none of 2 classes"),
+            ([("0.png", png(0)), ("0.cls", b"\xff")], "a.tar: 0: no label"),
+            ([("0.png", png(0)), ("0.json", b"{")], "a.tar: 0: no label"),
+            ([("0.png", png(0)), ("0.json", b'{"label": 0.5}')], "a.tar: 0: no label"),
+            ([("0.txt", b""), ("0.cls", b"1")], "a.tar: 0: no image among txt, cls"),
+            ([("0.png", b""), ("0.cls", b"1")], "a.tar: 0.png: the file is empty"),
+        ],
+    )
+    def test_reason(self, tmp_path, members, reason):
+        write(tmp_path / "d/a.tar", members)
+        (tmp_path / "d/classes.txt").write_text("a\nb\n")
+        samples = samples_of(tmp_path / "d")
+        assert [item[1:] for item in samples.stream(TO_TENSOR)] == [(-1, 0)]
+        assert samples.reason(0).endswith(reason)
+
+
+class TestResume:
+    """Continuing from a state gives what would have come without a stop, bit for bit."""
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("batches", [1, 7])
+    def test_within_an_epoch(self, tmp_path, workers, batches):
+        bad = {5, 6, 17, 30}
+        for shard in range(4):
+            members = [
+                (name, b"x" * len(content) if number in bad and name.endswith("png") else content)
+                for number in range(shard * 9, shard * 9 + 9)
+                for name, content in sample(number)
+            ]
+            write(tmp_path / f"d/{shard}.tar", members)
+        samples = samples_of(tmp_path / "d")
+
+        def loader():
+            stream = samples.stream(noisy, seed=1, training=True, batch_size=4)
+            return stream, StatefulDataLoader(stream, batch_size=4, num_workers=workers)
+
+        stream, whole = loader()
+        expected = []
+        for epoch in (3, 4):
+            stream.set_epoch(epoch)
+            expected += list(whole)
+        stream, stopped = loader()
+        stream.set_epoch(3)
+        iterator = iter(stopped)
+        for _ in range(batches):
+            next(iterator)
+        state = pickle.loads(pickle.dumps(stopped.state_dict()))
+        del iterator, stopped
+        stream, continued = loader()
+        stream.set_epoch(3)
+        continued.load_state_dict(state)
+        found = list(continued)
+        stream.set_epoch(4)
+        found += list(continued)
+        assert len(found) == 18 - batches
+        for batch, other in zip(found, expected[batches:], strict=True):
+            assert all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_between_epochs(self, make, workers):
+        samples = samples_of(make([6] * 4))
+
+        def loader():
+            stream = samples.stream(TO_TENSOR, training=True, batch_size=4)
+            return stream, StatefulDataLoader(stream, batch_size=4, num_workers=workers)
+
+        stream, first = loader()
+        list(first)
+        state = first.state_dict()
+        stream.set_epoch(1)
+        expected = [images for images, _, _ in first]
+        stream, second = loader()
+        second.load_state_dict(state)
+        stream.set_epoch(1)
+        found = [images for images, _, _ in second]
+        assert torch.equal(torch.cat(found), torch.cat(expected))
