@@ -1,0 +1,184 @@
+"""Data sets of the Hugging Face library `datasets`, by name or from a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from glocal.data.image import decode_image, read_image
+from glocal.data.source import DataSource, Samples, check_classes, fingerprint, hold_out, hold_out_again, quoted
+
+if TYPE_CHECKING:
+    import datasets
+
+VAL_NAMES = ("validation", "val", "valid", "test")  # the first that there is
+LABEL_NAMES = ("label", "labels", "class")
+SAVED_BY_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
+
+
+def open_training_hub(data: str, val_fraction: float | None, seed: int) -> DataSource:
+    """Open the splits train and validation (or val, valid, test), or split train; see `open_for_training`."""
+    source = _open(data)
+    if "train" not in source.splits:
+        raise ValueError(f"{data} has no split 'train': it has {quoted(list(source.splits))}")
+    if "val" not in source.splits:
+        samples = source.splits.pop("train")
+        source.splits["all"] = samples
+        source = hold_out(source, val_fraction, seed, _fingerprint(samples))
+    elif val_fraction is not None:
+        raise ValueError(f"--val-fraction does not apply to {data}: it has a validation split")
+    check_classes(source)
+    return source
+
+
+def open_evaluation_hub(data: str, held_out: dict | None) -> DataSource:
+    """Open what there is of train and validation (or val, valid, test); see `open_for_evaluation`."""
+    source = _open(data)
+    if held_out and list(source.splits) == ["train"] and held_out["files"] == _fingerprint(source.splits["train"]):
+        source.splits["all"] = source.splits["train"]
+        source.notes.append(f"{data} is the data set of the training: its split 'val' is what was held out then")
+        return hold_out_again(source, held_out)
+    return source
+
+
+class RowImage:
+    """The image in one row of a data set, decoded when it is loaded."""
+
+    __slots__ = ("column", "name", "row", "table")
+
+    def __init__(self, table: "datasets.Dataset", row: int, column: str, name: str):
+        self.table = table  # with undecoded images
+        self.row = row
+        self.column = column
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name}, row {self.row}"
+
+    def load(self) -> Image.Image:
+        """The image as RGB; raises UnreadableImageError."""
+        image = self.table[self.row][self.column] or {}
+        if image.get("bytes") is None and image.get("path"):
+            return read_image(image["path"])
+        return decode_image(image.get("bytes") or b"", str(self))
+
+
+def _open(data: str) -> DataSource:
+    parts = _load(data)
+    notes: list[str] = []
+    val = next((name for name in VAL_NAMES if name in parts), None)
+    used = {"train": "train", "val": val}
+    chosen = {part: parts[name] for part, name in used.items() if name in parts} or dict(list(parts.items())[:1])
+    unused = sorted(set(parts) - {"train", val})
+    if unused and set(chosen) <= {"train", "val"}:
+        notes.append(f"{data}: left out the split {quoted(unused)}")
+    first = next(iter(chosen.values()))
+    image = _image_column(data, first, notes)
+    column, class_names, multi_label = _label_column(data, chosen, notes)
+    number = {name: label for label, name in enumerate(class_names)}
+    splits = {}
+    for part, table in chosen.items():
+        labels = _labels(data, table, column, number, multi_label)
+        table = table.select_columns([image]).cast_column(image, _undecoded())
+        images = [RowImage(table, row, image, f"{data} ({used.get(part, part)})") for row in range(len(table))]
+        splits[part] = Samples(images, labels)
+    return DataSource(data, class_names, splits, notes=notes, multi_label=multi_label)
+
+
+def _load(data: str) -> "dict[str, datasets.Dataset]":
+    """The splits that `data` names, as `datasets` calls them."""
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(f"{data} needs the library datasets: pip install 'glocal[data]'") from None
+    place = data.removeprefix("hf:")
+    if not place:
+        raise ValueError("hf: needs the name or the folder of a data set, as in hf:cifar10")
+    folder = Path(place)
+    saved = any((folder / name).is_file() for name in SAVED_BY_SAVE_TO_DISK)
+    name, _, config = (place, "", "") if folder.exists() else place.partition(":")
+    try:
+        loaded = datasets.load_from_disk(place) if saved else datasets.load_dataset(name, config or None)
+    except Exception as error:  # anything, from pyarrow's errors to those of a network
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if saved and isinstance(error, IndexError):  # what load_from_disk makes of an empty table
+            reason = "it holds no rows"
+        raise OSError(f"{data} cannot be opened: {reason}") from None
+    if isinstance(loaded, datasets.Dataset):
+        split = str(loaded.split)
+        loaded = {split if split in VAL_NAMES else "train": loaded}
+    parts = {part: table for part, table in loaded.items() if len(table)}
+    if not parts:
+        raise ValueError(f"{data} holds no rows")
+    return parts
+
+
+def _undecoded():
+    import datasets
+
+    return datasets.Image(decode=False)
+
+
+def _image_column(data: str, table: "datasets.Dataset", notes: list[str]) -> str:
+    import datasets
+
+    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    if not found:
+        raise ValueError(f"{data} has no column of images: it has {quoted(table.column_names)}")
+    return _first(data, "images", found, notes)
+
+
+def _label_column(data: str, tables: "dict[str, datasets.Dataset]", notes: list[str]) -> tuple[str, list[str], bool]:
+    """The column of labels, the names of the classes, and whether a row has several labels."""
+    import datasets
+
+    features = next(iter(tables.values())).features
+    single = {name: feature for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+    inner = {name: getattr(feature, "feature", None) for name, feature in features.items()}
+    several = {name: feature for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
+    if single or several:
+        column = _first(data, "labels", sorted(single or several, key=_preferred), notes)
+        names = (single or several)[column].names
+        if len(set(names)) < len(names):
+            raise ValueError(f"{data}: the column {column!r} names a class twice")
+        return column, list(names), not single
+    plain = [name for name, feature in features.items() if name in LABEL_NAMES and isinstance(feature, datasets.Value)]
+    if not plain:
+        raise ValueError(f"{data} has no column of class labels: it has {quoted(list(features))}")
+    values = {value for table in tables.values() for value in table.unique(plain[0]) if value is not None}
+    if not all(isinstance(value, (str, int)) for value in values):
+        raise ValueError(f"{data}: the column {plain[0]!r} holds neither names nor whole numbers")
+    return plain[0], [str(value) for value in sorted(values)], False
+
+
+def _preferred(name: str) -> int:
+    return LABEL_NAMES.index(name) if name in LABEL_NAMES else len(LABEL_NAMES)
+
+
+def _first(data: str, what: str, columns: list[str], notes: list[str]) -> str:
+    if len(columns) > 1:
+        notes.append(f"{data}: {what} are those of the column {columns[0]!r}, not of {quoted(columns[1:])}")
+    return columns[0]
+
+
+def _labels(
+    data: str, table: "datasets.Dataset", column: str, number: dict[str, int], multi_label: bool
+) -> list[int] | list[tuple[int, ...]]:
+    values: Sequence = table.with_format(None)[column][:]
+    is_class = getattr(table.features.get(column), "names", None) is not None
+    labels = []
+    for row, value in enumerate(values):
+        if multi_label:
+            label = tuple(sorted(set(value or ())))
+        else:
+            label = value if is_class or value is None else number[str(value)]
+        if label is None or any(not 0 <= i < len(number) for i in (label if multi_label else [label])):
+            raise ValueError(f"{data}, row {row}: no label ({value!r} in the column {column!r})")
+        labels.append(label)
+    return labels
+
+
+def _fingerprint(samples: Samples) -> str:
+    """Identify a table by its labels, in the order of its rows: its images need not have names."""
+    return fingerprint(f"{row}\t{label}" for row, label in enumerate(samples.labels))

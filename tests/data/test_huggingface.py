@@ -1,0 +1,192 @@
+import io
+import pickle
+
+import pytest
+from PIL import Image
+
+from glocal.data.image import UnreadableImageError
+from glocal.data.source import open_for_evaluation, open_for_training
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+
+
+def image(number, mode="RGB"):
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (number, 0, 0)).convert(mode).save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": None}
+
+
+CLASS = datasets.ClassLabel(names=["cat", "dog"])
+
+
+def table(count, first=0, label=CLASS, labels=None, column="label", **columns):
+    numbers = range(first, first + count)
+    features = {"picture": datasets.Image(), column: label}
+    values = {"picture": [image(number) for number in numbers], column: labels or [n % 2 for n in numbers], **columns}
+    features |= {name: datasets.Value("string") for name in columns}
+    return datasets.Dataset.from_dict(values, features=datasets.Features(features))
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves a table, or several by the names of their splits; returns what `glocal` calls it."""
+
+    def save(data=None, **splits):
+        saved = datasets.DatasetDict(splits) if splits else data
+        saved.save_to_disk(str(tmp_path / "saved"))
+        return f"hf:{tmp_path / 'saved'}"
+
+    return save
+
+
+def reds(samples):
+    return [samples.load(index).getpixel((0, 0))[0] for index in range(len(samples))]
+
+
+class TestSaved:
+    @pytest.mark.parametrize("name", ["validation", "val", "test"])
+    def test_train_and_validation(self, save, name):
+        source = open_for_training(save(train=table(6), **{name: table(4, 6)}))
+        assert source.class_names == ["cat", "dog"]
+        assert reds(source.splits["train"]) == list(range(6))
+        assert reds(source.splits["val"]) == [6, 7, 8, 9]
+        assert source.splits["val"].labels == [0, 1, 0, 1]
+        assert not source.multi_label
+        assert not source.splits["val"].in_memory
+
+    def test_validation_goes_before_test(self, save):
+        source = open_for_training(save(train=table(6), test=table(4), validation=table(3)))
+        assert len(source.splits["val"]) == 3
+        assert any("left out the split 'test'" in note for note in source.notes)
+
+    def test_table_without_validation_is_split(self, save):
+        name = save(table(20))
+        trained = open_for_training(name, val_fraction=0.3, seed=2)
+        assert sorted(reds(trained.splits["train"] + trained.splits["val"])) == list(range(20))
+        source, split = open_for_evaluation(name, held_out=trained.held_out)
+        assert split == "val"
+        assert reds(source.splits["val"]) == reds(trained.splits["val"])
+
+    def test_other_table_is_measured_whole(self, save):
+        source, split = open_for_evaluation(save(table(5)), held_out={"files": "other"})
+        assert (split, len(source.splits[split])) == ("all", 5)
+
+    def test_validation_alone_can_be_measured(self, save):
+        source, split = open_for_evaluation(save(test=table(5)))
+        assert (split, len(source.splits[split])) == ("val", 5)
+
+    def test_several_labels(self, save):
+        labels = [[0], [1, 0], [], [1]] * 5
+        source = open_for_training(save(table(20, label=datasets.Sequence(CLASS), labels=labels, column="labels")))
+        assert source.multi_label
+        assert set(source.splits["train"].labels) <= {(0,), (0, 1), (), (1,)}
+
+    def test_labels_without_names(self, save):
+        source = open_for_training(save(table(20, label=datasets.Value("int64"), labels=[3, 10] * 10)))
+        assert source.class_names == ["3", "10"]
+        assert set(source.splits["train"].labels) == {0, 1}
+
+    def test_choice_of_a_column_is_noted(self, save):
+        data = table(20).rename_column("label", "fine").add_column("coarse", [0, 1] * 10).cast_column("coarse", CLASS)
+        assert any(
+            "labels are those of the column 'fine', not of 'coarse'" in n for n in open_for_training(save(data)).notes
+        )
+
+
+class TestImages:
+    def test_decoded_as_files_are(self, save):
+        data = table(4)
+        data = data.remove_columns("picture").add_column("picture", [image(n, "L") for n in (0, 64, 128, 255)])
+        samples = open_for_evaluation(save(data.cast_column("picture", datasets.Image())))[0].splits["all"]
+        assert samples.load(3).mode == "RGB"
+
+    def test_unreadable_one_is_named(self, save):
+        data = table(2).remove_columns("picture").add_column("picture", [image(0), {"bytes": b"broken", "path": None}])
+        name = save(data.cast_column("picture", datasets.Image()))
+        samples = open_for_evaluation(name)[0].splits["all"]
+        with pytest.raises(UnreadableImageError, match=r"saved \(train\), row 1: not an image"):
+            samples.load(1)
+        assert samples.name(1) == f"{name} (train), row 1"
+
+    def test_missing_one_is_named(self, save):
+        data = table(2).remove_columns("picture").add_column("picture", [image(0), None])
+        samples = open_for_evaluation(save(data.cast_column("picture", datasets.Image())))[0].splits["all"]
+        with pytest.raises(UnreadableImageError, match="row 1: the file is empty"):
+            samples.load(1)
+
+    def test_go_to_another_process(self, save):
+        samples = open_for_evaluation(save(table(3)))[0].splits["all"]
+        assert reds(pickle.loads(pickle.dumps(samples))) == [0, 1, 2]
+
+
+class TestFolders:
+    def test_folder_of_images(self, tmp_path):
+        for number in range(8):
+            path = tmp_path / f"images/{('train', 'test')[number % 2]}/{('cat', 'dog')[number // 4]}/{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image(number)["bytes"])
+        source = open_for_training(f"hf:{tmp_path / 'images'}")
+        assert source.class_names == ["cat", "dog"]
+        assert sorted(reds(source.splits["val"])) == [1, 3, 5, 7]
+
+    def test_folder_of_parquet_files(self, tmp_path):
+        (tmp_path / "parquet").mkdir()
+        for split, first in [("train", 0), ("validation", 6)]:
+            table(6, first).to_parquet(str(tmp_path / f"parquet/{split}-00000.parquet"))
+        source = open_for_training(f"hf:{tmp_path / 'parquet'}")
+        assert source.class_names == ["cat", "dog"]
+        assert reds(source.splits["val"]) == list(range(6, 12))
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (lambda: table(4).remove_columns("picture"), "has no column of images: it has 'label'"),
+            (lambda: table(4).remove_columns("label"), "has no column of class labels: it has 'picture'"),
+            (lambda: table(4, labels=[0, 1, None, 1]), "row 2: no label .None in the column 'label'"),
+            (lambda: table(4, labels=[0, 1, 0, -1]), "row 3: no label .-1 in the column 'label'"),
+            (lambda: table(4).select([]), "holds no rows"),
+            (lambda: table(4, label=datasets.ClassLabel(names=["cat"]), labels=[0] * 4), "a single class, 'cat'"),
+            (lambda: table(4, label=datasets.Value("float64"), labels=[0.5] * 4), "neither names nor whole numbers"),
+        ],
+    )
+    def test_with_the_reason(self, save, data, message):
+        name = save(data())
+        with pytest.raises((ValueError, OSError), match=message) as caught:
+            open_for_training(name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_no_split_for_training(self, save):
+        with pytest.raises(ValueError, match="has no split 'train': it has 'val'"):
+            open_for_training(save(test=table(4)))
+
+    def test_val_fraction_beside_a_validation_split(self, save):
+        with pytest.raises(ValueError, match="--val-fraction does not apply"):
+            open_for_training(save(train=table(4), test=table(4)), val_fraction=0.1)
+
+    @pytest.mark.parametrize("name", ["hf:no/such-set", "hf:/no/such/folder"])
+    def test_what_is_not_there(self, name):
+        with pytest.raises(OSError, match=f"{name} cannot be opened") as caught:
+            open_for_training(name)
+        assert "\n" not in str(caught.value)
+
+    def test_no_name(self):
+        with pytest.raises(ValueError, match="hf: needs the name"):
+            open_for_training("hf:")
+
+    @pytest.mark.parametrize(("data", "library"), [("hf:cifar10", "datasets"), ("a-{0..1}.tar", "webdataset")])
+    def test_missing_extra(self, monkeypatch, data, library):
+        import sys
+
+        for module in (library, "webdataset.shardlists"):
+            monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ImportError, match=rf"needs the library {library}: pip install 'glocal\[data\]'"):
+            open_for_training(data)
