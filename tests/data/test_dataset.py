@@ -1,9 +1,19 @@
+import random
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from glocal.data.dataset import ImageDataset, evaluation_loader, training_loader
+from glocal.data.dataset import (
+    EvaluationSampler,
+    ImageDataset,
+    TrainingSampler,
+    class_balance,
+    evaluation_loader,
+    random_state,
+    training_loader,
+)
 from glocal.data.preprocessing import MAX_ASPECT, Augmentation, Preprocessing, crop_extreme_aspect
 from glocal.data.source import Samples
 
@@ -49,17 +59,11 @@ class TestUnreadable:
     def test_evaluation_leaves_it_out_and_reports_it(self, samples, workers):
         labels, unread = [], []
         for images, batch_labels, missing in evaluation_loader(samples, TRANSFORM, batch_size=4, workers=workers):
-            assert len(images) == len(batch_labels)
+            assert images.shape == (len(batch_labels), 3, 8, 8)
             labels += batch_labels.tolist()
-            unread += missing
-        assert labels == [0, 1, 2, 5, 6, 7, 8, 9]
-        assert unread == [3, 4]
-
-    def test_batch_of_unreadable_files_only(self, samples):
-        batches = list(evaluation_loader(samples.subset([3, 4]), TRANSFORM, batch_size=2, workers=0))
-        assert [(images.shape, labels.tolist(), unread) for images, labels, unread in batches] == [
-            ((0, 3, 8, 8), [], [0, 1])
-        ]
+            unread += missing.tolist()
+        assert labels == [0, 1, 2, -1, -1, 5, 6, 7, 8, 9]
+        assert unread == [-1, -1, -1, 3, 4, -1, -1, -1, -1, -1]
 
     def test_no_sample_to_replace_it(self, samples):
         _, label, unread = ImageDataset(samples.subset([3, 4]), TRANSFORM, replace=True)[1]
@@ -69,7 +73,11 @@ class TestUnreadable:
 class TestTrainingLoader:
     def order(self, samples, seed, epochs=2):
         loader = training_loader(samples, TRANSFORM, batch_size=4, workers=0, seed=seed)
-        return [label for _ in range(epochs) for _, labels, _ in loader for label in labels.tolist()]
+        order = []
+        for epoch in range(epochs):
+            loader.sampler.set_epoch(epoch)
+            order += [label for _, labels, _ in loader for label in labels.tolist()]
+        return order
 
     def test_seed_decides_the_order(self, samples):
         torch.manual_seed(1)
@@ -86,6 +94,96 @@ class TestTrainingLoader:
         assert len(self.order(samples, seed=0, epochs=1)) == 8
         loader = training_loader(samples, TRANSFORM, batch_size=64, workers=0, seed=0)
         assert [len(labels) for _, labels, _ in loader] == [10]
+
+
+class TestTrainingSampler:
+    @pytest.mark.parametrize("world", [2, 3, 4])
+    @pytest.mark.parametrize("repeats", [1, 3])
+    def test_devices_share_the_order_of_one(self, world, repeats):
+        one = list(TrainingSampler(50, 12, seed=3, repeats=repeats))
+        shares = [
+            list(TrainingSampler(50, 12, seed=3, rank=rank, world=world, repeats=repeats)) for rank in range(world)
+        ]
+        assert [shares[place % world][place // world] for place in range(48)] == one
+        assert [len(share) for share in shares] == [48 // world] * world
+
+    def test_every_sample_once(self):
+        assert sorted(index for index, _ in TrainingSampler(48, 12, seed=0)) == list(range(48))
+
+    def test_every_place_has_a_seed_of_its_own(self):
+        seeds = [seed for _, seed in TrainingSampler(48, 12, seed=0)]
+        assert len(set(seeds)) == 48
+
+    def test_repeats_follow_each_other_with_other_seeds(self):
+        items = list(TrainingSampler(48, 12, seed=0, repeats=3))
+        assert len(items) == 48
+        for first, second, third in zip(items[::3], items[1::3], items[2::3], strict=True):
+            assert first[0] == second[0] == third[0]
+            assert len({first[1], second[1], third[1]}) == 3
+        assert len({index for index, _ in items}) == 16
+
+    def test_balance_draws_classes_equally_often(self):
+        labels = [0] * 900 + [1] * 90 + [2] * 10
+        drawn = [labels[index] for index, _ in TrainingSampler(1000, 10, seed=0, weights=class_balance(labels))]
+        assert np.bincount(drawn) == pytest.approx([333, 333, 333], abs=60)
+
+
+@pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 3), (2, 4)])
+def test_evaluation_shares_are_equally_long_and_complete(size, world):
+    shares = [list(EvaluationSampler(size, rank, world)) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(index for share in shares for index in share if index is not None) == list(range(size))
+
+
+class TestRandomState:
+    def draw(self):
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    def test_seed_decides(self):
+        with random_state(5):
+            first = self.draw()
+        with random_state(5):
+            assert self.draw() == first
+        with random_state(6):
+            assert all(a != b for a, b in zip(self.draw(), first, strict=True))
+
+    def test_what_was_before_comes_back(self):
+        torch.manual_seed(0), random.seed(0), np.random.seed(0)
+        expected = self.draw()
+        torch.manual_seed(0), random.seed(0), np.random.seed(0)
+        with random_state(5):
+            self.draw()
+        assert self.draw() == expected
+
+    def test_image_is_changed_as_its_seed_says_in_any_process(self, samples):
+        transform = PREPROCESSING.training_transform(Augmentation(0.1, 0.5, 0.5, 0.4, "rand-m9-mstd0.5", 1.0))
+        alone = {seed: ImageDataset(samples, transform)[(5, seed)][0] for seed in (1, 2)}
+        assert not torch.equal(alone[1], alone[2])
+        torch.manual_seed(3)
+        assert torch.equal(ImageDataset(samples, transform)[(5, 1)][0], alone[1])
+        batches = [
+            [images for images, _, _ in training_loader(samples, transform, 4, workers=workers, seed=0)]
+            for workers in (0, 2)
+        ]
+        assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+def test_several_labels_become_zeros_and_ones(samples):
+    several = Samples(samples.images[:3] + samples.images[5:6], [(0, 2), (), (1,), (2,)])
+    dataset = ImageDataset(several, TRANSFORM, classes=3)
+    assert torch.stack([dataset[index][1] for index in range(4)]).tolist() == [
+        [1, 0, 1],
+        [0, 0, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
+    assert dataset[None][1].tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(("parts", "world"), [(2, 1), (1, 2), (2, 3)])
+def test_batch_must_be_shared_equally(samples, parts, world):
+    with pytest.raises(ValueError, match=f"--batch-size 7 .* multiple of {parts * world}"):
+        training_loader(samples, TRANSFORM, 7, workers=0, seed=0, parts=parts, world=world)
 
 
 class TestPreprocessing:

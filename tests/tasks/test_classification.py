@@ -1,9 +1,10 @@
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 from torch import nn
 from torch.nn import functional as F
 
-from glocal.tasks.classification import ClassificationTotals, evaluate, training_loss
+from glocal.tasks.classification import ClassificationTotals, MultiLabelTotals, average_precision, evaluate
 
 
 def totals(logits, labels, sizes):
@@ -34,12 +35,42 @@ class TestTotals:
     def test_nothing_measured(self):
         assert ClassificationTotals().compute() == {}
 
+    def test_unread_are_left_out(self):
+        logits = torch.randn(4, 3)
+        labels = torch.tensor([0, -1, 2, -1])
+        assert totals(logits, labels, [4]) == pytest.approx(totals(logits[::2], labels[::2], [2]))
 
-def test_label_smoothing_spreads_the_target():
-    logits, labels = torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([0])
-    target = torch.tensor([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]])
-    expected = -(target * logits.log_softmax(-1)).sum()
-    assert training_loss(logits, labels, 0.1).item() == pytest.approx(expected.item())
+    def test_reset(self):
+        result = ClassificationTotals()
+        result.update(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))
+        result.reset()
+        assert result.compute() == {}
+
+
+class TestMultiLabel:
+    @pytest.mark.parametrize("levels", [2, 5, 1000])  # few levels: many equal scores
+    def test_average_precision_is_sklearns(self, levels):
+        torch.manual_seed(levels)
+        scores, labels = torch.randint(levels, (60,)).float(), torch.randint(2, (60,))
+        expected = average_precision_score(labels.numpy(), scores.numpy())
+        assert average_precision(scores, labels) == pytest.approx(expected)
+
+    def test_totals(self):
+        torch.manual_seed(0)
+        logits, labels = torch.randn(30, 4), torch.randint(2, (30, 4)).float()
+        labels[:, 3] = 0  # a class that does not occur is no part of the mean
+        totals = MultiLabelTotals()
+        totals.update(logits[:10], labels[:10])
+        totals.update(logits[10:12], torch.full((2, 4), -1.0))  # unread
+        totals.update(logits[10:], labels[10:])
+        expected = average_precision_score(labels[:, :3].numpy(), logits[:, :3].numpy(), average="macro")
+        assert totals.compute()["map"] == pytest.approx(100 * expected)
+        assert totals.compute()["loss"] == pytest.approx(F.binary_cross_entropy_with_logits(logits, labels).item())
+
+    def test_nothing_measured(self):
+        totals = MultiLabelTotals()
+        totals.update(torch.randn(2, 3), torch.full((2, 3), -1.0))
+        assert totals.compute() == {}
 
 
 def test_evaluate_uses_eval_mode_and_counts_unread():
@@ -47,9 +78,10 @@ def test_evaluate_uses_eval_mode_and_counts_unread():
     with torch.no_grad():
         model[2].weight.copy_(torch.eye(3))
     images = torch.eye(3).view(3, 3, 1, 1)
-    batches = [(images, torch.arange(3), [7]), (images[:0], torch.arange(0), [8, 9])]
+    missing = torch.tensor([-1, -1, 7])
+    batches = [(images, torch.tensor([0, 1, -1]), missing), (images, torch.arange(3), torch.full((3,), -1))]
     metrics, unread = evaluate(model, batches)
     assert metrics["top1"] == 100
-    assert metrics["images"] == 3
+    assert metrics["images"] == 5
     assert metrics["images_per_second"] > 0
-    assert unread == [7, 8, 9]
+    assert unread == [7]

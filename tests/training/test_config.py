@@ -11,7 +11,7 @@ from glocal.training.eval_config import EvalConfig
     ("values", "message"),
     [
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
-        ({"seed": -1}, "--seed must be at least 0 and at most 4.29497e.09, got -1"),
+        ({"seed": -1}, "--seed must be at least 0 and at most 4294967295, got -1"),
         ({"img_size": 0}, "--img-size must be at least 1"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"lr": 0.0}, "--lr must be more than 0, got 0"),

@@ -188,11 +188,6 @@ class TestSettings:
 
 
 class TestRandAugment:
-    @pytest.mark.xfail(
-        raises=ValueError,
-        strict=True,
-        reason="Pillow 13 refuses to posterize to 0 bits; timm 1.0.31 asks for it at strength 10, which m9 varies to",
-    )
     def test_its_greatest_strength_applies_to_an_image(self):
         augmentation = Augmentation(
             crop_scale=0.08,

@@ -46,7 +46,7 @@ class TestFinishedRun:
 
     def test_it_leaves_its_files(self, finished):
         names = {path.name for path in finished.output.iterdir()}
-        assert names == {"model.safetensors", "last.ckpt", "metrics.csv", "config.yaml"}
+        assert names == {"model.safetensors", "last.ckpt", "metrics.csv", "config.yaml", "summary.json"}
 
     def test_checkpoint_knows_all_that_using_it_needs(self, finished):
         info = read_info(finished.output / "model.safetensors")
@@ -245,20 +245,27 @@ class TestUnreadableFiles:
 class TestStopped:
     def at_step(self, monkeypatch, step, do):
         """Let the loss of one step be what `do` makes of it."""
-        original, calls = training_module.training_loss, []
+        original, calls = training_module.create_classification_loss, []
 
-        def loss(*args):
-            calls.append(1)
-            return do(original(*args)) if len(calls) == step else original(*args)
+        def create(*args, **kwargs):
+            criterion = original(*args, **kwargs)
 
-        monkeypatch.setattr(training_module, "training_loss", loss)
+            def loss(*args):
+                calls.append(1)
+                return do(criterion(*args)) if len(calls) == step else criterion(*args)
+
+            return loss
+
+        monkeypatch.setattr(training_module, "create_classification_loss", create)
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_non_finite_loss_names_the_step_and_keeps_the_last_good_state(
         self, digits_folder, tmp_path, monkeypatch, value
     ):
         self.at_step(monkeypatch, 6, lambda loss: loss * value)  # 4 steps an epoch
-        with pytest.raises(TrainingStopped, match=rf"the loss is {value} at step 6 \(epoch 2\)"):
+        with pytest.raises(
+            TrainingStopped, match=rf"the loss is {value} at step 6 \(epoch 2\).*; saved at step 4 \(epoch 1\)"
+        ):
             run(digits_folder, tmp_path, epochs=3)
         state = torch.load(tmp_path / "last.ckpt", weights_only=True)
         assert state["global_step"] == 4
@@ -280,7 +287,7 @@ class TestStopped:
             raise KeyboardInterrupt
 
         self.at_step(monkeypatch, 7, interrupt)
-        with pytest.raises(KeyboardInterrupt, match=r"stopped in epoch 2 of 3; the checkpoints in .* are"):
+        with pytest.raises(KeyboardInterrupt, match=r"stopped: saved at step 4 \(epoch 1\) in "):
             run(digits_folder, tmp_path, epochs=3)
         assert (tmp_path / "last.ckpt").exists()
         Predictor(tmp_path, device="cpu")

@@ -1,9 +1,14 @@
 """Train a classifier on a folder of images or on an embedded set.
 
 The output folder receives model.safetensors (the weights of the epoch with the best validation top-1, with class names
-and preprocessing: all that `glocal eval` and `glocal predict` need), last.ckpt (the state after the last epoch),
-metrics.csv, config.yaml (these options, for --config) and train.log (files that could not be read).
+and preprocessing: all that `glocal eval` and `glocal predict` need; with --ema, model.raw.safetensors has the weights
+that were not averaged), last.ckpt (the state to go on from), metrics.csv, config.yaml (these options, for --config),
+summary.json and train.log (files that could not be read).
+
+A run that was stopped, by whatever, is continued by the same command, or by `glocal train --output DIR --resume`.
 """
+
+import shlex
 
 from glocal.cli.output import console, facts
 from glocal.training.config import TrainConfig, find_recipe  # noqa: F401 (--recipe)
@@ -19,9 +24,10 @@ def run(config: TrainConfig) -> int:
     result = train(config, screen)
     best = result.metrics
     rows = {
-        "top-1 / top-5": f"{best['top1']:.2f} % / {best['top5']:.2f} %",
+        **({"mAP": f"{best['map']:.2f} %"} if "map" in best else {}),
+        **({"top-1 / top-5": f"{best['top1']:.2f} % / {best['top5']:.2f} %"} if "top1" in best else {}),
         "validation loss": f"{best['loss']:.4f}",
-        "best epoch": f"{best['epoch']} of {config.epochs}",
+        "best epoch": f"{best['epoch']} of {result.epochs}",
         "images": " + ".join(f"{count:,} {split}" for split, count in result.images.items()),
         "parameters": f"{result.parameters:,}",
         "training speed": f"{result.images_per_second:,.0f} images/s",
@@ -30,10 +36,12 @@ def run(config: TrainConfig) -> int:
     if result.unread:
         rows["unreadable files"] = f"{len(result.unread)}, named in {result.output / 'train.log'}"
     screen.print(facts(f"{result.model} on {result.data}", rows))
-    screen.print(f"Saved in {result.output}: model.safetensors, last.ckpt, metrics.csv, config.yaml", soft_wrap=True)
+    names = ("model.safetensors", "model.raw.safetensors", "last.ckpt", "metrics.csv", "config.yaml", "summary.json")
+    saved = ", ".join(name for name in names if (result.output / name).exists())
+    screen.print(f"Saved in {result.output}: {saved}", soft_wrap=True)
     images = "IMAGE…"
     if result.samples:
         images = result.samples[0].parent / "*.png"
         screen.print(f"{len(result.samples)} held-out images to predict: {images}", soft_wrap=True, highlight=False)
-    screen.print(f"Next: glocal predict {images} --checkpoint {result.output}", soft_wrap=True, highlight=False)
+    screen.print(f"Next: glocal predict {images} --checkpoint {shlex.quote(str(result.output))}", soft_wrap=True, highlight=False)
     return 0

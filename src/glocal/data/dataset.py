@@ -1,12 +1,17 @@
-"""Samples as tensors, in batches. A file that cannot be read is replaced in training and left out in evaluation."""
+"""Samples as tensors, in batches: in training each with a random seed of its own, in an order drawn for every epoch."""
 
 import os
-from collections.abc import Callable
+import random
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glocal.data.image import UnreadableImageError
 from glocal.data.source import Samples
@@ -17,29 +22,46 @@ MAX_REPLACEMENTS = 100
 class ImageDataset(Dataset):
     """Samples through a transform: (image tensor, label, unread).
 
+    The label is the class's index; with `classes` (several labels per image), a tensor (classes,) of zeros and ones.
     unread is -1, or the index of the sample that could not be read. In training (`replace=True`) another sample then
     takes its place, always the same one; otherwise, and when 100 others cannot be read either, the label is -1 and the
     image blank.
+
+    An item is asked for by its index, or by (index, seed): the seed then decides every random change of the image,
+    whichever process makes it. The index None stands for nothing: a blank image that fills a batch.
     """
 
-    def __init__(self, samples: Samples, transform: Callable[[Image.Image], Tensor], replace: bool = False):
+    def __init__(
+        self,
+        samples: Samples,
+        transform: Callable[[Image.Image], Tensor],
+        replace: bool = False,
+        classes: int | None = None,
+    ):
         self.samples = samples
         self.transform = transform
         self.replace = replace
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+    def __getitem__(self, key: int | tuple[int, int] | None) -> tuple[Tensor, int | Tensor, int]:
+        if isinstance(key, tuple):
+            index, seed = key
+            with random_state(seed):
+                return self[index]
+        if key is None:
+            return self._blank(), self._label(None), -1
         unread = -1
         for step in range(min(MAX_REPLACEMENTS, len(self)) if self.replace else 1):
             # Neighbours share a class, and often a fault: a stride that is no divisor of a usual size leaves both.
-            place = (index + step * 7919) % len(self)
+            place = (key + step * 7919) % len(self)
             try:
-                return self.transform(self.samples.load(place)), self.samples.labels[place], unread
+                return self.transform(self.samples.load(place)), self._label(place), unread
             except UnreadableImageError:
-                unread = index
-        return self.transform(Image.new("RGB", (32, 32))), -1, unread
+                unread = key
+        return self._blank(), self._label(None), unread
 
     def reason(self, index: int) -> str:
         """Why the sample at `index` cannot be read, with its name."""
@@ -49,52 +71,198 @@ class ImageDataset(Dataset):
             return str(error)
         return f"{self.samples.name(index)}: could not be read before"
 
+    def _blank(self) -> Tensor:
+        return self.transform(Image.new("RGB", (32, 32)))
 
-def leave_out_unread(items: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor, list[int]]:
-    """Make a batch of those that could be read, and the list of the others' indices.
+    def _label(self, place: int | None) -> int | Tensor:
+        if self.classes is None:
+            return -1 if place is None else self.samples.labels[place]
+        if place is None:
+            return torch.full((self.classes,), -1.0)
+        target = torch.zeros(self.classes)
+        target[list(self.samples.labels[place])] = 1
+        return target
 
-    Images are (B, C, H, W), labels (B,); B is 0 where none could be read.
+
+@contextmanager
+def random_state(seed: int):
+    """Python's, NumPy's and torch's random numbers as `seed` decides; what they were before comes back afterwards."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class TrainingSampler(Sampler):
+    """One device's share of an epoch's samples, as (index, seed) for `ImageDataset`, decided by (seed, epoch) alone.
+
+    The order is that of one device: of `world` devices, the one of `rank` takes every world-th sample, so that a step
+    sees the same samples, changed in the same way, on any number of devices and with any number of workers.
+
+    steps: batches of `batch_size` samples (over all devices) to an epoch; what remains is left out.
+    repeats: differently changed copies of an image that follow each other (repeated augmentation, Hoffer et al. 2020);
+        an epoch then sees a part of the images only.
+    weights: a probability per sample, to draw with replacement.
     """
-    unread = [index for _, _, index in items if index >= 0]
-    images = torch.stack([image for image, _, _ in items])
-    labels = torch.tensor([label for _, label, _ in items])
-    return images[labels >= 0], labels[labels >= 0], unread
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+        weights: Tensor | None = None,
+    ):
+        self.size = size
+        self.used = size // batch_size * batch_size or size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.repeats = repeats
+        self.weights = weights
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.used, self.world))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
+        if self.weights is None:
+            order = torch.randperm(self.size, generator=generator)
+        else:
+            order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
+        order = order.repeat_interleave(self.repeats)[: self.used]
+        seeds = torch.randint(2**62, (self.used,), generator=generator)
+        mine = slice(self.rank, None, self.world)
+        return iter(list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True)))
+
+
+class EvaluationSampler(Sampler):
+    """One device's share of all samples, in order; with None at the end, so that every device has as many."""
+
+    def __init__(self, size: int, rank: int = 0, world: int = 1):
+        self.size = size
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return -(-self.size // self.world)
+
+    def __iter__(self) -> Iterator[int | None]:
+        mine = list(range(self.rank, self.size, self.world))
+        return iter(mine + [None] * (len(self) - len(mine)))
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One 64-bit seed of several numbers; near numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def class_balance(labels: list[int]) -> Tensor:
+    """A weight per sample with which all classes are drawn equally often."""
+    labels = torch.tensor(labels)
+    return 1.0 / labels.bincount()[labels].double()
 
 
 def training_loader(
-    samples: Samples, transform: Callable, batch_size: int, workers: int, seed: int, pin_memory: bool = False
+    samples: Samples,
+    transform: Callable,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    *,
+    parts: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    repeats: int = 1,
+    balanced: bool = False,
+    classes: int | None = None,
+    pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches in an order drawn from `seed`, anew every epoch; an incomplete last batch is dropped."""
-    return DataLoader(
-        ImageDataset(samples, transform, replace=True),
-        batch_size=batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(seed),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        drop_last=len(samples) >= batch_size,
-        collate_fn=default_collate,
-    )
+    """Batches of (images, labels, unread) in an order drawn from `seed`, anew every epoch; see `TrainingSampler`.
+
+    batch_size counts the samples of a step on all `world` devices; each gets its share in `parts` batches, one after
+    the other. An incomplete last step is dropped. classes: how many, for several labels per image. The loader's
+    `state_dict` holds the place within the epoch.
+    """
+    from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
+
+    warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")
+    own, rest = divmod(batch_size, parts * world)
+    if rest or not own:
+        raise ValueError(
+            f"--batch-size {batch_size} cannot be shared equally: it must be a multiple of {parts * world} "
+            f"({world} devices × --accumulate {parts})"
+        )
+    if hasattr(samples, "stream"):
+        if balanced or repeats > 1:
+            option = "--balanced" if balanced else "--repeated-augmentation"
+            raise ValueError(f"{option} needs images in any order, which shards do not give")
+        stream = samples.stream(transform, seed=seed, rank=rank, world=world, training=True, batch_size=own)
+        options = _options(workers, pin_memory, persistent=False)
+        return StatefulDataLoader(stream, batch_size=own, drop_last=len(samples) >= batch_size, **options)
+    weights = class_balance(samples.labels) if balanced else None
+    sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights)
+    dataset = ImageDataset(samples, transform, replace=True, classes=classes)
+    generator = torch.Generator().manual_seed(seed)
+    options = _options(workers, pin_memory)
+    return StatefulDataLoader(dataset, batch_size=own, sampler=sampler, generator=generator, **options)
 
 
 def evaluation_loader(
-    samples: Samples, transform: Callable, batch_size: int, workers: int, pin_memory: bool = False
+    samples: Samples,
+    transform: Callable,
+    batch_size: int,
+    workers: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    classes: int | None = None,
+    pin_memory: bool = False,
 ) -> DataLoader:
-    """All samples once, in order; see `leave_out_unread` for a batch."""
-    return DataLoader(
-        ImageDataset(samples, transform),
-        batch_size=batch_size,
+    """All samples once, in order, as batches of (images, labels, unread); this device's share of them.
+
+    The label of a sample that cannot be read, or fills a batch, is -1; unread is its index or -1.
+    """
+    if hasattr(samples, "stream"):
+        stream = samples.stream(transform, rank=rank, world=world, batch_size=batch_size)
+        return DataLoader(stream, batch_size=batch_size, **_options(workers, pin_memory, persistent=False))
+    dataset = ImageDataset(samples, transform, classes=classes)
+    sampler = EvaluationSampler(len(samples), rank, world)
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_options(workers, pin_memory))
+
+
+def _options(workers: int, pin_memory: bool, persistent: bool = True) -> dict:
+    """persistent: keep the workers from epoch to epoch; those of a stream are made anew, as they carry its number."""
+    return dict(
         num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=persistent and workers > 0,
         pin_memory=pin_memory,
-        collate_fn=leave_out_unread,
+        worker_init_fn=_ignore_signals,
     )
+
+
+def _ignore_signals(worker: int) -> None:
+    """A scheduler signals every process of a job; the run's own process decides what becomes of the workers."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def default_workers(samples: Samples) -> int:
     """No processes for images in memory, otherwise one per core that this process may use, at most 8."""
-    if not isinstance(samples.images[0], str):
+    if getattr(samples, "in_memory", False):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)

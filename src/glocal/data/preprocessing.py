@@ -1,6 +1,8 @@
 """From an RGB image to a model's input: the fixed path for measuring and the random one for training."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 
 import timm.data
 from PIL import Image
@@ -64,7 +66,7 @@ class Preprocessing:
             ) from error
 
     def _training_transform(self, augmentation: "Augmentation") -> transforms.Compose:
-        return timm.data.create_transform(
+        path = timm.data.create_transform(
             self.input_size,
             is_training=True,
             scale=(augmentation.crop_scale, 1.0),
@@ -74,10 +76,14 @@ class Preprocessing:
             auto_augment=augmentation.auto_augment,
             re_prob=augmentation.random_erasing,
             re_mode="pixel",
-            interpolation=self.interpolation,
+            interpolation=augmentation.interpolation or self.interpolation,
             mean=self.mean,
             std=self.std,
         )
+        for step in path.transforms:
+            for operation in [*getattr(step, "ops", ()), *chain.from_iterable(getattr(step, "policy", ()))]:
+                _keep_a_bit(operation)
+        return path
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class Augmentation:
 
     crop_scale: smallest part of the image's area that a crop keeps; crop_ratio: its smallest width over height.
     hflip: probability of a mirror image. color_jitter: strength, 0 for none. auto_augment: timm's notation, for
-    instance "rand-m9-mstd0.5". random_erasing: probability.
+    instance "rand-m9-mstd0.5". random_erasing: probability. interpolation: bilinear, bicubic, random, or None for the
+    model's own.
     """
 
     crop_scale: float
@@ -95,6 +102,20 @@ class Augmentation:
     color_jitter: float
     auto_augment: str | None
     random_erasing: float
+    interpolation: str | None = None
+
+
+def _keep_a_bit(operation) -> None:
+    """Let an operation of a RandAugment leave 1 bit at least.
+
+    At its greatest strength timm 1.0 asks Pillow for 0 bits, which was a black image and is an error from Pillow 13 on.
+    """
+    if getattr(operation, "aug_fn", None) is timm.data.auto_augment.posterize:
+        operation.level_fn = partial(_bits, operation.level_fn)
+
+
+def _bits(level_fn, level: float, hparams: dict) -> tuple[int]:
+    return (max(1, level_fn(level, hparams)[0]),)
 
 
 def crop_extreme_aspect(image: Image.Image) -> Image.Image:

@@ -2,10 +2,11 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
@@ -50,13 +51,19 @@ def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: Che
     write_atomically(path, save(tensors, {METADATA_KEY: json.dumps(asdict(info), ensure_ascii=False)}))
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, flush it to the disk, and rename it."""
+def write_atomically(path: str | Path, content: "bytes | Callable[[BinaryIO], None]") -> None:
+    """Write a file under a temporary name beside it, flush it to the disk, and rename it.
+
+    content: the bytes, or what writes them to an open file.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

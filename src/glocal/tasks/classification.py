@@ -1,16 +1,11 @@
-"""Image classification: the loss to train on and the metrics to report."""
+"""Image classification: the metrics to report."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-def training_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of (B, classes) logits and (B,) labels, a part of each target spread over all classes."""
-    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 class ClassificationTotals:
@@ -19,12 +14,21 @@ class ClassificationTotals:
     With fewer than six classes, "top-5" counts a label among the first `classes`, and is 100 %.
     """
 
+    best = "top1"  # of the figures, the one to choose a model by
+
     def __init__(self):
-        self.images = 0
-        self.sums: Tensor | None = None  # (3,) float64: loss, top-1, top-5
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64)  # images, loss, top-1, top-5
+
+    @property
+    def images(self) -> int:
+        return int(self.sums[0])
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, classes), labels (B,); B may be 0."""
+        """Add a batch: logits (B, classes), labels (B,); a label of -1 is left out, B may be 0."""
+        logits, labels = logits[labels >= 0], labels[labels >= 0]
         if not len(labels):
             return
         logits = logits.float()
@@ -32,16 +36,65 @@ class ClassificationTotals:
         hits = ranked == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         # MPS has no float64, and the sums of a few thousand batches need it: the CPU adds them up.
-        sums = torch.stack([loss, hits[:, 0].sum(), hits.sum()]).cpu().double()
-        self.images += len(labels)
-        self.sums = sums if self.sums is None else self.sums + sums
+        self.sums[0] += len(labels)
+        self.sums[1:] += torch.stack([loss, hits[:, 0].sum(), hits.sum()]).cpu().double()
 
-    def compute(self) -> dict[str, float]:
-        """The mean loss, and top1 and top5 in percent, as timm reports them; empty without images."""
-        if self.sums is None:
+    def compute(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
+        """The mean loss, and top1 and top5 in percent, as timm reports them; empty without images.
+
+        reduce: adds up a tensor over devices.
+        """
+        images, *sums = reduce(self.sums).tolist()
+        if not images:
             return {}
-        loss, top1, top5 = (self.sums / self.images).tolist()
+        loss, top1, top5 = (value / images for value in sums)
         return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
+
+
+class MultiLabelTotals:
+    """The same for several labels per image: mean binary cross-entropy and mAP (macro over the classes that occur)."""
+
+    best = "map"
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits (B, classes), labels (B, classes) of zeros and ones; rows of -1 are left out."""
+        known = labels[:, 0] >= 0
+        self.logits.append(logits[known].float().cpu())
+        self.labels.append(labels[known].cpu())
+
+    def compute(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """loss, and map in percent; empty without images. With several devices, gathers what all of them saw."""
+        logits, labels = torch.cat(self.logits), torch.cat(self.labels)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, (logits, labels))
+            logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        if not len(labels):
+            return {}
+        loss = F.binary_cross_entropy_with_logits(logits, labels).item()
+        present = labels.any(0).nonzero()[:, 0].tolist()
+        precision = [average_precision(logits[:, index], labels[:, index]) for index in present]
+        return {"loss": loss, "map": 100 * sum(precision) / max(1, len(precision))}
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Area under the precision-recall curve as a sum of steps: scores (N,), labels (N,) of zeros and ones.
+
+    Equal scores are one step.
+    """
+    order = scores.argsort(descending=True)
+    scores, hits = scores[order], labels[order].double().cumsum(0)
+    last = torch.cat([scores[1:] != scores[:-1], torch.tensor([True])])  # of its group of equal scores
+    hits, counts = hits[last], torch.arange(1, len(scores) + 1)[last]
+    gained = torch.diff(hits, prepend=hits.new_zeros(1))
+    return ((gained * hits / counts).sum() / labels.sum()).item()
 
 
 def evaluate(
@@ -56,9 +109,8 @@ def evaluate(
     start = time.perf_counter()
     with torch.inference_mode():
         for images, labels, missing in batches:
-            unread.extend(missing)
-            if len(labels):
-                images = images.to(device, memory_format=torch.channels_last)
-                totals.update(model(images), labels.to(device))
+            unread.extend(missing[missing >= 0].tolist())
+            images = images.to(device, memory_format=torch.channels_last)
+            totals.update(model(images), labels.to(device))
     seconds = time.perf_counter() - start
     return {**totals.compute(), "images": totals.images, "images_per_second": totals.images / seconds}, unread

@@ -1,7 +1,11 @@
 """What happens around the training loop: checkpoints, the log, the progress bar."""
 
+import csv
 import io
 import os
+import resource
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,46 +18,154 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint, write_atomically
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+STEPS_BETWEEN_TALKS = 10  # of several devices, on whether to save
+
+
+class TrainingInterrupted(RuntimeError):
+    """A run that a signal has stopped; it can be resumed. exit_code: 128 + the signal's number, as shells have it."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal = signal_number
+        self.exit_code = 128 + signal_number
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoints, written under a temporary name, flushed to the disk, and renamed."""
 
     def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options=None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomically(path, buffer.getbuffer())
+        write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
 class KeepBest(Callback):
-    """Writes the model whenever its validation top-1 is higher than before, or equal with a lower loss.
+    """Writes the model whenever its validation's best figure is higher than before, or equal with a lower loss.
 
-    describe: makes the checkpoint's info of the epoch's metrics. After training, `metrics` are those of the model kept.
+    paths: of each of the module's `weights()`. describe: makes a checkpoint's info of the epoch's metrics. After
+    training, `metrics` are those of the model kept.
     """
 
-    def __init__(self, path: Path, describe: Callable[[dict], CheckpointInfo]):
-        self.path = path
+    def __init__(self, paths: dict[str, Path], describe: Callable[[dict], CheckpointInfo], figure: str):
+        self.paths = paths
         self.describe = describe
+        self.figure = figure
         self.metrics: dict = {}
 
     def on_validation_end(self, trainer, module) -> None:
         metrics = {**module.val_metrics, "epoch": trainer.current_epoch + 1}
-        if not self.metrics or self._rank(metrics) > self._rank(self.metrics):
-            self.metrics = metrics
-            save_checkpoint(self.path, module.model.state_dict(), self.describe(metrics))
+        if self.metrics and self._rank(metrics) <= self._rank(self.metrics):
+            return
+        self.metrics = metrics
+        weights = module.weights()  # on all devices, as each may hold a part
+        if trainer.is_global_zero:
+            for name, state in weights.items():
+                info = metrics if not name else {**module.raw_metrics, "epoch": metrics["epoch"]}
+                save_checkpoint(self.paths[name], state, self.describe(info))
 
-    @staticmethod
-    def _rank(metrics: dict) -> tuple[float, float]:
-        return metrics["top1"], -metrics["loss"]
+    def state_dict(self) -> dict:
+        return {"metrics": self.metrics}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.metrics = state["metrics"]
+
+    def _rank(self, metrics: dict) -> tuple[float, float]:
+        return metrics[self.figure], -metrics["loss"]
+
+
+class KeepLast(Callback):
+    """Saves the state of the run: after every epoch, every `minutes` within one, and before a signal stops it.
+
+    Within an epoch it saves between two steps of the optimizer, and never after an epoch's last step: the epoch's
+    validation belongs to it. A second signal stops at once.
+    """
+
+    def __init__(self, path: Path, minutes: float):
+        self.path = path
+        self.seconds = 60 * minutes
+        self.signal: int | None = None
+        self.handlers: dict = {}
+        self.saved = ""
+
+    def on_train_start(self, trainer, module) -> None:
+        self.saved_at = time.monotonic()
+        try:
+            self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+        except ValueError:  # only the main thread may
+            self.handlers = {}
+
+    def _note(self, number: int, frame) -> None:
+        if self.signal is not None:
+            self._stop(number)
+        self.signal = number
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if last or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        # A validation follows the last step: save before, so that a signal meanwhile does not cost much.
+        wait = self.seconds if batch_idx + 2 < trainer.num_training_batches else self.seconds / 10
+        stop, save = self.signal is not None, time.monotonic() - self.saved_at >= wait
+        if trainer.world_size > 1:
+            if (batch_idx + 1) % STEPS_BETWEEN_TALKS:
+                return
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+            save = trainer.strategy.reduce_boolean_decision(save, all=False)
+        if stop or save:
+            module.fetch_losses()  # not after a loss that is not finite
+            self._save(trainer)
+        if stop:
+            self._stop(self.signal or signal.SIGTERM)
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if self.signal is not None:
+            self._stop(self.signal)
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        module.data_epoch = trainer.current_epoch + 1
+        self._save(trainer)
+        stop = self.signal is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop and trainer.current_epoch + 1 < trainer.max_epochs:
+            self._stop(self.signal or signal.SIGTERM)
+
+    def _save(self, trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.saved_at = time.monotonic()
+        self.saved = f"saved at step {trainer.global_step} (epoch {trainer.current_epoch + 1})"
+
+    def _stop(self, number: int) -> None:
+        raise TrainingInterrupted(f"stopped by {signal.Signals(number).name}: {self.kept()}", number)
+
+    def kept(self) -> str:
+        """What is left of the run so far, in a few words."""
+        return f"{self.saved} in {self.path.parent}, the same command goes on" if self.saved else "nothing is saved yet"
+
+    def on_exception(self, trainer, module, exception) -> None:
+        self._restore()
+
+    def on_train_end(self, trainer, module) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
 
 
 class EpochLog(Callback):
-    """One row of figures per epoch for the loggers, one line for the screen; on a terminal, a progress bar too.
+    """One row of figures per epoch for metrics.csv and the loggers, one line for the screen.
 
-    After training, `images_per_second` is the training's mean, validation apart.
+    On a terminal there is a progress bar too. After training, `images_per_second` is the training's mean, validation
+    apart. `rows` holds the epochs of the whole run, those before it was resumed included.
     """
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, path: Path, figure: str):
         self.console = console
+        self.path = path
+        self.figure = figure
+        self.rows: list[dict] = []
+        self.unread_before = 0
         self.images = 0
         self.seconds = 0.0
         self.progress: Progress | None = None
@@ -62,41 +174,65 @@ class EpochLog(Callback):
     def images_per_second(self) -> float:
         return self.images / self.seconds if self.seconds else 0.0
 
+    def state_dict(self) -> dict:
+        return {"rows": self.rows, "unread_before": self.unread_before}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rows = state["rows"]
+        self.unread_before = state["unread_before"]
+
     def on_train_start(self, trainer, module) -> None:
-        if self.console.is_terminal:
+        self._start_clock()  # an epoch that is continued has no start of its own
+        if self.console.is_terminal and trainer.is_global_zero:
             columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}")
             self.progress = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-            self.task = self.progress.add_task("", total=trainer.estimated_stepping_batches, rate="")
+            batches = int(trainer.num_training_batches) * trainer.max_epochs
+            done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            self.task = self.progress.add_task("", total=batches, completed=done, rate="")
             self.progress.start()
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        self.epoch_images = self.epoch_seconds = 0
         self.unread_before = module.unread.total()
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        self.epoch_images = self.epoch_seconds = 0
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        self.epoch_images += len(batch[1])
+        self.epoch_images += len(batch[1]) * trainer.world_size
         self.epoch_seconds = time.perf_counter() - self.start
         if self.progress is not None:
-            rate = f"{self.epoch_images / self.epoch_seconds:,.0f} images/s"
+            rate = f"{self.epoch_images / self.epoch_seconds:,.0f} images/s, {memory_in_use(module.device)}"
             description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self.progress.update(self.task, advance=1, description=description, rate=rate)
 
     def on_train_epoch_end(self, trainer, module) -> None:
         self.images += self.epoch_images
         self.seconds += self.epoch_seconds
-        val, epoch, rate = module.val_metrics, trainer.current_epoch + 1, self.epoch_images / self.epoch_seconds
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        rate = self.epoch_images / self.epoch_seconds if self.epoch_seconds else 0.0
         unread = module.unread.total() - self.unread_before
-        row = {"epoch": epoch, "lr": lr, "train_loss": module.train_loss, "train_images_per_second": rate}
-        row |= {f"val_{name}": value for name, value in val.items()} | {"unread": unread}
+        epoch, loss = trainer.current_epoch + 1, module.train_loss
+        lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        row = {"epoch": epoch, "lr": lr, "train_loss": loss, "train_images_per_second": rate}
+        validated = trainer.fit_loop.epoch_loop._should_check_val_epoch()
+        val, raw = (module.val_metrics, module.raw_metrics) if validated else ({}, {})
+        row |= {f"val_{name}": value for name, value in val.items()}
+        if module.ema is not None:
+            row |= {f"val_raw_{name}": value for name, value in raw.items()}
+        row["unread"] = unread
+        self.rows.append(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
-        line = (
-            f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  train loss {module.train_loss:.4f}  "
-            f"val loss {val['loss']:.4f}  top-1 {val['top1']:6.2f} %  {rate:,.0f} images/s"
-        )
-        self.console.print(line + (f"  {unread} unreadable" if unread else ""), highlight=False, soft_wrap=True)
+        if not trainer.is_global_zero:
+            return
+        write_atomically(self.path, table(self.rows))
+        line = f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  train loss {loss:.4f}  "
+        if val:
+            name = {"top1": "top-1", "map": "mAP"}[self.figure]
+            line += f"val loss {val['loss']:.4f}  {name} {val[self.figure]:6.2f} %  "
+        line += f"{rate:,.0f} images/s" + (f"  {unread} unreadable" if unread else "")
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer, module) -> None:
         self._stop()
@@ -107,3 +243,21 @@ class EpochLog(Callback):
     def _stop(self) -> None:
         if self.progress is not None:
             self.progress.stop()
+
+
+def table(rows: list[dict]) -> bytes:
+    """Rows as CSV, with the columns of all of them."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def memory_in_use(device: torch.device) -> str:
+    """The most memory that the run has needed so far: on the GPU, otherwise of the process."""
+    if device.type == "cuda":
+        used = torch.cuda.max_memory_allocated(device)
+    else:
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{used / 2**30:.1f} GiB"

@@ -238,10 +238,11 @@ def _check(config, name: str, low: float, high: float = math.inf, above: bool = 
     little = value < high if below else value <= high
     if math.isfinite(value) and enough and little:
         return
-    bounds = [f"more than {low:g}" if above else f"at least {low:g}"]
+    least, most, got = (str(number) if isinstance(number, int) else f"{number:g}" for number in (low, high, value))
+    bounds = [f"more than {least}" if above else f"at least {least}"]
     if high != math.inf:
-        bounds.append(f"less than {high:g}" if below else f"at most {high:g}")
-    raise ValueError(f"--{name.replace('_', '-')} must be {' and '.join(bounds)}, got {value:g}")
+        bounds.append(f"less than {most}" if below else f"at most {most}")
+    raise ValueError(f"--{name.replace('_', '-')} must be {' and '.join(bounds)}, got {got}")
 
 
 def _choose(config, name: str, *choices: str | None) -> None:

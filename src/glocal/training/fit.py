@@ -1,5 +1,6 @@
-"""The heavy part of a training run: model, loaders, and Lightning's loop over them."""
+"""The heavy part of a training run: model, data, and Lightning's loop over them."""
 
+import hashlib
 import logging
 import signal
 import warnings
@@ -10,24 +11,34 @@ from pathlib import Path
 import timm
 import torch
 from rich.console import Console
-from torch import nn
-from torch.utils.data import DataLoader
 
 from glocal.data.dataset import default_workers, evaluation_loader, training_loader
 from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.data.source import DataSource
 from glocal.tasks.checkpoint import CheckpointInfo
-from glocal.tasks.classifier import check_input_size, check_name, create_model, load_for_finetuning, resolve_device
+from glocal.tasks.classifier import (
+    check_input_size,
+    check_name,
+    create_model,
+    load_classifier,
+    load_for_finetuning,
+    resolve_device,
+)
 from glocal.training import run_folder
-from glocal.training.config import TrainConfig
+from glocal.training.config import QUICK_BATCHES, TrainConfig
 
 try:
     import lightning.pytorch as lightning
 except ImportError:
     raise ImportError("training needs Lightning: pip install 'glocal[train]'") from None
 
-from glocal.training.callbacks import AtomicCheckpointIO, EpochLog, KeepBest
-from glocal.training.module import ClassificationModule
+from lightning.pytorch.utilities import rank_zero_only
+
+from glocal.training.callbacks import AtomicCheckpointIO, EpochLog, KeepBest, KeepLast, TrainingInterrupted
+from glocal.training.distillation import Teacher
+from glocal.training.module import ClassificationModule, TrainingStopped
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 @dataclass(frozen=True)
@@ -37,25 +48,27 @@ class Run:
     config: TrainConfig
     name: str
     source: DataSource
-    model: nn.Module
     model_args: dict
     preprocessing: Preprocessing
     augmentation: Augmentation
     batch_size: int
-    lr: float
+    module: ClassificationModule
     device: torch.device
 
     @property
     def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return sum(parameter.numel() for parameter in self.module.model.parameters())
 
     def opening(self) -> str:
         """What is about to happen, in one line."""
         size = "×".join(map(str, self.preprocessing.input_size[1:]))
         images = " + ".join(f"{len(samples):,} {split}" for split, samples in self.source.splits.items())
+        count = self.config.devices * self.config.num_nodes
         return (
             f"{self.name} ({self.parameters / 1e6:.2f} M parameters) on {self.source.name}: "
-            f"{len(self.source.class_names)} classes, {images} images, {size} pixels, {self.device}"
+            f"{len(self.source.class_names)} classes, {images} images, {size} pixels, "
+            + (f"{count} × " if count > 1 else "")
+            + str(self.device)
         )
 
     def describe(self, metrics: dict) -> CheckpointInfo:
@@ -79,13 +92,18 @@ class Outcome:
     images_per_second: float
 
 
+def leads() -> bool:
+    """Whether this process is the one of the run that speaks and writes."""
+    return rank_zero_only.rank in (0, None)
+
+
 def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     """Create the model, seeded, and check that it takes the images; raises ValueError, TypeError or OSError."""
     device = resolve_device(config.device)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     check_name(name)
     img_size = config.img_size or source.img_size
-    model_args = {}
+    model_args = dict(config.model_args)
     if img_size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         model_args["img_size"] = img_size
     kwargs = dict(model_args) if config.drop_path is None else {**model_args, "drop_path_rate": config.drop_path}
@@ -96,55 +114,184 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
         model = create_model(name, num_classes=classes, **kwargs)
     preprocessing = Preprocessing.of_model(model, img_size)
     check_input_size(model, preprocessing.input_size)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()
     small = min(preprocessing.input_size[1:]) <= 64
     augmentation = _augmentation(config, source, small)
     preprocessing.training_transform(augmentation)  # an unknown policy is refused here
-    batch_size = config.batch_size or _batch_size(len(source.splits["train"]), small)
-    lr = config.lr or 2e-3 * (batch_size / 64) ** 0.5 * (0.1 if config.pretrained or config.checkpoint else 1)
-    return Run(config, name, source, model, model_args, preprocessing, augmentation, batch_size, lr, device)
-
-
-def fit(run: Run, output: Path, console: Console) -> Outcome:
-    """Train, keeping the best and the last checkpoint and a CSV of each epoch's figures in `output`."""
-    config = run.config
+    images = len(source.splits["train"])
+    batch_size = config.batch_size or _batch_size(images, small)
+    multi_label = getattr(source, "multi_label", False)
+    _check_batch(config, batch_size, multi_label)
     module = ClassificationModule(
-        run.model,
-        lr=run.lr,
-        weight_decay=config.weight_decay,
-        warmup_epochs=min(5, config.epochs / 10) if config.warmup_epochs is None else config.warmup_epochs,
-        label_smoothing=config.label_smoothing,
+        model,
+        config,
+        lr=_lr(config, batch_size),
+        classes=classes,
+        images=images,
+        steps_per_epoch=min(max(1, images // batch_size), QUICK_BATCHES if config.quick else images),
+        data_key=_data_key(source),
+        multi_label=multi_label,
+        teacher=_teacher(config, preprocessing, source),
     )
-    best, epochs = KeepBest(output / run_folder.BEST, run.describe), EpochLog(console)
+    return Run(config, name, source, model_args, preprocessing, augmentation, batch_size, module, device)
+
+
+def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> Outcome:
+    """Train, keeping the best and the last checkpoint and a CSV of each epoch's figures in `output`.
+
+    state: a last checkpoint to go on from.
+    """
+    config, module = run.config, run.module
+    figure = next(iter(module.val_totals.values())).best
+    best = KeepBest({"": output / run_folder.BEST, "raw": output / run_folder.RAW}, run.describe, figure)
+    epochs = EpochLog(console, output / run_folder.METRICS, figure)
+    last = KeepLast(output / run_folder.LAST, config.save_every_minutes)
     with _quiet_lightning(), _deterministic(run.device):
         trainer = lightning.Trainer(
-            max_epochs=config.epochs,
+            max_epochs=config.epochs + config.cooldown_epochs,
+            check_val_every_n_epoch=config.val_every,
             accelerator=run.device.type,
-            devices=[run.device.index] if run.device.index is not None else 1,
-            logger=lightning.loggers.CSVLogger(output, name="", version="", flush_logs_every_n_steps=1),
-            callbacks=[best, epochs, _keep_last(output)],
+            devices=[run.device.index] if run.device.index is not None else config.devices,
+            num_nodes=config.num_nodes,
+            strategy=_strategy(config),
+            precision=PRECISIONS[config.precision],
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip_grad,
+            sync_batchnorm=_syncs_batch_norm(config, run.device),
+            limit_train_batches=QUICK_BATCHES * config.accumulate if config.quick else None,
+            limit_val_batches=QUICK_BATCHES if config.quick else None,
+            logger=_loggers(config, output),
+            callbacks=[best, epochs, last],
             plugins=[AtomicCheckpointIO()],
             deterministic="warn" if run.device.type == "cpu" else None,
+            use_distributed_sampler=False,  # ours share the samples out themselves
+            enable_checkpointing=False,  # KeepLast does it
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        if config.compile == "always" or (config.compile == "auto" and run.device.type == "cuda"):
+            module.model.compile()
         interrupt = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(module, *_loaders(run))
-        except SystemExit:  # Lightning's answer to Ctrl-C, after which it leaves the signal switched off
+            trainer.fit(module, datamodule=_Data(run), ckpt_path=state, weights_only=True)
+        except TrainingInterrupted as error:
+            if error.signal == signal.SIGINT:
+                raise KeyboardInterrupt(str(error)) from None
+            raise
+        except SystemExit:  # Lightning's answer to a Ctrl-C that KeepLast did not see; it leaves the signal off
             signal.signal(signal.SIGINT, interrupt)
-            finished = trainer.current_epoch
-            kept = f"the checkpoints in {output} are of the {finished} before" if finished else "nothing is saved yet"
-            raise KeyboardInterrupt(f"stopped in epoch {finished + 1} of {config.epochs}; {kept}") from None
+            raise KeyboardInterrupt(f"stopped: {last.kept()}") from None
+        except TrainingStopped as error:
+            raise TrainingStopped(f"{error}; {last.kept()}") from None
     return Outcome(best.metrics, dict(module.unread), epochs.images_per_second)
 
 
-def _keep_last(output: Path) -> lightning.Callback:
-    """Keeps the state after the last epoch whose validation went well: weights, optimizer, schedule."""
-    name = Path(run_folder.LAST).stem
-    return lightning.callbacks.ModelCheckpoint(
-        output, filename=name, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+class _Data(lightning.LightningDataModule):
+    """The loaders of a run, made on each device for its share of the samples."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+        self.common = dict(
+            classes=len(run.source.class_names) if getattr(run.source, "multi_label", False) else None,
+            pin_memory=run.device.type == "cuda",
+        )
+
+    def train_dataloader(self):
+        run, config = self.run, self.run.config
+        samples = run.source.splits["train"]
+        loader = training_loader(
+            samples,
+            run.preprocessing.training_transform(run.augmentation),
+            run.batch_size,
+            default_workers(samples) if config.workers is None else config.workers,
+            config.seed,
+            parts=config.accumulate,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            repeats=config.repeated_augmentation,
+            balanced=config.balanced,
+            **self.common,
+        )
+        # Lightning says it from the second epoch of a run on, but a run may go on in any.
+        for part in (loader.sampler, loader.dataset):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(self.run.module.data_epoch)
+        return loader
+
+    def val_dataloader(self):
+        run, config = self.run, self.run.config
+        samples = run.source.splits["val"]
+        return evaluation_loader(
+            samples,
+            run.preprocessing.transform(),
+            max(1, run.batch_size // (config.accumulate * self.trainer.world_size)),
+            default_workers(samples) if config.workers is None else config.workers,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            **self.common,
+        )
+
+
+def _strategy(config: TrainConfig):
+    if config.strategy == "fsdp":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        size = config.devices * config.num_nodes
+        return ModelParallelStrategy(data_parallel_size=size, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    return "ddp" if config.devices * config.num_nodes > 1 else "auto"
+
+
+def _syncs_batch_norm(config: TrainConfig, device: torch.device) -> bool:
+    if config.sync_bn == "always" and device.type != "cuda":
+        raise ValueError("--sync-bn always: torch has it on GPUs only")
+    several = config.devices * config.num_nodes > 1
+    return config.sync_bn == "always" or (config.sync_bn == "auto" and several and device.type == "cuda")
+
+
+def _loggers(config: TrainConfig, output: Path) -> list:
+    """Lightning's loggers by name; metrics.csv is `EpochLog`'s."""
+    makers = {
+        "tensorboard": lambda: lightning.loggers.TensorBoardLogger(output, name="", version="tensorboard"),
+        "wandb": lambda: lightning.loggers.WandbLogger(save_dir=output, name=output.name),
+        "mlflow": lambda: lightning.loggers.MLFlowLogger(experiment_name=output.name),
+    }
+    loggers = []
+    for name in config.loggers.split(",") if config.loggers else ():
+        try:
+            loggers.append(makers[name]())
+        except ImportError:
+            raise ImportError(f"--loggers {name} needs the package of that name: pip install {name}") from None
+    return loggers
+
+
+def _teacher(config: TrainConfig, preprocessing: Preprocessing, source: DataSource) -> Teacher | None:
+    if config.teacher is None and config.teacher_checkpoint is None:
+        return None
+    classifier = load_classifier(config.teacher_checkpoint, config.teacher)
+    names, classes = classifier.class_names, source.class_names
+    if len(names) != len(classes):
+        raise ValueError(f"the teacher {classifier.name} has {len(names)} classes, the data {len(classes)}")
+    if classifier.info is not None and names != classes:
+        raise ValueError(f"the classes of the teacher {classifier.name} are not those of the data")
+    check_input_size(classifier.model, preprocessing.input_size)
+    return Teacher(
+        classifier,
+        preprocessing.mean,
+        preprocessing.std,
+        config.distillation,
+        config.distillation_weight,
+        config.distillation_temperature,
     )
+
+
+def _data_key(source: DataSource) -> str:
+    """A text that changes with the classes, the number of images and their labels."""
+    train = source.splits["train"]
+    labels = getattr(train, "labels", None)  # a stream's are not known before they are read
+    return hashlib.sha256(repr((source.class_names, len(train), labels)).encode()).hexdigest()
 
 
 def _augmentation(config: TrainConfig, source: DataSource, small: bool) -> Augmentation:
@@ -157,6 +304,7 @@ def _augmentation(config: TrainConfig, source: DataSource, small: bool) -> Augme
         color_jitter=config.color_jitter,
         auto_augment=config.auto_augment,
         random_erasing=config.random_erasing,
+        interpolation=config.train_interpolation,
     )
 
 
@@ -168,15 +316,31 @@ def _batch_size(images: int, small: bool) -> int:
     return size
 
 
-def _loaders(run: Run) -> tuple[DataLoader, DataLoader]:
-    config, train, val = run.config, run.source.splits["train"], run.source.splits["val"]
-    workers = default_workers(train) if config.workers is None else config.workers
-    pin = run.device.type == "cuda"
-    transform = run.preprocessing.training_transform(run.augmentation)
-    return (
-        training_loader(train, transform, run.batch_size, workers, config.seed, pin),
-        evaluation_loader(val, run.preprocessing.transform(), run.batch_size, workers, pin),
-    )
+def _lr(config: TrainConfig, batch_size: int) -> float:
+    if config.lr is not None:
+        return config.lr * (batch_size / config.lr_batch_size if config.lr_batch_size else 1)
+    return 2e-3 * (batch_size / 64) ** 0.5 * (0.1 if config.pretrained or config.checkpoint else 1)
+
+
+def _check_batch(config: TrainConfig, batch_size: int, multi_label: bool) -> None:
+    """Raise ValueError for a batch that cannot be shared out, mixed or measured as the configuration says."""
+    shares = config.accumulate * config.devices * config.num_nodes
+    if batch_size % shares:
+        raise ValueError(
+            f"--batch-size {batch_size} cannot be shared equally: it must be a multiple of {shares} "
+            f"(devices × --accumulate)"
+        )
+    mixed = bool(config.mixup or config.cutmix)
+    if mixed and batch_size // shares % 2:
+        raise ValueError(f"--mixup and --cutmix need an even batch on each device, not {batch_size // shares} images")
+    if multi_label:
+        for name in ("mixup", "cutmix", "balanced", "teacher", "teacher_checkpoint"):
+            if getattr(config, name):
+                raise ValueError(f"--{name.replace('_', '-')} is for one label per image")
+    if multi_label and config.loss == "ce":
+        raise ValueError("--loss ce is for one label per image: bce and asl take several")
+    if mixed and config.loss == "asl":
+        raise ValueError("--loss asl takes no mixed labels: --mixup 0 --cutmix 0")
 
 
 @contextmanager

@@ -1,17 +1,28 @@
-"""The training loop's inner part, for Lightning: step, optimizer, schedule."""
+"""The training loop's inner part, for Lightning: step, loss, optimizer, schedule, moving average."""
 
 import logging
+import random
 from collections import Counter
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from timm.data import Mixup
+from timm.loss import create_classification_loss
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from glocal.tasks.classification import ClassificationTotals, training_loss
+from glocal.data.dataset import mix_seeds
+from glocal.tasks.classification import ClassificationTotals, MultiLabelTotals
+from glocal.training.config import TrainConfig, part_of
+from glocal.training.distillation import Teacher
+from glocal.training.freezing import freeze
 
 log = logging.getLogger(__name__)
+
+LOSSES_AT_ONCE = 20  # losses fetched from a GPU together, as each look at one makes it wait
 
 
 class TrainingStopped(RuntimeError):
@@ -19,45 +30,126 @@ class TrainingStopped(RuntimeError):
 
 
 class ClassificationModule(LightningModule):
-    """A classifier in training: AdamW, linear warm-up and cosine per step, label smoothing.
+    """A classifier in training.
 
-    Batches are those of `glocal.data.dataset`. `train_loss` and `val_metrics` hold the figures of the current epoch,
-    `unread` counts how often each unreadable file was met, by its message.
+    Batches are those of `glocal.data.dataset`, of a set of `images` training images in `steps_per_epoch` steps;
+    classes, multi_label: of their labels. data_key: stands for the data; a run goes on with the same only. lr: the
+    highest learning rate. `train_loss` and `val_metrics` hold the figures of the current epoch, `unread` counts how
+    often each unreadable file was met, by its message.
+
+    Every step draws its random numbers (mixup, dropout, stochastic depth) from the seed and the step's place: no state
+    of a generator has to be saved for a run to go on as if it had not been stopped.
     """
 
     def __init__(
-        self, model: nn.Module, lr: float, weight_decay: float, warmup_epochs: float, label_smoothing: float = 0.0
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        lr: float,
+        classes: int,
+        images: int,
+        steps_per_epoch: int,
+        data_key: str = "",
+        multi_label: bool = False,
+        teacher: Teacher | None = None,
     ):
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)  # faster for convolutions, with the same results
+        self.config = config
         self.lr = lr
-        self.weight_decay = weight_decay
-        self.warmup_epochs = warmup_epochs
-        self.label_smoothing = label_smoothing
-        self.train_losses: list[float] = []
-        self.val_totals = ClassificationTotals()
+        self.images = images
+        # Not asked of the trainer: it would make its loaders for the answer, before a saved place in them is known.
+        self.steps_per_epoch = steps_per_epoch
+        self.data_key = data_key
+        self.data_epoch = 0  # of the next batch; at the end of an epoch, one ahead of the trainer's
+        self.frozen = freeze(self.model, config.freeze) if config.freeze else []
+        self.ema = None
+        if config.ema is not None:
+            self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=config.ema_warmup).requires_grad_(False)
+        self.mixup = None
+        if config.mixup or config.cutmix:
+            self.mixup = Mixup(
+                mixup_alpha=config.mixup,
+                cutmix_alpha=config.cutmix,
+                prob=config.mixup_prob,
+                switch_prob=config.mixup_switch_prob,
+                label_smoothing=config.label_smoothing,
+                num_classes=classes,
+            )
+        self.criterion = create_classification_loss(
+            config.loss,
+            multi_label=multi_label,
+            smoothing=config.label_smoothing,
+            soft_targets=self.mixup is not None,
+        )
+        self.teacher = teacher  # not a module: its weights belong to no checkpoint of this run
+        totals = MultiLabelTotals if multi_label else ClassificationTotals
+        self.val_totals = {name: totals() for name in (["val_", "val_raw_"] if self.ema else ["val_"])}
+        self.val_metrics: dict[str, float] = {}
+        self.raw_metrics: dict[str, float] = {}
         self.unread: Counter[str] = Counter()
+        self.loss_sum, self.loss_steps = 0.0, 0
+        self.pending: list[Tensor] = []  # losses that are still on the device
+        self.grouped = False
 
     @property
     def train_loss(self) -> float:
-        return sum(self.train_losses) / max(1, len(self.train_losses))
+        """The mean over the epoch's batches so far, and over all devices."""
+        self.fetch_losses()
+        sums = self.sum_over_devices(torch.tensor([self.loss_sum, self.loss_steps], dtype=torch.float64))
+        return (sums[0] / sums[1].clamp(min=1)).item()
 
-    @property
-    def val_metrics(self) -> dict[str, float]:
-        return self.val_totals.compute()
+    def sum_over_devices(self, values: Tensor) -> Tensor:
+        """The sum of a small CPU tensor over the devices of the run."""
+        if self.trainer.world_size == 1:
+            return values
+        values = values.to(self.device, torch.float32 if self.device.type == "mps" else values.dtype)
+        return self.trainer.strategy.reduce(values, reduce_op="sum").cpu()
+
+    def train(self, mode: bool = True) -> "ClassificationModule":
+        super().train(mode)
+        for part in self.frozen:  # their batch norms keep their statistics
+            part.eval()
+        if self.ema is not None:
+            self.ema.eval()
+        return self
+
+    def configure_model(self) -> None:
+        """Share the weights out where the strategy asks for it (FSDP2): each block, each stage, and the rest."""
+        if self.device_mesh is None or self.grouped:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = self.device_mesh["data_parallel"]
+        for model in [self.model] if self.ema is None else [self.model, self.ema.module]:
+            for name, part in reversed(list(model.named_modules())):
+                numbered = name.rpartition(".")[2].isdigit() and name.count(".") in (1, 3)
+                if numbered and any(True for _ in part.parameters()):  # stages.0, stages.0.blocks.0
+                    fully_shard(part, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        self.grouped = True
 
     def configure_optimizers(self) -> dict:
-        optimizer = create_optimizer_v2(self.model, opt="adamw", lr=self.lr, weight_decay=self.weight_decay)
-        steps = self.trainer.estimated_stepping_batches // self.trainer.max_epochs
+        config = self.config
+        optimizer = create_optimizer_v2(
+            self.model,
+            opt=config.optimizer,
+            lr=self.lr,
+            weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay,
+        )
+        epochs = self.trainer.max_epochs - config.cooldown_epochs
+        warmup = min(5, epochs / 10) if config.warmup_epochs is None else config.warmup_epochs
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched="cosine",
-            num_epochs=self.trainer.max_epochs,
-            warmup_epochs=self.warmup_epochs,
-            warmup_lr=self.lr / 100,
-            min_lr=self.lr / 100,
+            num_epochs=epochs,
+            cooldown_epochs=config.cooldown_epochs,
+            warmup_epochs=warmup,
+            warmup_lr=self.lr / 100 if config.warmup_lr is None else config.warmup_lr,
+            min_lr=self.lr / 100 if config.min_lr is None else config.min_lr,
             step_on_epochs=False,
-            updates_per_epoch=steps,
+            updates_per_epoch=self.steps_per_epoch,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -65,50 +157,154 @@ class ClassificationModule(LightningModule):
         # timm's schedulers know per-layer rates, torch's do not; they count updates themselves.
         scheduler.step_update(self.global_step)
 
+    def on_fit_start(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
     def on_before_batch_transfer(self, batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Note the files that could not be read, while the batch is on the CPU; returns (images, labels)."""
         images, labels, unread = batch
         dataset = (self.trainer.train_dataloader if self.training else self.trainer.val_dataloaders).dataset
-        for index in unread if isinstance(unread, list) else unread[unread >= 0].tolist():
+        for index in unread[unread >= 0].tolist():
             reason = dataset.reason(index)
             if not self.unread[reason]:
                 log.warning("skipped %s", reason)
             self.unread[reason] += 1
-        if (labels < 0).any():
-            raise TrainingStopped(f"too many images cannot be read, for instance {next(iter(self.unread))}")
+        if self.training:
+            self._check_unread()
+            images, labels = self._fill_up(images, labels)
         return images, labels
 
-    def on_train_epoch_start(self) -> None:
-        self.train_losses.clear()
+    def _fill_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Put readable images of the batch in the place of those for which there was no replacement."""
+        known = (labels[:, 0] if labels.ndim > 1 else labels) >= 0
+        if known.all():
+            return images, labels
+        if not known.any():
+            raise TrainingStopped(f"too many images cannot be read, for instance {next(iter(self.unread))}")
+        good = known.nonzero()[:, 0]
+        place = torch.arange(len(labels))
+        place[~known] = good[torch.arange(int((~known).sum())) % len(good)]
+        return images[place], labels[place]
+
+    def _check_unread(self) -> None:
+        limit = part_of(self.config.max_bad, "--max-bad")
+        if limit is not None and len(self.unread) > limit * self.images:
+            raise TrainingStopped(
+                f"{len(self.unread)} of {self.images} images cannot be read, more than --max-bad "
+                f"{self.config.max_bad} allows, for instance {next(iter(self.unread))}"
+            )
+
+    def on_train_batch_start(self, batch, batch_idx: int) -> None:
+        seed = mix_seeds(self.config.seed, self.current_epoch, batch_idx, self.global_rank)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
+        images = images.to(memory_format=torch.channels_last)
+        if self.mixup is not None:
+            images, labels = self.mixup(images, labels)
         try:
-            logits = self.model(images.to(memory_format=torch.channels_last))
+            logits = self.model(images)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise TrainingStopped("batch norm has nothing to average over: give a larger --batch-size") from None
             raise
-        loss = training_loss(logits, labels, self.label_smoothing)
-        value = loss.item()
-        self._check_finite(value, f"the loss is {value} at step {self.global_step + 1}")
-        self.train_losses.append(value)
+        loss = self.criterion(logits, labels)
+        if self.teacher is not None:
+            loss = self.teacher.teach(loss, logits, images)
+        self.pending.append(loss.detach())
+        if len(self.pending) >= (LOSSES_AT_ONCE if self.device.type == "cuda" else 1):
+            self.fetch_losses()
         return loss
 
+    def fetch_losses(self) -> None:
+        """Look at the losses that are still on the device; TrainingStopped where one is not finite."""
+        if not self.pending:
+            return
+        losses = torch.stack(self.pending).double().tolist()
+        self.pending.clear()
+        for value in losses:
+            self.loss_steps += 1
+            self._check_finite(value, f"the loss is {value} at step {self._step_of(self.loss_steps)}")
+            self.loss_sum += value
+
+    def _step_of(self, batch: int) -> int:
+        """The optimizer step, counted from 1, to which the epoch's batch of this number belongs."""
+        return self.current_epoch * self.steps_per_epoch + -(-batch // self.trainer.accumulate_grad_batches)
+
+    def optimizer_step(self, *args, **kwargs) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:  # here, so that every saved state has it
+            self.ema.update(self.model, step=self.trainer.global_step + 1)
+
+    def on_train_start(self) -> None:
+        self._measure_the_last_epoch()  # an epoch that is continued has no start of its own
+
+    def on_train_epoch_start(self) -> None:
+        self.data_epoch = self.current_epoch
+        self.loss_sum, self.loss_steps = 0.0, 0
+        self._measure_the_last_epoch()
+        dataset = self.trainer.train_dataloader.dataset
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(self.current_epoch)
+
+    def _measure_the_last_epoch(self) -> None:
+        if self.current_epoch + 1 == self.trainer.max_epochs:
+            self.trainer.check_val_every_n_epoch = 1
+
     def on_validation_epoch_start(self) -> None:
-        self.val_totals = ClassificationTotals()
+        self.fetch_losses()
+        for totals in self.val_totals.values():
+            totals.reset()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        if len(labels):
-            self.val_totals.update(self.model(images.to(memory_format=torch.channels_last)), labels)
+        images = images.to(memory_format=torch.channels_last)
+        models = [self.model] if self.ema is None else [self.ema.module, self.model]
+        for model, totals in zip(models, self.val_totals.values(), strict=True):
+            totals.update(model(images), labels)
 
     def on_validation_epoch_end(self) -> None:
+        metrics = [totals.compute(self.sum_over_devices) for totals in self.val_totals.values()]
+        self.val_metrics, self.raw_metrics = metrics[0], metrics[-1]
         if not self.val_metrics:
             raise TrainingStopped(f"no validation image can be read, for instance {next(iter(self.unread))}")
-        value = self.val_metrics["loss"]
-        self._check_finite(value, f"the validation loss is {value} after step {self.global_step}")
+        for values in metrics:
+            value = values["loss"]
+            self._check_finite(value, f"the validation loss is {value} after step {self.global_step}")
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """The state dicts to keep: the model's, averaged where it is, and then as "raw" beside it."""
+        if self.ema is None:
+            return {"": self._whole(self.model)}
+        return {"": self._whole(self.ema.module), "raw": self._whole(self.model)}
+
+    def _whole(self, model: nn.Module) -> dict[str, Tensor]:
+        if self.device_mesh is None:
+            return model.state_dict()
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["epoch_so_far"] = {"loss_sum": self.loss_sum, "loss_steps": self.loss_steps}
+        checkpoint["unread"] = dict(self.unread)
+        checkpoint["data"] = {"key": self.data_key, "epoch": self.data_epoch}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if checkpoint["data"]["key"] != self.data_key:
+            raise ValueError(
+                "the data has changed since the run was stopped (other images, labels or classes): "
+                "--overwrite starts anew"
+            )
+        self.data_epoch = checkpoint["data"]["epoch"]
+        self.loss_sum = checkpoint["epoch_so_far"]["loss_sum"]
+        self.loss_steps = checkpoint["epoch_so_far"]["loss_steps"]
+        self.unread = Counter(checkpoint["unread"])
 
     def _check_finite(self, value: float, what: str) -> None:
-        if not torch.isfinite(torch.tensor(value)):
+        if not np.isfinite(value):
             raise TrainingStopped(f"{what} (epoch {self.current_epoch + 1}): try a lower --lr")

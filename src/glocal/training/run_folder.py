@@ -1,54 +1,106 @@
 """The folder that a run writes: which files are its own, and what may happen to those of an earlier run."""
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import numpy as np
 import yaml
 from PIL import Image
 
 from glocal.data.source import DataSource
-from glocal.tasks.checkpoint import FILE_NAME
+from glocal.tasks.checkpoint import FILE_NAME, write_atomically
 from glocal.training.config import TrainConfig
 
 BEST = FILE_NAME
+RAW = "model.raw.safetensors"
 LAST = "last.ckpt"
 METRICS = "metrics.csv"
 CONFIG = "config.yaml"
+SUMMARY = "summary.json"  # written last: a run without it is not finished
 LOG = "train.log"
 SAMPLES = "samples"
 SAMPLE_PATTERN = "*_label-*.png"
 
+# What may differ when a run is continued: how it runs, not what it computes.
+HOW = {"output", "overwrite", "resume", "device", "workers", "save_every_minutes", "max_bad", "loggers"}
+
 
 def existing_run(folder: Path) -> list[Path]:
     """The files in `folder` that a run has written."""
-    files = [folder / name for name in (BEST, LAST, METRICS, CONFIG, LOG) if (folder / name).is_file()]
+    names = BEST, RAW, LAST, METRICS, CONFIG, SUMMARY, LOG
+    files = [folder / name for name in names if (folder / name).is_file()]
     return files + sorted((folder / SAMPLES).glob(SAMPLE_PATTERN))
 
 
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Raise FileExistsError for a folder that holds a run, unless it may be overwritten."""
+def finished(folder: Path) -> bool:
+    """Whether the run in `folder` came to its end."""
+    return (folder / SUMMARY).is_file()
+
+
+def settle(folder: Path, config: TrainConfig) -> tuple[TrainConfig, Path | None]:
+    """What to do about an earlier run in the output folder: the configuration to use, and the state to continue from.
+
+    An unfinished run of the same options is continued; with --resume, of any options that `config` does not change. A
+    run that was stopped before it saved anything is started anew. Otherwise FileExistsError, unless it may be
+    overwritten.
+    """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"--output {folder} is a file, a folder is needed")
-    if existing_run(folder) and not overwrite:
+    if config.overwrite or not existing_run(folder):
+        return config, None
+    saved = (folder / BEST).is_file() or (folder / LAST).is_file()
+    if not saved and not config.resume:
+        return config, None
+    if finished(folder) or not (folder / CONFIG).is_file():
         raise FileExistsError(f"{folder} holds a run already: give another --output, or --overwrite to replace it")
+    before = TrainConfig(**yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    default = TrainConfig()
+    given = {field.name: getattr(config, field.name) for field in fields(config)}
+    if config.resume:
+        given = {name: value for name, value in given.items() if value != getattr(default, name)}
+    changed = [name for name, value in given.items() if name not in HOW and value != getattr(before, name)]
+    if changed:
+        name = changed[0]
+        raise FileExistsError(
+            f"{folder} holds an unfinished run with other options (--{name.replace('_', '-')} "
+            f"{getattr(before, name)}, not {given[name]}): give another --output, "
+            + ("" if config.resume else "--resume to continue it as it was, ")
+            + "or --overwrite to replace it"
+        )
+    how = {name: value for name, value in given.items() if name in HOW}
+    last = folder / LAST
+    return replace(before, **{**how, "output": config.output}), last if last.is_file() else None
 
 
-def start_output(folder: Path, config: TrainConfig) -> None:
+def start_output(folder: Path, config: TrainConfig, keep: bool = False) -> None:
     """Make the folder, remove the files of an earlier run from it and nothing else, and write the run's arguments.
 
-    `glocal train --config config.yaml --overwrite` repeats the run.
+    keep: leave the earlier run's files, to continue it. `glocal train --config config.yaml --overwrite` repeats the
+    run.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--output {folder} cannot be made: {error.strerror}") from None
+    if keep:
+        return
     for file in existing_run(folder):
         file.unlink()
-    arguments = {name: value for name, value in asdict(config).items() if name != "overwrite"}
-    (folder / CONFIG).write_text(yaml.safe_dump(arguments, sort_keys=False), encoding="utf-8")
+    arguments = {name: value for name, value in asdict(config).items() if name not in ("overwrite", "resume")}
+    write_atomically(folder / CONFIG, yaml.safe_dump(arguments, sort_keys=False).encode())
+
+
+def write_summary(folder: Path, result) -> None:
+    """Write what came out of a run (a `TrainResult`), which is finished with it."""
+    summary = {name: value for name, value in vars(result).items() if name not in ("output", "samples")}
+    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
 
 def write_samples(folder: Path, source: DataSource) -> list[Path]:
-    """Write one held-out image per class of an embedded set, the true class in its name; none for a folder's."""
+    """Write one held-out image per class of an embedded set, the true class in its name; none for other data."""
     val = source.splits["val"]
-    if isinstance(val.images[0], str):
+    if not (hasattr(val, "images") and isinstance(val.images[0], np.ndarray)):
         return []
     files = []
     for label, name in enumerate(source.class_names):

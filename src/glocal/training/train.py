@@ -27,6 +27,7 @@ class TrainResult:
     model: str
     data: str
     metrics: dict
+    epochs: int
     parameters: int
     images: dict[str, int]
     seconds: float
@@ -38,40 +39,52 @@ class TrainResult:
 def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     """Train a classifier and leave it in a folder with its log; see `TrainConfig`.
 
-    What is wrong with the arguments or the data raises ValueError, TypeError or OSError before training starts;
-    TrainingStopped ends a run that cannot go on, KeyboardInterrupt one that the user stops. The checkpoints written
+    A run that was stopped goes on where it was saved last. What is wrong with the arguments or the data raises
+    ValueError, TypeError or OSError before training starts; TrainingStopped ends a run that cannot go on,
+    TrainingInterrupted one that a signal stops, KeyboardInterrupt one that the user stops. The checkpoints written
     until then stay.
     """
     start = time.perf_counter()
     console = console or Console(markup=False, emoji=False)
+    output = Path(config.output or Path("runs") / f"{Path(config.data).resolve().name}-{_model_name(config)}")
+    config, state = run_folder.settle(output, config.shrunk() if config.quick else config)
     name = _model_name(config)
-    output = Path(config.output or Path("runs") / f"{Path(config.data).resolve().name}-{name}")
-    run_folder.check_output(output, config.overwrite)
     source = open_for_training(config.data, config.val_fraction, config.seed)
+
+    from glocal.training.fit import fit, leads, prepare  # seconds to import: after the mistakes seen without
+
+    if not leads():  # one of several processes speaks
+        console.quiet = True
+        logging.getLogger("glocal").setLevel(logging.ERROR)
     for note in source.notes:
         log.warning(note)
-
-    from glocal.training.fit import fit, prepare  # seconds to import: after the mistakes that can be seen without
-
     run = prepare(config, name, source)
-    run_folder.start_output(output, config)
+    if leads():
+        run_folder.start_output(output, config, keep=state is not None)
     console.print(run.opening(), highlight=False, soft_wrap=True)
+    if state is not None:
+        console.print(f"going on from {state}", highlight=False, soft_wrap=True)
     with _log_file(output / run_folder.LOG):
-        outcome = fit(run, output, console)
+        outcome = fit(run, output, console, state)
         if outcome.unread:
-            log.warning("%d files were skipped, %d times in all", len(outcome.unread), sum(outcome.unread.values()))
-    return TrainResult(
+            files, times = len(outcome.unread), sum(outcome.unread.values())
+            log.warning("%d file%s skipped, %d times in all", files, " was" if files == 1 else "s were", times)
+    result = TrainResult(
         output=output,
         model=name,
         data=source.name,
         metrics=outcome.metrics,
+        epochs=config.epochs + config.cooldown_epochs,
         parameters=run.parameters,
         images={split: len(samples) for split, samples in source.splits.items()},
         seconds=time.perf_counter() - start,
         images_per_second=outcome.images_per_second,
         unread=outcome.unread,
-        samples=run_folder.write_samples(output, source),
+        samples=run_folder.write_samples(output, source) if leads() else [],
     )
+    if leads():
+        run_folder.write_summary(output, result)
+    return result
 
 
 def _model_name(config: TrainConfig) -> str:

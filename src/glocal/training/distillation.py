@@ -1,0 +1,58 @@
+"""Knowledge distillation: a trained classifier has a say in the loss of another."""
+
+import torch
+from timm.task import DistillationTeacher
+from torch import Tensor
+from torch.nn import functional as F
+
+from glocal.tasks.classifier import Classifier
+
+
+class Teacher:
+    """A classifier in eval mode that never learns (Hinton et al. 2015; hard labels: Touvron et al. 2021, DeiT).
+
+    mean, std: of the student's preprocessing, (3,) each; the teacher gets the images as it wants them.
+    kind: "soft" (Kullback-Leibler divergence between the probabilities at `temperature`, times its square) or "hard"
+    (cross-entropy with the teacher's decision). weight: its part of the loss.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        kind: str = "soft",
+        weight: float = 0.5,
+        temperature: float = 1.0,
+    ):
+        self.model = DistillationTeacher(classifier.model.requires_grad_(False))
+        preprocessing = classifier.preprocessing
+        self.model.mean_kd = torch.tensor(preprocessing["mean"]).view(1, -1, 1, 1)
+        self.model.std_kd = torch.tensor(preprocessing["std"]).view(1, -1, 1, 1)
+        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(std).view(1, -1, 1, 1)
+        self.kind = kind
+        self.weight = weight
+        self.temperature = temperature
+
+    def to(self, device: torch.device) -> "Teacher":
+        self.model.to(device, memory_format=torch.channels_last)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    def teach(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+        """The loss with the teacher's part in it. logits: (B, classes) of the student; images: (B, C, H, W)."""
+        with torch.no_grad():
+            told = self.model(self.model.normalize_input(images, self.mean, self.std))
+        if self.kind == "hard":
+            other = F.cross_entropy(logits, told.argmax(-1))
+        else:
+            t = self.temperature
+            other = (
+                t
+                * t
+                * F.kl_div(
+                    (logits / t).log_softmax(-1), (told / t).log_softmax(-1), reduction="batchmean", log_target=True
+                )
+            )
+        return (1 - self.weight) * loss + self.weight * other

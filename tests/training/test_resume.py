@@ -1,0 +1,266 @@
+"""A run that is stopped at any moment goes on as if it had not been: same weights, same figures, bit for bit."""
+
+import csv
+import errno
+import io
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from rich.console import Console
+
+from glocal.tasks import checkpoint
+from glocal.tasks.checkpoint import read_weights
+from glocal.training import callbacks
+from glocal.training.callbacks import TrainingInterrupted
+from glocal.training.config import TrainConfig
+from glocal.training.module import ClassificationModule
+from glocal.training.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# Three epochs of five optimizer steps, each of two batches; every random thing is on.
+SETTINGS = dict(
+    model="test_resnet",
+    epochs=3,
+    img_size=32,
+    batch_size=12,
+    accumulate=2,
+    val_fraction=0.3,
+    workers=0,
+    device="cpu",
+    mixup=0.2,
+    cutmix=0.5,
+    drop_path=0.1,
+    ema=0.9,
+    ema_warmup=True,
+    hflip=0.5,
+    color_jitter=0.3,
+    auto_augment="rand-m5",
+    random_erasing=0.3,
+    clip_grad=1.0,
+    save_every_minutes=0,
+)
+STEPS = 15
+
+
+def run(data, output, **changes):
+    config = TrainConfig(str(data), output=str(output), **{**SETTINGS, **changes})
+    return train(config, Console(file=io.StringIO()))
+
+
+def in_child(function, *args, **kwargs) -> int:
+    """The exit code of a process that does it; negative for a signal."""
+    child = multiprocessing.get_context("fork").Process(target=function, args=args, kwargs=kwargs)
+    child.start()
+    child.join()
+    return child.exitcode
+
+
+def run_and_die(data, output, batch, **changes):
+    """A run that a kill -9 ends before the batch of this number, counted over the epochs."""
+    original, seen = ClassificationModule.training_step, []
+
+    def step(self, *args):
+        seen.append(1)
+        if len(seen) > batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args)
+
+    ClassificationModule.training_step = step
+    run(data, output, **changes)
+
+
+def same(first, second):
+    for name in ("model.safetensors", "model.raw.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    states = [torch.load(path / "last.ckpt", weights_only=True) for path in (first, second)]
+    for key, tensor in states[0]["state_dict"].items():
+        assert torch.equal(tensor, states[1]["state_dict"][key]), key
+    assert states[0]["global_step"] == states[1]["global_step"] == STEPS
+    assert figures(first) == figures(second)
+
+
+def figures(output):
+    with open(output / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if name != "train_images_per_second"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(digits_folder, tmp_path_factory):
+    torch.set_num_threads(1)
+    return run(digits_folder, tmp_path_factory.mktemp("whole") / "run").output
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch", [3, 9, 14, 21])  # in epoch 1; before its last step; in epoch 2; in epoch 3
+def test_killed_run_reaches_the_same_weights(digits_folder, tmp_path, whole, batch, workers):
+    assert in_child(run_and_die, digits_folder, tmp_path / "run", batch, workers=workers) == -signal.SIGKILL
+    assert not (tmp_path / "run/summary.json").exists()
+    run(digits_folder, tmp_path / "run", workers=workers)  # the same command
+    same(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_twenty_random_kills(digits_folder, tmp_path, whole):
+    dice = random.Random(0)
+    for kill in range(20):
+        output, kills = tmp_path / str(kill), 0
+        while in_child(run_and_die, digits_folder, output, dice.randrange(31), workers=dice.choice([0, 1, 2])):
+            kills += 1
+            assert kills < 50
+        same(whole, output)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(digits_folder, tmp_path, whole):
+    """From outside, so in the middle of a save, a validation, or the start."""
+    dice = random.Random(1)
+    kills = 0
+    for attempt in range(200):
+        output = tmp_path / str(attempt)
+        while not (output / "summary.json").exists():
+            child = multiprocessing.get_context("fork").Process(target=run, args=(digits_folder, output))
+            child.start()
+            child.join(timeout=dice.uniform(0.2, 3))
+            if child.is_alive():
+                os.kill(child.pid, signal.SIGKILL)
+                kills += 1
+            child.join()
+        same(whole, output)
+        if kills >= 20:
+            return
+
+
+def run_and_signal(data, output, number, batch, **changes):
+    original, seen = ClassificationModule.training_step, []
+
+    def step(self, *args):
+        seen.append(1)
+        if len(seen) == batch:
+            os.kill(os.getpid(), number)
+        return original(self, *args)
+
+    ClassificationModule.training_step = step
+    try:
+        run(data, output, save_every_minutes=1000, **changes)
+    except TrainingInterrupted as error:
+        os._exit(error.exit_code)
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)],
+    ids=lambda value: int(value),
+)
+def test_signal_saves_before_it_stops(digits_folder, tmp_path, whole, number, code):
+    output = tmp_path / "run"
+    assert in_child(run_and_signal, digits_folder, output, number, 5) == code
+    state = torch.load(output / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 3  # the step that was going on is finished
+    result = run(digits_folder, output, resume=True)
+    assert result.epochs == 3
+    same(whole, output)
+
+
+def test_second_signal_stops_at_once(digits_folder, tmp_path):
+    def twice(data, output):
+        original = ClassificationModule.training_step
+
+        def step(self, *args):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)
+            return original(self, *args)
+
+        ClassificationModule.training_step = step
+        try:
+            run(data, output)
+        except TrainingInterrupted as error:
+            os._exit(7 if "nothing is saved yet" in str(error) else 8)
+
+    assert in_child(twice, digits_folder, tmp_path / "run") == 7
+
+
+def test_full_disk_keeps_the_last_state(digits_folder, tmp_path, whole, monkeypatch):
+    original, saves = torch.save, []
+
+    def full(state, file, *args, **kwargs):
+        saves.append(1)
+        if len(saves) == 4:
+            file.write(b"half of a checkpoint")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(state, file, *args, **kwargs)
+
+    monkeypatch.setattr(callbacks.torch, "save", full)
+    output = tmp_path / "run"
+    with pytest.raises(OSError, match=r"No space left on device.*last\.ckpt"):
+        run(digits_folder, output)
+    assert torch.load(output / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert not list(output.glob(".*"))
+    monkeypatch.undo()
+    run(digits_folder, output)
+    same(whole, output)
+
+
+class TestWhatIsContinued:
+    def test_state_and_no_other_option_are_needed(self, digits_folder, tmp_path, whole):
+        output = tmp_path / "run"
+        in_child(run_and_die, digits_folder, output, 13)
+        train(TrainConfig(output=str(output), resume=True), Console(file=io.StringIO()))
+        same(whole, output)
+
+    def test_other_options_are_refused_by_name(self, digits_folder, tmp_path):
+        output = tmp_path / "run"
+        in_child(run_and_die, digits_folder, output, 13)
+        state = (output / "last.ckpt").read_bytes()
+        with pytest.raises(FileExistsError, match=r"--mixup 0.2, not 0.3.*--resume"):
+            run(digits_folder, output, mixup=0.3)
+        with pytest.raises(FileExistsError, match=r"--mixup 0.2, not 0.3"):
+            run(digits_folder, output, mixup=0.3, resume=True)
+        assert (output / "last.ckpt").read_bytes() == state
+
+    def test_overwriting_starts_anew(self, digits_folder, tmp_path):
+        output = tmp_path / "run"
+        in_child(run_and_die, digits_folder, output, 13)
+        result = run(digits_folder, output, overwrite=True, epochs=1)
+        assert len(figures(result.output)) == 1
+
+    def test_run_that_saved_nothing_starts_anew(self, digits_folder, tmp_path, whole):
+        output = tmp_path / "run"
+        in_child(run_and_die, digits_folder, output, 0)
+        assert not (output / "last.ckpt").exists()
+        run(digits_folder, output, mixup=0.3, epochs=1)
+
+    def test_finished_run_is_not_touched(self, digits_folder, whole):
+        with pytest.raises(FileExistsError, match="holds a run already"):
+            run(digits_folder, whole, resume=True)
+
+    def test_other_data_is_refused(self, digits_folder, tmp_path):
+        output = tmp_path / "run"
+        in_child(run_and_die, digits_folder, output, 13)
+        shutil.copytree(digits_folder, tmp_path / "data")
+        (tmp_path / "data/two/00.png").unlink()
+        shutil.move(digits_folder, tmp_path / "aside")
+        try:
+            shutil.copytree(tmp_path / "data", digits_folder)
+            with pytest.raises(ValueError, match="the data has changed"):
+                run(digits_folder, output)
+        finally:
+            shutil.rmtree(digits_folder)
+            shutil.move(tmp_path / "aside", digits_folder)
+
+
+def test_checkpoint_holds_averaged_and_raw_weights(whole):
+    averaged, raw = (read_weights(whole / name) for name in ("model.safetensors", "model.raw.safetensors"))
+    assert averaged.keys() == raw.keys()
+    assert any(not torch.equal(averaged[name], raw[name]) for name in raw)
+    assert checkpoint.read_info(whole / "model.raw.safetensors").metrics["epoch"]
