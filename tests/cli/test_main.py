@@ -97,12 +97,14 @@ class TestUsageErrors:
             (["train", "digts"], "did you mean 'digits'?"),
             (["train", "--model", "transxnet_pic"], "unknown model 'transxnet_pic': did you mean transxnet_pico"),
             (["train", "--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),
-            (["train", "--model", "van_pico", "--pretrained"], "no weights for van_pico"),
+            (["train", "--model", "van_pico", "--pretrained"], "no weights of van_pico"),
             (["train", "--model", "van_pico", "--device", "tpu9"], "there is no device 'tpu9' here"),
             (["eval", "--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),
             (["eval"], "give --checkpoint, or --model"),
             (["predict", "x.png", "--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),
-            (["predict", "x.png", "--model", "resnt50"], "unknown model 'resnt50': did you mean resnet50"),
+            (["predict", "x.png", "--model", "resnt50"], "error: unknown model 'resnt50': did you mean resnet50"),
+            (["predict", "x.png", "--model", "van_b0.no"], "error: unknown weights 'van_b0.no': van_b0 has"),
+            (["predict", "x.png", "--model", "conv2former_t"], "and give it with --checkpoint FILE"),
         ],
     )
     def test_names_that_stand_for_nothing(self, capsys, args, message, tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import timm
 import torch
@@ -80,8 +82,30 @@ class TestLoading:
             load_classifier(run[0], "van_b0")
 
     def test_model_without_published_weights(self):
-        with pytest.raises(ValueError, match="no weights for transxnet_pico"):
+        with pytest.raises(ValueError, match="no weights of transxnet_pico"):
             load_classifier(model="transxnet_pico")
+
+    def test_model_whose_weights_no_program_can_fetch(self):
+        with pytest.raises(ValueError, match=r"get the file from https://\S+ and give it with --checkpoint FILE\Z"):
+            load_classifier(model="conv2former_t")
+
+    @pytest.mark.parametrize("model", ["van_b9", "van_b0.nope"])
+    def test_unknown_name_is_all_that_is_said(self, official, model):
+        with pytest.raises(ValueError, match=r"\Aunknown (model|weights) '[^()]*\Z"):
+            load_classifier(official[0], model)
+
+    @pytest.mark.parametrize("model", ["van_pico", "test_resnet"])
+    def test_pickle_of_another_protocol_is_refused_without_a_warning(self, tmp_path, recwarn, model):
+        with open(tmp_path / "a.pth", "wb") as file:
+            pickle.dump({"model": {"a": torch.zeros(2)}}, file, protocol=4)
+        with pytest.raises(ValueError, match="cannot be loaded into"):
+            load_classifier(tmp_path / "a.pth", model)
+        assert not any(warning.category is UserWarning for warning in recwarn)
+
+    def test_checkpoint_of_nothing(self, tmp_path):
+        torch.save({}, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match=r"the checkpoint holds no weights: it is empty\Z"):
+            load_classifier(tmp_path / "a.pth", "van_pico")
 
     @pytest.mark.parametrize("model", ["test_convnext", "transxnet_pico", "van_b0"])
     def test_weights_of_another_model(self, official, model):

@@ -6,8 +6,9 @@ import pathlib
 import pickle
 import pickletools
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,29 @@ SAFE_GLOBALS = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "bool")),
 ]
+
+
+class NoWeightsError(RuntimeError):
+    """Weights that no program can fetch.
+
+    name: of the model. source: address of the page where a person can get the file; None if there is no file.
+    """
+
+    def __init__(self, name: str, source: str | None):
+        super().__init__(name, source)
+        self.name = name
+        self.source = source
+
+    def __str__(self) -> str:
+        return self.message("pass pretrained_cfg_overlay=dict(file='…')")
+
+    def message(self, how: str) -> str:
+        """What is wrong and `how` to go on with a file."""
+        if self.source is None:
+            return f"no weights of {self.name} have been published"
+        return (
+            f"the weights of {self.name} cannot be downloaded by a program: get the file from {self.source} and {how}"
+        )
 
 
 def config(stem_conv: str = "stem.conv", size: int = 224, **kwargs: Any) -> dict[str, Any]:
@@ -62,7 +86,8 @@ def build(
         kwargs: timm's (pretrained_cfg, pretrained_cfg_overlay, features_only, out_indices, …) and the model's.
 
     Raises:
-        RuntimeError: no weights can be had, or the file would run code.
+        NoWeightsError: no weights can be had.
+        RuntimeError: the file would run code.
         FileNotFoundError: there is no such file.
         ValueError: the file holds no weights or not this model's, or an index in `out_indices` is no stage.
     """
@@ -76,7 +101,7 @@ def build(
         config = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
         check_source(variant, config)
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
+        with reading_weights():
             return build_model_with_cfg(
                 model_cls,
                 variant,
@@ -89,6 +114,17 @@ def build(
         if pretrained and not isinstance(error, ValueError):
             explain_unread(config, error)
         raise
+
+
+@contextmanager
+def reading_weights() -> Iterator[None]:
+    """torch.load accepts what training scripts keep beside the weights, and does not ask to report an old pickle.
+
+    A file of a pickle protocol that it cannot read is refused all the same, with an error of its own.
+    """
+    with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        yield
 
 
 def input_size(variant: str, kwargs: dict[str, Any]) -> tuple[int, int]:
@@ -105,7 +141,7 @@ def explain_unread(config: Any, error: Exception):
         raise RuntimeError(f"refused to load {file}: it needs {blocked}, which can run code") from error
     if config.file:
         try:
-            with torch.serialization.safe_globals(SAFE_GLOBALS):
+            with reading_weights():
                 load_state_dict(config.file)
         except Exception:
             raise ValueError(f"{config.file} is not a checkpoint, or a damaged one") from error
@@ -149,9 +185,4 @@ def check_source(variant: str, config: Any):
     if config.state_dict or config.file or config.url or config.hf_hub_id or config.source:
         return
     name = f"{variant}.{config.tag}" if config.tag else variant
-    if not config.notes:
-        raise RuntimeError(f"no weights of {name} have been published")
-    raise RuntimeError(
-        f"the weights of {name} cannot be downloaded by a program: get the file from {config.notes[0]} "
-        f"and pass pretrained_cfg_overlay=dict(file='…')"
-    )
+    raise NoWeightsError(name, config.notes[0] if config.notes else None)

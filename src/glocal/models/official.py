@@ -63,7 +63,8 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             return unwrap(checkpoint[key])
     weights = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
     if not weights:
-        raise ValueError(f"the checkpoint holds no weights, only {listed(checkpoint) or 'nothing'}")
+        there = f", only {listed(checkpoint)}" if checkpoint else ": it is empty"
+        raise ValueError(f"the checkpoint holds no weights{there}")
     stripped = True
     while stripped:
         stripped = False

@@ -10,6 +10,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from torch import nn
 
 import glocal.models  # noqa: F401 (registers the models)
+from glocal.models.build import NoWeightsError, reading_weights
 from glocal.tasks.checkpoint import CheckpointInfo, find_checkpoint, read_info, read_weights
 
 
@@ -103,15 +104,15 @@ def check_model_name(path: Path, info: CheckpointInfo, model: str | None) -> Non
         raise ValueError(f"{path} is of the model {info.model}, not {model}")
 
 
-def check_input_size(model: nn.Module, input_size: tuple[int, int, int]) -> None:
-    """Raise ValueError for images of (channels, height, width) that the model cannot take."""
+def check_input_size(model: nn.Module, input_size: tuple[int, int, int], option: str = "--img-size") -> None:
+    """Raise ValueError, naming `option`, for images of (channels, height, width) that the model cannot take."""
     training = model.training
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(2, *input_size))
     except (RuntimeError, AssertionError, ValueError) as error:
         size = "×".join(map(str, input_size[1:]))
-        raise ValueError(f"--img-size: the model does not take images of {size} pixels: {_one_line(error)}") from error
+        raise ValueError(f"{option}: the model does not take images of {size} pixels: {_one_line(error)}") from error
     finally:
         model.train(training)
 
@@ -156,15 +157,21 @@ def _of_published_weights(name: str, model: nn.Module) -> Classifier:
 
 def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:
     """A model with published weights, from `path` or from where they are published."""
+    check_name(name)
     overlay = {"pretrained_cfg_overlay": {"file": str(path)}} if path is not None else {}
     try:
-        return create_model(name, pretrained=True, **overlay, **kwargs)
+        with reading_weights():
+            return create_model(name, pretrained=True, **overlay, **kwargs)
+    except NoWeightsError as error:
+        raise ValueError(error.message("give it with --checkpoint FILE")) from error
     except TypeError:
         raise  # an argument that the model does not have
     except Exception as error:  # unpickling a foreign file raises nearly anything
         if path is not None:
             raise ValueError(f"{path} cannot be loaded into {name}: {_one_line(error)}") from error
-        raise ValueError(f"no weights for {name}: {_one_line(error)} (--checkpoint takes a file)") from error
+        raise ValueError(
+            f"no weights for {name}: {_one_line(error)} (--checkpoint FILE takes them from a file)"
+        ) from error
 
 
 def _one_line(error: BaseException, limit: int = 300) -> str:
