@@ -1,6 +1,7 @@
 """The commands on real digits, from training to prediction."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from glocal.cli import main
+from glocal.tasks.checkpoint import read_info, read_weights, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,7 +85,21 @@ class TestPredict:
         assert main(["predict", str(tmp_path / "*.png"), "--checkpoint", str(trained[0])]) == 1
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert captured.err == f"error: {tmp_path}/*.png: no such file\n"
+        assert captured.err == f"error: {tmp_path}/*.png: no file matches\n"
+
+    def test_folder_without_images(self, trained, tmp_path, capsys):
+        assert main(["predict", str(tmp_path), "--checkpoint", str(trained[0])]) == 1
+        assert capsys.readouterr().err == f"error: {tmp_path}: the folder holds no images\n"
+
+    def test_weights_that_are_not_finite_fail_in_one_line(self, trained, tmp_path, capsys):
+        weights = read_weights(trained[0] / "model.safetensors")
+        broken = {name: torch.full_like(t, math.nan) if t.is_floating_point() else t for name, t in weights.items()}
+        save_checkpoint(tmp_path / "nan.safetensors", broken, read_info(trained[0] / "model.safetensors"))
+        assert main(["predict", str(trained[0] / "samples"), "--checkpoint", str(tmp_path / "nan.safetensors")]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: the model gives non-finite values")
+        assert captured.err.count("\n") == 1
 
 
 def test_same_seed_gives_the_same_file_in_another_process(trained, tmp_path):

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -99,8 +100,20 @@ class TestUnreadable:
     def test_missing(self, tmp_path):
         assert self.reason(tmp_path / "no.png") == "no such file"
 
-    def test_folder(self, tmp_path):
-        assert self.reason(tmp_path) == "not a file"
+    def test_pattern_of_no_file(self, tmp_path):
+        assert self.reason(tmp_path / "no*.png") == "no file matches"
+
+    def test_folder_without_images(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("x")
+        assert self.reason(tmp_path) == "the folder holds no images"
+
+    def test_folder_of_images(self, tmp_path, red):
+        save(tmp_path, red, "a.png")
+        assert self.reason(tmp_path) == "a folder, not a file"
+
+    @pytest.mark.skipif(os.name != "posix", reason="reads a device")
+    def test_neither_file_nor_folder(self):
+        assert self.reason("/dev/null") == "not a file"
 
     def test_zero_bytes(self, tmp_path):
         (tmp_path / "a.png").touch()

@@ -90,6 +90,33 @@ def test_other_arrays_are_refused(predictor, array):
         predictor(array)
 
 
+@pytest.mark.parametrize("other", [3, [3], [b"content"], [None]], ids=repr)
+def test_what_is_no_image_is_refused(predictor, other):
+    with pytest.raises(TypeError, match=r"an image must be a path, a PIL image or a uint8 array, got \w+"):
+        predictor(other)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 5, 3), (0, 0, 4)], ids=str)
+def test_array_without_pixels(predictor, shape):
+    error = predictor([np.zeros(shape, np.uint8)])[0].error
+    assert isinstance(error, UnreadableImageError)
+    assert str(error) == f"broken image (no pixels: {shape[1]} wide, {shape[0]} high)"
+
+
+def test_image_without_pixels(predictor):
+    assert "no pixels: 0 wide, 5 high" in str(predictor(Image.new("RGB", (0, 5)))[0].error)
+
+
+def test_opened_image_that_is_truncated_does_not_stop_the_others(predictor, images, tmp_path):
+    path = tmp_path / "truncated.png"
+    with open(images[0], "rb") as whole:
+        path.write_bytes(whole.read()[:2000])
+    truncated, good = predictor([Image.open(path), Image.open(images[2])])
+    assert isinstance(truncated.error, UnreadableImageError)
+    assert str(truncated.error).startswith(f"{path}: broken image (")
+    assert good.error is None
+
+
 @pytest.mark.parametrize(("mode", "size"), [("RGBA", (9, 9)), ("L", (1, 1)), ("P", (20000, 20)), ("CMYK", (3, 4))])
 def test_any_image(predictor, mode, size):
     prediction = predictor(Image.new(mode, size), top_k=4)[0]
@@ -109,6 +136,15 @@ def test_top_k(predictor, images, top_k, count):
     prediction = predictor(images[0], top_k)[0]
     assert len(prediction.labels) == count
     assert prediction.probabilities == sorted(prediction.probabilities, reverse=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_values_of_the_model_stop_the_run(checkpoint, images, value):
+    predictor = Predictor(checkpoint, device="cpu")
+    with torch.no_grad():
+        predictor.model.get_classifier().bias.fill_(value)
+    with pytest.raises(RuntimeError, match="the model gives non-finite values"):
+        predictor(images)
 
 
 def test_nothing_to_predict(predictor):

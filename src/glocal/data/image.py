@@ -21,10 +21,10 @@ IMAGE_ENDINGS = frozenset([
 
 
 class UnreadableImageError(OSError):
-    """A file that cannot be read as an image: `path`, and `reason` in a few words."""
+    """A file that cannot be read as an image: `path` ("" for an image from memory), and `reason` in a few words."""
 
     def __init__(self, path: str, reason: str):
-        super().__init__(f"{path}: {reason}")
+        super().__init__(f"{path}: {reason}" if path else reason)
         self.path = path
         self.reason = reason
 
@@ -43,7 +43,11 @@ def read_image(path: str | Path) -> Image.Image:
     path = Path(path)
     try:
         if not path.exists():
-            raise UnreadableImageError(str(path), "no such file")
+            reason = "no file matches" if glob.has_magic(str(path)) else "no such file"
+            raise UnreadableImageError(str(path), reason)
+        if path.is_dir():
+            reason = "a folder, not a file" if _images_below(path) else "the folder holds no images"
+            raise UnreadableImageError(str(path), reason)
         if not path.is_file():
             raise UnreadableImageError(str(path), "not a file")
         if path.stat().st_size == 0:
@@ -58,6 +62,14 @@ def decode_image(content: bytes, name: str) -> Image.Image:
     if not content:
         raise UnreadableImageError(name, "the file is empty")
     return _decode(io.BytesIO(content), name)
+
+
+def convert_image(image: Image.Image) -> Image.Image:
+    """Convert an image that Pillow may have opened but not yet read; see `read_image`."""
+    try:
+        return to_rgb(image)
+    except Exception as error:  # as in `_decode`
+        raise _unreadable(str(getattr(image, "filename", "")), error) from None
 
 
 def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
@@ -85,7 +97,9 @@ def _unreadable(name: str, error: Exception) -> UnreadableImageError:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to upright 8-bit RGB; see `read_image`."""
+    """Convert an image of any mode to upright 8-bit RGB; see `read_image`. ValueError for one without pixels."""
+    if 0 in image.size:
+        raise ValueError(f"no pixels: {image.width} wide, {image.height} high")
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
@@ -131,10 +145,13 @@ def find_images(sources: list[str]) -> list[str]:
     for source in map(str, sources):
         path = Path(source)
         if path.is_dir():
-            inside = sorted(str(file) for file in path.rglob("*") if is_image_name(file) and file.is_file())
-            found.update(dict.fromkeys(inside or [source]))
+            found.update(dict.fromkeys(_images_below(path) or [source]))
         elif path.exists() or not glob.has_magic(source):
             found[source] = None
         else:
             found.update(dict.fromkeys(sorted(glob.glob(source, recursive=True)) or [source]))
     return list(found)
+
+
+def _images_below(folder: Path) -> list[str]:
+    return sorted(str(file) for file in folder.rglob("*") if is_image_name(file) and file.is_file())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glocal.data.image import UnreadableImageError, read_image, to_rgb
+from glocal.data.image import UnreadableImageError, convert_image, read_image
 from glocal.data.preprocessing import Preprocessing
 from glocal.tasks.classifier import load_classifier, resolve_device
 
@@ -62,8 +62,11 @@ class Predictor:
         self._transform = Preprocessing(**self.classifier.preprocessing).transform()
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:
-        """Predict paths, PIL images or uint8 arrays of shape (H, W), (H, W, 3) or (H, W, 4); one result for each."""
-        if isinstance(images, str | Path | Image.Image | np.ndarray):
+        """Predict paths, PIL images or uint8 arrays of shape (H, W), (H, W, 3) or (H, W, 4); one result for each.
+
+        Raises TypeError for anything else, RuntimeError where the model gives non-finite values.
+        """
+        if isinstance(images, str | Path | Image.Image | np.ndarray) or not isinstance(images, Iterable):
             images = [images]
         return list(self.stream(images, top_k))
 
@@ -89,6 +92,8 @@ class Predictor:
         with torch.inference_mode():
             batch = torch.stack(tensors).to(self.device, memory_format=torch.channels_last)
             probabilities = self.model(batch).float().softmax(-1).cpu()  # (B, classes)
+        if not probabilities.isfinite().all():
+            raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
         tops = iter(zip(*probabilities.topk(top_k), strict=True))
         for place, image in enumerate(images):
             if results[place] is None:
@@ -106,7 +111,11 @@ def _as_rgb(image: ImageLike) -> Image.Image:
                 f"got {image.dtype} of shape {image.shape}"
             )
         image = Image.fromarray(image)
-    return to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
+    if isinstance(image, Image.Image):
+        return convert_image(image)
+    if not isinstance(image, str | Path):
+        raise TypeError(f"an image must be a path, a PIL image or a uint8 array, got {type(image).__name__}")
+    return read_image(image)
 
 
 def _source(image: ImageLike) -> str:
