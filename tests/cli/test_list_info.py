@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from glocal.bench import measure
 from glocal.cli import main
 
 
@@ -26,6 +27,12 @@ def test_list_by_pattern_as_json(tmp_path, capsys):
     assert tiny["source"].startswith("https://pan.baidu.com/s/")
 
 
+@pytest.mark.parametrize("size", [0, -5, (0, 224)])
+def test_cost_at_a_size_that_is_none(size):
+    with pytest.raises(ValueError, match="size must be positive, got"):
+        measure("van_pico", size)
+
+
 def test_info_shows_stages(capsys):
     assert main(["info", "transxnet_t", "--size", "256"]) == 0
     shown = capsys.readouterr().out
@@ -38,6 +45,10 @@ def test_info_shows_stages(capsys):
     [
         (["info", "transnxt_tiny"], "transnext_tiny"),
         (["info", "transxnet_t.in21k"], "in1k"),
+        (["info", "van_b0", "--size", "-5"], "--size must be at least 32, got -5"),
+        (["info", "van_b0", "--size", "0"], "--size must be at least 32, got 0"),
+        (["info", "van_b0", "--size", "10000000"], "--size must be at most 4096, got 10000000"),
+        (["info", "test_vit", "--size", "33"], "test_vit does not take images of 33×33 pixels"),
         (["list", "resnet*"], "no model matches"),
         (["lst"], "list"),
         (["info"], "name"),

@@ -42,11 +42,15 @@ def measure(name: str, size: int | tuple[int, int] | None = None) -> Cost:
     Args:
         name: any model of timm's registry, with or without a tag.
         size: of the image, a side or (H, W); None takes the model's own.
+
+    Raises ValueError for an unknown name, and for a size that is not positive or that the model does not take.
     """
     model = create_model(name, device="meta").eval()
     channels, height, width = model.pretrained_cfg["input_size"]
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < 1:
+            raise ValueError(f"size must be positive, got {size}")
     image = torch.empty(1, channels, height, width, device="meta")
     shapes: dict[str, tuple[int, ...]] = {}
     extra: dict[str, int] = {}
@@ -55,7 +59,11 @@ def measure(name: str, size: int | tuple[int, int] | None = None) -> Cost:
         for part, module in parts(model).items()
     ]
     with torch.no_grad():
-        model(image)  # fills the caches of position biases
+        try:
+            model(image)  # fills the caches of position biases
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{name} does not take images of {height}×{width} pixels: {reason}") from error
         for part, module in model.named_modules():
             if isinstance(module, AggregatedAttention):
                 hooks.append(module.register_forward_hook(local_products(part, extra)))

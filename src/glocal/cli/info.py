@@ -6,6 +6,8 @@ from rich.table import Table
 
 from glocal.cli.output import console, facts
 
+SMALLEST, LARGEST = 32, 4096  # pixels: the stride of the last stage; beyond any image that these models are run on
+
 
 @dataclass(frozen=True)
 class InfoConfig:
@@ -18,6 +20,12 @@ class InfoConfig:
 
     name: str
     size: int | None = None
+
+    def __post_init__(self):
+        if self.size is not None and self.size < SMALLEST:
+            raise ValueError(f"--size must be at least {SMALLEST}, got {self.size}")
+        if self.size is not None and self.size > LARGEST:
+            raise ValueError(f"--size must be at most {LARGEST}, got {self.size}")
 
 
 CONFIG = InfoConfig
