@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from rich.console import Console
 
 from glocal.bench import measure
+from glocal.cli import list as list_command
 from glocal.cli import main
 
 
@@ -25,6 +27,33 @@ def test_list_by_pattern_as_json(tmp_path, capsys):
     assert tiny["params"] == 26_697_204
     assert tiny["weights"] == "by hand"
     assert tiny["source"].startswith("https://pan.baidu.com/s/")
+
+
+def test_list_shows_whole_names_on_80_columns(monkeypatch, capsys):
+    monkeypatch.setattr(list_command, "console", lambda: Console(width=80))
+    assert main(["list", "conv2former*"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    for name in ("conv2former_l.in22k_ft_in1k", "conv2former_l.in22k_ft_in1k_384"):
+        assert f" {name} " in shown
+
+
+@pytest.mark.parametrize("args", [["list", "van*"], ["info", "van_b0"]], ids=" ".join)
+def test_no_line_ends_in_spaces(args, capsys):
+    assert main(args) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("no/a.json", "there is no such folder"), ("", "this is a folder, not a file")]
+)
+def test_list_refuses_a_json_it_cannot_write_before_it_shows_anything(file, message, tmp_path, capsys):
+    assert main(["list", "--json", f"{tmp_path}/{file}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: --json {tmp_path}/{file}: {message}\n"
 
 
 @pytest.mark.parametrize("size", [0, -5, (0, 224)])
@@ -49,7 +78,9 @@ def test_info_shows_stages(capsys):
         (["info", "van_b0", "--size", "0"], "--size must be at least 32, got 0"),
         (["info", "van_b0", "--size", "10000000"], "--size must be at most 4096, got 10000000"),
         (["info", "test_vit", "--size", "33"], "test_vit does not take images of 33×33 pixels"),
-        (["list", "resnet*"], "no model matches"),
+        (["list", "resnet*"], "no model matches 'resnet*'; `glocal list` shows them all"),
+        (["list", "van"], "no model matches 'van'; did you mean 'van*'?"),
+        (["list", "former"], "no model matches 'former'; did you mean '*former*'?"),
         (["lst"], "list"),
         (["info"], "name"),
     ],

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
-from glocal.cli.output import console
+from glocal.cli.output import check_target, console
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,10 @@ class ListConfig:
     pattern: str = "*"
     json: str | None = None
 
+    def __post_init__(self):
+        if self.json is not None:  # before the list is shown
+            check_target("--json", self.json)
+
 
 CONFIG = ListConfig
 POSITIONAL = {"pattern": "?"}
@@ -32,12 +36,14 @@ def run(config: ListConfig) -> int:
 
     entries = catalog(config.pattern)
     if not entries:
-        raise ValueError(f"no model matches {config.pattern!r}; `glocal list` shows them all")
-    table = Table(caption="top-1: on ImageNet-1K, as the authors published it", caption_justify="left")
-    table.add_column("model")
-    for heading in ("size", "params (M)", "MACs (G)", "top-1 (%)"):
-        table.add_column(heading, justify="right")
-    table.add_column("weights")
+        wider = next((wider for wider in (f"{config.pattern}*", f"*{config.pattern}*") if catalog(wider)), None)
+        hint = f"did you mean {wider!r}?" if wider is not None else "`glocal list` shows them all"
+        raise ValueError(f"no model matches {config.pattern!r}; {hint}")
+    table = Table()
+    table.add_column("model", overflow="fold")  # the one column that gives way: a name cut short is ambiguous
+    for heading in ("size", "params\n(M)", "MACs\n(G)", "top-1\n(%)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
     family = entries[0].family
     for entry in entries:
         if entry.family != family:
@@ -46,7 +52,9 @@ def run(config: ListConfig) -> int:
         top1 = "" if entry.top1 is None else f"{entry.top1:.1f}"
         params, macs = f"{entry.params / 1e6:.1f}", f"{entry.macs / 1e9:.2f}"
         table.add_row(entry.name, str(entry.size), params, macs, top1, entry.weights)
-    console().print(table)
+    screen = console()
+    screen.print(table)
+    screen.print("top-1: on ImageNet-1K, as the authors published it", style="italic", highlight=False)
     if config.json is not None:
         Path(config.json).write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
     return 0

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 PATIENCE = 2.0  # seconds of work before a progress bar appears
 
@@ -16,14 +18,23 @@ def console() -> Console:
     return Console(width=width, markup=False, emoji=False)
 
 
-def facts(title: str, rows: dict[str, str]) -> Table:
-    """A table of names and values."""
-    table = Table(title=title, title_justify="left", show_header=False)
+def facts(title: str, rows: dict[str, str]) -> Group:
+    """A table of names and values, under its title."""
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
-    return table
+    return Group(Text(title, style="table.title"), table)  # a table pads its own title with spaces
+
+
+def check_target(option: str, file: str) -> None:
+    """Raise ValueError for the name of a file that cannot be written, before the work that it is to hold."""
+    path = Path(file)
+    if path.is_dir():
+        raise ValueError(f"{option} {file}: this is a folder, not a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {file}: there is no such folder")
 
 
 def track(items: Iterable, total: int, unit: str = "images") -> Iterator:
