@@ -67,7 +67,8 @@ class TestUsageErrors:
         ("args", "message"),
         [
             (["tran"], "unknown command 'tran'; did you mean train?"),
-            (["--verson"], "unknown option '--verson'"),
+            (["--verson"], "unknown option '--verson'; did you mean --version?"),
+            (["--hlp"], "unknown option '--hlp'; did you mean --help?"),
             (["train", "--epoch", "3"], "has no option --epoch; did you mean --epochs"),
             (["train", "--bach-size=3"], "has no option --bach-size; did you mean --batch-size"),
             (["train", "--mod", "x"], "has no option --mod; did you mean --model"),
@@ -76,6 +77,18 @@ class TestUsageErrors:
             (["train", "--lr", "fast"], "--lr must be a number, got 'fast'"),
             (["train", "--img-size", "1.5"], "--img-size must be a whole number, got '1.5'"),
             (["train", "--epochs"], "--epochs needs a value"),
+            (["train", "--epochs="], "--epochs needs a value"),
+            (["train", "--epochs", ""], "--epochs needs a value"),
+            (["train", "--output="], "--output needs a value"),
+            (["train", "--zzzz="], "glocal train has no option --zzzz"),
+            (["predict", "x.png", "--model="], "--model needs a value"),
+            (["predict", "x.png", "--checkpoint", ""], "--checkpoint needs a value"),
+            (["predict", "", "--model", "van_b0"], "glocal predict: an argument is empty"),
+            (["list", "--json="], "--json needs a value"),
+            (["list", "--config="], "--config needs a value"),
+            (["train", "--lr", "nan"], "--lr must be a finite number, got 'nan'"),
+            (["train", "--lr=-inf"], "--lr must be a finite number, got '-inf'"),
+            (["train", "--seed", "-1"], "--seed must be at least 0 and at most 4294967295, got -1"),
             (["train", "--epochs", "0"], "--epochs must be at least 1, got 0"),
             (["train", "--val_fraction", "1.5"], "--val-fraction must be more than 0 and less than 1, got 1.5"),
             (["train", "a", "b"], "takes no further argument 'b'"),
@@ -117,9 +130,34 @@ class TestUsageErrors:
         error = fails(capsys, ["train", "--config", str(tmp_path / "c.yaml")])
         assert "unknown option 'epoch'; did you mean --epochs" in error
 
-    def test_config_that_is_no_yaml(self, capsys, tmp_path):
-        (tmp_path / "c.yaml").write_text("epochs: [")
-        fails(capsys, ["train", "--config", str(tmp_path / "c.yaml")])
+    def test_option_of_another_command_in_a_config(self, capsys, tmp_path):
+        (tmp_path / "c.yaml").write_text("img_size: 32\n")
+        error = fails(capsys, ["predict", "x.png", "--config", str(tmp_path / "c.yaml")])
+        assert error.endswith("unknown option 'img_size'; glocal predict --help lists them")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"\xff\xfe\x00\x80", "not a text file in UTF-8"),
+            (b"epochs: [1", "broken YAML: "),
+            (b"model: a: b", "broken YAML: mapping values are not allowed"),
+            (b"model: \0", "broken YAML: "),
+            (b"- 1\n", "expected `option: value` on each line"),
+            (b"1: 2\n", "expected `option: value` on each line"),
+            (b"", "expected `option: value` on each line"),
+        ],
+    )
+    @pytest.mark.parametrize("equals", [False, True])
+    def test_config_that_is_no_yaml_mapping(self, capsys, tmp_path, content, message, equals):
+        file = tmp_path / "c.yaml"
+        file.write_bytes(content)
+        error = fails(capsys, ["train", *([f"--config={file}"] if equals else ["--config", str(file)])])
+        assert error.startswith(f"error: --config {file}: {message}")
+
+    def test_empty_value_in_a_config(self, capsys, tmp_path):
+        (tmp_path / "c.yaml").write_text("checkpoint: ''\n")
+        error = fails(capsys, ["predict", "x.png", "--config", str(tmp_path / "c.yaml")])
+        assert error == "error: --checkpoint needs a value"
 
 
 class TestParsing:

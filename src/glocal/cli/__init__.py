@@ -48,8 +48,9 @@ def main(args: Sequence[str] | None = None) -> int:
         name, *rest = args
         if name not in COMMANDS:
             kind = "option" if name.startswith("-") else "command"
-            close = get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+            known = ("--help", "--version") if kind == "option" else tuple(COMMANDS)
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             return _fail(f"unknown {kind} {name!r}; {hint}", 2)
 
         from glocal.cli.parser import CommandParser
@@ -82,6 +83,8 @@ def _exit_code(error: Exception) -> int | None:
     for work that failed. The same types escaping from elsewhere are bugs, but for what the system refuses: a full disk,
     too little memory.
     """
+    if hasattr(error, "exit_code"):
+        return error.exit_code
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "t allocate memory" in str(error):
         error.args = (f"out of memory: try a smaller --batch-size or --img-size ({_first_line(error)})",)
         return 1

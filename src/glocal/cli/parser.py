@@ -201,7 +201,7 @@ def _check_yaml(path: Path) -> None:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-01
         raise UsageError(f"--config {path}: broken YAML: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UsageError(f"--config {path}: expected lines such as `device: cpu`, an option and its value")
+        raise UsageError(f"--config {path}: expected `option: value` on each line")
 
 
 def _in_usage(argument: tuple[str, str]) -> str:
