@@ -1,0 +1,102 @@
+"""Results of measurements side by side. Kept free of torch: comparing needs no model."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+# Of a result: name, unit, digits, and whether more is better.
+MEASURES = {
+    "top1": ("top-1", " %", 2, True),
+    "top5": ("top-5", " %", 2, True),
+    "map": ("mAP", " %", 2, True),
+    "loss": ("loss", "", 4, False),
+    "ece": ("ECE", " %", 2, False),
+    "mean_error": ("mean error, corrupted", " %", 2, False),
+    "mce": ("mCE", " %", 2, False),
+    "images_per_second": ("images/s", "", 0, True),
+}
+FACTS = {"model": "model", "data": "data", "set": "set", "split": "split", "images": "images", "img_size": "input size"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table: columns (titles), and rows of a title and one cell per column. notes: what makes it unfair."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+    notes: list[str]
+
+
+def compare(files: list[str]) -> Comparison:
+    """Compare results of `glocal eval --json`: the differences are to the first, the best of a row has a *.
+
+    Of a file with several sizes, each is a column. Raises ValueError for a file that holds no result.
+    """
+    named = [one for file in files for one in _read(file)]
+    results = [result for _, result in named]
+    rows = [
+        (title, [_fact(result.get(name)) for result in results])
+        for name, title in FACTS.items()
+        if any(name in result for result in results)
+    ]
+    for name, (title, unit, digits, more) in MEASURES.items():
+        values = [result.get(name) for result in results]
+        if any(value is not None for value in values):
+            rows.append((title, _cells(values, unit, digits, more)))
+    corruptions = dict.fromkeys(name for result in results for name in result.get("corruptions", {}))
+    for name in corruptions:
+        values = [result.get("corruptions", {}).get(name, {}).get("mean") for result in results]
+        rows.append((f"error, {name.replace('_', ' ')}", _cells(values, " %", 2, False)))
+    notes = [
+        f"not measured on the same {title}: the differences are not the models' alone"
+        for name, title in (("data", "data"), ("set", "set"), ("split", "split"), ("images", "images"))
+        if len({json.dumps(result.get(name)) for result in results}) > 1
+    ]
+    return Comparison([title for title, _ in named], rows, notes[:1])
+
+
+def _read(file: str) -> list[tuple[str, dict]]:
+    """The results in a file, with a title for each."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileNotFoundError(f"--compare {file}: {error.strerror or error}") from None
+    except ValueError:
+        raise ValueError(f"--compare {file}: not a JSON file") from None
+    results = content if isinstance(content, list) else [content]
+    if not results or not all(map(_is_result, results)):
+        raise ValueError(f"--compare {file}: not a result of glocal eval --json")
+    if len(results) == 1:
+        return [(file, results[0])]
+    return [(f"{file} at {_fact(result.get('img_size'))}", result) for result in results]
+
+
+def _is_result(content: object) -> bool:
+    if not isinstance(content, dict) or not {"model", "data", "images"} <= content.keys():
+        return False
+    numbers = all(isinstance(content.get(name), int | float | None) for name in MEASURES)
+    tables = content.get("corruptions", {})
+    return numbers and isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
+
+
+def _fact(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return "×".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _cells(values: list[float | None], unit: str, digits: int, more: bool) -> list[str]:
+    known = [value for value in values if value is not None]
+    best = (max if more else min)(known)
+    cells = []
+    for place, value in enumerate(values):
+        if value is None:
+            cells.append("–")
+            continue
+        cell = f"{value:,.{digits}f}{unit}"
+        if place and values[0] is not None:
+            cell += f" ({value - values[0]:+,.{digits}f})"
+        cells.append(cell + (" *" if value == best and len(set(known)) > 1 else "  "))
+    return cells
