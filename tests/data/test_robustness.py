@@ -5,7 +5,7 @@ from PIL import Image
 
 from glocal.data.robustness import imagenet_classes, open_corrupted, open_real, open_robustness_set
 
-IDS = imagenet_classes()
+IDS = list(imagenet_classes())
 
 
 def fill(root, *names):

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, confusion_matrix
+from sklearn.metrics import confusion_matrix
 from torch.nn import functional as F
 
 from glocal.tasks.metrics import (
     AcceptedLabelsMetrics,
     MultiLabelMetrics,
     SingleLabelMetrics,
-    average_precision,
     calibration,
 )
 
@@ -90,13 +89,6 @@ class TestCalibration:
 
 
 class TestMultiLabel:
-    @pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "ties"])
-    def test_average_precision_is_that_of_scikit_learn(self, distinct):
-        generator = torch.Generator().manual_seed(1)
-        scores = torch.randn(100, generator=generator) if distinct else torch.randint(5, (100,), generator=generator)
-        targets = torch.randint(2, (100,), generator=generator)
-        assert average_precision(scores, targets) == pytest.approx(average_precision_score(targets, scores))
-
     def test_map_leaves_out_classes_without_positives(self):
         from torchmetrics.functional.classification import multilabel_average_precision
 

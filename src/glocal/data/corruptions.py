@@ -65,8 +65,8 @@ def corrupt_transform(transform: "Compose", corruption: Corruption) -> "Compose"
     return type(transform)([*steps[:to_tensor], corruption, *steps[to_tensor:]])
 
 
-def check_corruptions(input_size: tuple[int, int, int]) -> None:
-    """Raise ImportError without the library, ValueError for an input that it does not take."""
+def check_corruptions(names: list[str], input_size: tuple[int, int, int]) -> None:
+    """Prepare for making corruptions; ImportError without the library, ValueError for images that it does not take."""
     try:
         import imagecorruptions  # noqa: F401
     except ImportError as error:
@@ -75,7 +75,8 @@ def check_corruptions(input_size: tuple[int, int, int]) -> None:
     if min(input_size[1:]) < SMALLEST:
         size = "×".join(map(str, input_size[1:]))
         raise ValueError(f"--corruptions needs images of at least {SMALLEST} pixels, the model takes {size}")
-    Corruption("glass_blur", 1)(Image.new("RGB", (SMALLEST, SMALLEST)))  # compiled here once, not in every process
+    if "glass_blur" in names:  # compiled here once, not in every process that reads images
+        Corruption("glass_blur", 1)(Image.new("RGB", (SMALLEST, SMALLEST)))
 
 
 def corruption_error(errors: dict[tuple[str, int], float], alexnet: bool) -> dict:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,9 +19,10 @@ SUBSETS = {"imagenet-a": 200, "imagenet-r": 200}
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")  # numbered from 1
 
 
-def imagenet_classes() -> list[str]:
+@cache
+def imagenet_classes() -> tuple[str, ...]:
     """The WordNet ids of ImageNet-1K's 1000 classes, in the order of the labels."""
-    return ImageNetInfo("imagenet-1k").label_names()
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def open_robustness_set(name: str, root: Path, model_classes: Sequence[str]) -> DataSource:

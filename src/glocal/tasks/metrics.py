@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glocal.tasks.classification import ClassificationTotals
+from glocal.tasks.classification import ClassificationTotals, average_precision
 
 CALIBRATION_BINS = 15
 
@@ -41,12 +41,12 @@ class SingleLabelMetrics:
         labels, predictions, confidences = map(torch.cat, (self.labels, self.predictions, self.confidences))
         correct = labels == predictions
         ece, bins = calibration(confidences, correct)
-        counts = labels.bincount(minlength=len(class_names))
-        hits = labels[correct].bincount(minlength=len(class_names))
+        counts = labels.bincount(minlength=len(class_names)).tolist()
+        hits = labels[correct].bincount(minlength=len(class_names)).tolist()
         per_class = [
-            {"name": class_names[label], "images": int(counts[label]), "accuracy": 100 * int(hits[label]) / int(count)}
-            for label, count in enumerate(counts)
-            if count
+            {"name": class_names[label], "images": counts[label], "accuracy": 100 * hits[label] / counts[label]}
+            for label in range(len(counts))
+            if counts[label]
         ]
         pairs, images = torch.stack([labels, predictions], 1).unique(dim=0, return_counts=True)
         return {
@@ -126,20 +126,6 @@ class MultiLabelMetrics:
             "images": self.images,
             "per_class": per_class,
         }
-
-
-def average_precision(scores: Tensor, targets: Tensor) -> float:
-    """Σ (recall_n − recall_{n−1}) · precision_n over the thresholds, of scores (N,) and targets (N,) in {0, 1}.
-
-    NaN without positives.
-    """
-    order = scores.argsort(descending=True)
-    scores, targets = scores[order], targets[order].double()
-    last = torch.cat([scores[1:] != scores[:-1], torch.ones(1, dtype=torch.bool)])  # equal scores: one threshold
-    found = targets.cumsum(0)[last]
-    precision = found / torch.arange(1, len(scores) + 1, device=scores.device)[last]
-    recall = found / targets.sum()
-    return (recall.diff(prepend=recall.new_zeros(1)) * precision).sum().item()
 
 
 def calibration(
