@@ -1,8 +1,12 @@
 """What a measurement can be told. Kept free of torch, so that `glocal eval --help` answers at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from glocal.data.corruptions import ALEXNET_ERROR
 from glocal.training.config import _check
+
+SPLITS = ("auto", "train", "val", "all")
+SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c", "real")
 
 
 @dataclass(frozen=True)
@@ -10,16 +14,24 @@ class EvalConfig:
     """A measurement of a trained model.
 
     Args:
-        data: folder of images, one subfolder per class, or the name of an embedded set (default: digits)
+        data: what `glocal train` takes: a folder of images, one subfolder per class, or the name of an embedded set
+            (default: digits); with --set, the folder of that set
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
         split: part of the data: train, val, all, or auto: val where there is one. Of a folder that `glocal train` split
             itself, val is the part that it held out
         img_size: height and width of the model's input in pixels (default: that of the training)
+        sizes: measure at each of these sizes, for instance 224,256,320
+        set: DATA is a robustness set of ImageNet in its published layout: imagenet-a, imagenet-r, imagenet-sketch,
+            imagenet-v2, imagenet-c or real
+        corruptions: measure DATA also with ImageNet-C's corruptions made on the fly: all, or some of them, for
+            instance fog,snow
         batch_size: images per step
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
         device: auto, cpu, cuda, cuda:1, mps, …
         json: file for the results: top1, top5 (percent), loss, images_per_second and what they were measured on
+        plots: folder for the confusion matrix, the reliability diagram and, with --sizes or --corruptions, their curves
+        compare: measure nothing, but show the results in these --json files side by side
     """
 
     data: str = "digits"
@@ -27,14 +39,54 @@ class EvalConfig:
     model: str | None = None
     split: str = "auto"
     img_size: int | None = None
+    sizes: str | None = None
+    set: str | None = None
+    corruptions: str | None = None
     batch_size: int = 64
     workers: int | None = None
     device: str = "auto"
     json: str | None = None
+    plots: str | None = None
+    compare: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         _check(self, "img_size", 1)
         _check(self, "batch_size", 1)
         _check(self, "workers", 0)
-        if self.split not in ("auto", "train", "val", "all"):
+        if self.split not in SPLITS:
             raise ValueError(f"--split must be auto, train, val or all, got {self.split!r}")
+        if self.set is not None and self.set not in SETS:
+            raise ValueError(f"--set must be {', '.join(SETS[:-1])} or {SETS[-1]}, got {self.set!r}")
+        if self.set is not None and self.split not in ("auto", "all"):
+            raise ValueError(f"--split {self.split} does not apply to --set {self.set}, which is one part")
+        _exclude(self, "sizes", "img_size")
+        _exclude(self, "sizes", "corruptions")
+        _exclude(self, "set", "corruptions")
+        if self.set == "imagenet-c":
+            _exclude(self, "sizes", "set")
+        if len(self.compare) == 1:
+            raise ValueError("--compare needs at least two files")
+        self.size_list()
+        self.corruption_list()
+
+    def size_list(self) -> list[int]:
+        """The sizes of --sizes; ValueError for what is none."""
+        parts = [part.strip() for part in self.sizes.split(",")] if self.sizes is not None else []
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise ValueError(f"--sizes must be sizes in pixels such as 224,256,320, got {self.sizes!r}")
+        return list(dict.fromkeys(map(int, parts)))
+
+    def corruption_list(self) -> list[str]:
+        """The corruptions of --corruptions; ValueError for an unknown one."""
+        if self.corruptions is None or self.corruptions == "all":
+            return list(ALEXNET_ERROR) if self.corruptions else []
+        names = list(dict.fromkeys(part.strip() for part in self.corruptions.split(",")))
+        for name in names:
+            if name not in ALEXNET_ERROR:
+                raise ValueError(f"--corruptions: {name!r} is none of {', '.join(ALEXNET_ERROR)} (or all)")
+        return names
+
+
+def _exclude(config: EvalConfig, one: str, other: str) -> None:
+    if getattr(config, one) is not None and getattr(config, other) is not None:
+        raise ValueError(f"--{one} and --{other.replace('_', '-')} exclude each other")
