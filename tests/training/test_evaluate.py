@@ -231,7 +231,7 @@ class TestRobustnessSets:
         with pytest.raises(ValueError, match="--set real needs a model of ImageNet's 1000 classes"):
             evaluate(config(tmp_path / "data", save(tmp_path, ["cat", "dog"]), set="real"))
 
-    def test_c_on_disk(self, imagenet, pictures, tmp_path):
+    def test_c_on_disk(self, imagenet, pictures, tmp_path, caplog):
         small = [picture.resize((32, 32)) for picture in pictures[:4]]  # as large as the model's input, not cropped
         whole = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3, crop_pct=1.0).transform()
         ranked = logits_of(imagenet, small, whole).argsort(descending=True)
@@ -247,6 +247,14 @@ class TestRobustnessSets:
         assert result.top1 == pytest.approx(50)
         assert result.mce == pytest.approx(np.mean([50 / error for error in ALEXNET_ERROR.values()]))
         assert result.images == 300
+        assert "AlexNet's errors are of 1000 classes" in caplog.text  # and this data has fewer
+
+    def test_c_in_part(self, imagenet, pictures, tmp_path, caplog):
+        lay_out(tmp_path / "fog/1", pictures, [IDS[5]] * 12)
+        result = evaluate(config(tmp_path, imagenet, set="imagenet-c"))
+        assert result.mce is None
+        assert result.corruptions["fog"]["errors"][1:] == [None] * 4
+        assert "holds 1 of 75 corruptions and severities: there is no mCE" in caplog.text
 
 
 class TestCorruptions:

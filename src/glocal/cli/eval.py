@@ -22,10 +22,7 @@ def run(config: EvalConfig) -> int:
     if config.compare:
         from glocal.training.compare import compare
 
-        comparison = compare(config.compare)
-        screen.print(_comparison(comparison))
-        for note in comparison.notes:
-            screen.print(note)
+        screen.print(_comparison(compare(config.compare)))
         return 0
 
     from glocal.training.evaluate import evaluate
@@ -54,17 +51,17 @@ def _tables(result):
     worst = result.worst_classes(MOST)
     if worst:
         score = "accuracy" if result.map is None else "average_precision"
-        table = _table("Worst classes", "class", score.replace("_", " "), "images")
+        table = _table("class", score.replace("_", " "), "images")
         for one in worst:
             table.add_row(one["name"], f"{one[score]:.2f} %", f"{one['images']:,}")
-        yield table
+        yield _titled("worst classes", table)
     confusions = result.confusions(MOST)
     if confusions:
-        table = _table("Most frequent confusions", "class", "taken for", "images")
+        table = _table("class", "taken for", "images")
         for label, other, images in confusions:
             table.add_row(label, other, f"{images:,}")
         table.columns[1].justify = "left"
-        yield table
+        yield _titled("most frequent confusions", table)
 
 
 def _figures(result) -> dict[str, str]:
@@ -79,34 +76,42 @@ def _figures(result) -> dict[str, str]:
 
 
 def _sizes(results):
-    table = _table(f"{results[0].model} on {results[0].data}", "input size", *_figures(results[0]), "images/s")
+    table = _table("input size", *_figures(results[0]), "images/s")
     for one in results:
         size = "×".join(map(str, one.img_size))
         table.add_row(size, *_figures(one).values(), f"{one.images_per_second:,.0f}")
-    yield table
+    yield _titled(f"{results[0].model} on {results[0].data}", table)
 
 
 def _corruptions(result):
     rated = result.mce is not None
-    table = _table("Error (%) by severity", "corruption", *"12345", "mean", *(["CE"] if rated else []))
+    table = _table("corruption", *"12345", "mean", *(["CE"] if rated else []))
     for name, one in result.corruptions.items():
         cells = [*one["errors"], one["mean"], *([one["ce"]] if rated else [])]
         table.add_row(name.replace("_", " "), *("–" if cell is None else f"{cell:.1f}" for cell in cells))
-    return table
+    return _titled("error (%) by severity", table)
 
 
 def _comparison(comparison):
-    table = _table(None, "", *comparison.columns)
+    from rich.console import Group
+
+    table = _table("", *comparison.columns)
     for title, cells in comparison.rows:
         table.add_row(title, *cells)
-    table.caption = "in brackets: difference to the first; * the best of the row"
-    return table
+    return Group(table, "in brackets: difference to the first; * the best of the row", *comparison.notes)
 
 
-def _table(title: str | None, *columns: str):
+def _titled(title: str, table):
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(title, style="table.title"), table)  # a table pads its own title with spaces
+
+
+def _table(*columns: str):
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left", caption_justify="left")
+    table = Table(*columns)
     for column in table.columns:
         column.overflow = "fold"
     for column in table.columns[1:]:

@@ -11,7 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glocal.data.corruptions import SEVERITIES, Corruption, check_corruptions, corrupt_transform, corruption_error
+from glocal.data.corruptions import (
+    ALEXNET_ERROR,
+    SEVERITIES,
+    Corruption,
+    check_corruptions,
+    corrupt_transform,
+    corruption_error,
+)
 from glocal.data.dataset import default_workers, evaluation_loader
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.robustness import SUBSETS, imagenet_classes, open_corrupted, open_real, open_robustness_set
@@ -172,6 +179,8 @@ def _check_outputs(config: EvalConfig) -> None:
     """Raise for results that could not be written, before hours of measuring."""
     if config.json is not None and not Path(config.json).absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {config.json}: there is no such folder")
+    if config.json is not None and Path(config.json).is_dir():
+        raise IsADirectoryError(f"--json {config.json}: this is a folder, not a file")
     if config.plots is not None:
         from glocal.training.eval_plots import check_matplotlib
 
@@ -213,6 +222,11 @@ def _passes(config: EvalConfig, classifier: Classifier) -> tuple[list[_Pass], di
 def _corrupted_passes(config: EvalConfig, classifier: Classifier) -> tuple[list[_Pass], dict]:
     """A pass per corruption and severity of ImageNet-C on disk, whose images are cropped already."""
     sources = open_corrupted(Path(config.data))
+    complete = len(ALEXNET_ERROR) * len(SEVERITIES)
+    if len(sources) < complete:
+        log.warning(
+            "%s holds %d of %d corruptions and severities: there is no mCE", config.data, len(sources), complete
+        )
     preprocessing = replace(_preprocessing(config, classifier)[0], crop_pct=1.0)
     passes = []
     for condition, source in sources.items():
@@ -311,6 +325,9 @@ def _corruption_result(passes: list[_Pass], facts: dict, config: EvalConfig) -> 
     results = {one.condition: one.result() for one in passes if one.condition is not None}
     errors = {condition: 100 - result["top1"] for condition, result in results.items()}
     imagenet = all(one.target.imagenet for one in passes)
+    classes = min(len(one.target.labels) for one in passes)
+    if imagenet and classes < len(imagenet_classes()):
+        log.warning("AlexNet's errors are of 1000 classes; the data has %d, so that its CE are not comparable", classes)
     if config.set != "imagenet-c":
         return _result(passes, facts, {**passes[0].result(), **corruption_error(errors, imagenet)})
     total = sum(one["images"] for one in results.values())
