@@ -43,5 +43,7 @@ def run(config: TrainConfig) -> int:
     if result.samples:
         images = result.samples[0].parent / "*.png"
         screen.print(f"{len(result.samples)} held-out images to predict: {images}", soft_wrap=True, highlight=False)
-    screen.print(f"Next: glocal predict {images} --checkpoint {shlex.quote(str(result.output))}", soft_wrap=True, highlight=False)
+    screen.print(
+        f"Next: glocal predict {images} --checkpoint {shlex.quote(str(result.output))}", soft_wrap=True, highlight=False
+    )
     return 0

@@ -185,7 +185,8 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
             raise KeyboardInterrupt(f"stopped: {last.kept()}") from None
         except TrainingStopped as error:
             raise TrainingStopped(f"{error}; {last.kept()}") from None
-    return Outcome(best.metrics, dict(module.unread), epochs.images_per_second)
+        unread = module.all_unread()
+    return Outcome(best.metrics, unread, epochs.images_per_second)
 
 
 class _Data(lightning.LightningDataModule):
@@ -346,15 +347,20 @@ def _check_batch(config: TrainConfig, batch_size: int, multi_label: bool) -> Non
 @contextmanager
 def _quiet_lightning():
     """Without Lightning's tips and its advice on workers, logging intervals and folders."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings(
+                "ignore", "FSDP2-wrapped module"
+            )  # of in-place changes to its output: there are none
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -54,7 +54,9 @@ class ClassificationModule(LightningModule):
         teacher: Teacher | None = None,
     ):
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # faster for convolutions, with the same results
+        if config.strategy != "fsdp":  # which takes contiguous parameters only
+            model = model.to(memory_format=torch.channels_last)  # faster for convolutions, with the same results
+        self.model = model
         self.config = config
         self.lr = lr
         self.images = images
@@ -88,8 +90,8 @@ class ClassificationModule(LightningModule):
         self.val_metrics: dict[str, float] = {}
         self.raw_metrics: dict[str, float] = {}
         self.unread: Counter[str] = Counter()
-        self.loss_sum, self.loss_steps = 0.0, 0
-        self.pending: list[Tensor] = []  # losses that are still on the device
+        self.loss_sum, self.loss_steps = 0.0, 0  # of the epoch's batches so far
+        self.pending: list[tuple[int, Tensor]] = []  # steps, and their losses that are still on the device
         self.grouped = False
 
     @property
@@ -105,6 +107,14 @@ class ClassificationModule(LightningModule):
             return values
         values = values.to(self.device, torch.float32 if self.device.type == "mps" else values.dtype)
         return self.trainer.strategy.reduce(values, reduce_op="sum").cpu()
+
+    def all_unread(self) -> dict[str, int]:
+        """How often each unreadable file was met, on all devices."""
+        if self.trainer.world_size == 1:
+            return dict(self.unread)
+        parts = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, self.unread)
+        return dict(sum(parts, Counter()))
 
     def train(self, mode: bool = True) -> "ClassificationModule":
         super().train(mode)
@@ -215,7 +225,7 @@ class ClassificationModule(LightningModule):
         loss = self.criterion(logits, labels)
         if self.teacher is not None:
             loss = self.teacher.teach(loss, logits, images)
-        self.pending.append(loss.detach())
+        self.pending.append((self.trainer.global_step + 1, loss.detach()))
         if len(self.pending) >= (LOSSES_AT_ONCE if self.device.type == "cuda" else 1):
             self.fetch_losses()
         return loss
@@ -224,16 +234,12 @@ class ClassificationModule(LightningModule):
         """Look at the losses that are still on the device; TrainingStopped where one is not finite."""
         if not self.pending:
             return
-        losses = torch.stack(self.pending).double().tolist()
+        values = torch.stack([loss for _, loss in self.pending]).double().tolist()
+        for (step, _), value in zip(self.pending, values, strict=True):
+            self._check_finite(value, f"the loss is {value} at step {step}")
+        self.loss_sum += sum(values)
+        self.loss_steps += len(values)
         self.pending.clear()
-        for value in losses:
-            self.loss_steps += 1
-            self._check_finite(value, f"the loss is {value} at step {self._step_of(self.loss_steps)}")
-            self.loss_sum += value
-
-    def _step_of(self, batch: int) -> int:
-        """The optimizer step, counted from 1, to which the epoch's batch of this number belongs."""
-        return self.current_epoch * self.steps_per_epoch + -(-batch // self.trainer.accumulate_grad_batches)
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -290,8 +296,9 @@ class ClassificationModule(LightningModule):
         return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["epoch_so_far"] = {"loss_sum": self.loss_sum, "loss_steps": self.loss_steps}
-        checkpoint["unread"] = dict(self.unread)
+        sums = self.sum_over_devices(torch.tensor([self.loss_sum, self.loss_steps], dtype=torch.float64))
+        checkpoint["epoch_so_far"] = {"loss_sum": sums[0].item(), "loss_steps": int(sums[1])}
+        checkpoint["unread"] = self.all_unread()
         checkpoint["data"] = {"key": self.data_key, "epoch": self.data_epoch}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
@@ -301,9 +308,10 @@ class ClassificationModule(LightningModule):
                 "--overwrite starts anew"
             )
         self.data_epoch = checkpoint["data"]["epoch"]
-        self.loss_sum = checkpoint["epoch_so_far"]["loss_sum"]
-        self.loss_steps = checkpoint["epoch_so_far"]["loss_steps"]
-        self.unread = Counter(checkpoint["unread"])
+        if self.trainer.is_global_zero:  # what all devices have counted so far
+            self.loss_sum = checkpoint["epoch_so_far"]["loss_sum"]
+            self.loss_steps = checkpoint["epoch_so_far"]["loss_steps"]
+            self.unread = Counter(checkpoint["unread"])
 
     def _check_finite(self, value: float, what: str) -> None:
         if not np.isfinite(value):
