@@ -35,7 +35,7 @@ def draw(result: "EvalResult | list[EvalResult]", folder: Path) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
+        figure.savefig(paths[-1], dpi=150, bbox_inches="tight")  # the layout forgets the label of an image's y axis
     return paths
 
 
