@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/glocal predict $(DEMO_DIR)/samples/*.png --checkpoint $(DEMO_DIR)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto  # a process per core is faster than threads
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -1,10 +1,9 @@
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
-from torch import nn
 from torch.nn import functional as F
 
-from glocal.tasks.classification import ClassificationTotals, MultiLabelTotals, average_precision, evaluate
+from glocal.tasks.classification import ClassificationTotals, MultiLabelTotals, average_precision
 
 
 def totals(logits, labels, sizes):
@@ -71,17 +70,3 @@ class TestMultiLabel:
         totals = MultiLabelTotals()
         totals.update(torch.randn(2, 3), torch.full((2, 3), -1.0))
         assert totals.compute() == {}
-
-
-def test_evaluate_uses_eval_mode_and_counts_unread():
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.99), nn.Linear(3, 3, bias=False)).train()
-    with torch.no_grad():
-        model[2].weight.copy_(torch.eye(3))
-    images = torch.eye(3).view(3, 3, 1, 1)
-    missing = torch.tensor([-1, -1, 7])
-    batches = [(images, torch.tensor([0, 1, -1]), missing), (images, torch.arange(3), torch.full((3,), -1))]
-    metrics, unread = evaluate(model, batches)
-    assert metrics["top1"] == 100
-    assert metrics["images"] == 5
-    assert metrics["images_per_second"] > 0
-    assert unread == [7]

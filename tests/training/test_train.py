@@ -135,6 +135,11 @@ class TestSeed:
 class TestOptions:
     """Every option reaches what it is about."""
 
+    @pytest.fixture(scope="class")
+    def plain(self, digits_folder, tmp_path_factory):
+        torch.set_num_threads(1)
+        return run(digits_folder, tmp_path_factory.mktemp("plain"), epochs=1)
+
     def test_weight_decay_spares_norms_and_biases(self, digits_folder, tmp_path, monkeypatch):
         groups = []
         original = training_module.create_optimizer_v2
@@ -169,9 +174,8 @@ class TestOptions:
         ],
         ids=lambda changes: next(iter(changes)),
     )
-    def test_it_changes_the_result(self, digits_folder, tmp_path, changes):
-        plain = run(digits_folder, tmp_path / "1", epochs=1)
-        changed = run(digits_folder, tmp_path / "2", epochs=1, **changes)
+    def test_it_changes_the_result(self, digits_folder, tmp_path, plain, changes):
+        changed = run(digits_folder, tmp_path, epochs=1, **changes)
         assert plain.metrics["loss"] != changed.metrics["loss"]
 
     @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ and run(config) -> exit code, optionally find_recipe(name) -> YAML file, and a l
 help.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -86,7 +87,12 @@ def _exit_code(error: Exception) -> int | None:
     if hasattr(error, "exit_code"):
         return error.exit_code
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "t allocate memory" in str(error):
-        error.args = (f"out of memory: try a smaller --batch-size or --img-size ({_first_line(error)})",)
+        error.args = (
+            "out of memory: try a smaller --batch-size or --img-size, and in training --accumulate or "
+            f"--grad-checkpointing ({_first_line(error)})",
+        )
+        return 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return 1
     last = traceback.extract_tb(error.__traceback__)[-1]
     if PACKAGE in Path(last.filename).parents and (last.line or "raise").startswith("raise"):

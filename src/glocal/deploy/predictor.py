@@ -58,6 +58,7 @@ class Predictor:
         self.classifier = load_classifier(checkpoint, model)
         self.model = self.classifier.model.to(self.device, memory_format=torch.channels_last).eval()
         self.class_names = self.classifier.descriptions
+        self.multi_label = bool(self.classifier.info and self.classifier.info.data.get("multi_label"))
         self.batch_size = batch_size
         self._transform = Preprocessing(**self.classifier.preprocessing).transform()
 
@@ -91,7 +92,8 @@ class Predictor:
             return results
         with torch.inference_mode():
             batch = torch.stack(tensors).to(self.device, memory_format=torch.channels_last)
-            probabilities = self.model(batch).float().softmax(-1).cpu()  # (B, classes)
+            logits = self.model(batch).float()
+            probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).cpu()  # (B, classes)
         if not probabilities.isfinite().all():
             raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
         tops = iter(zip(*probabilities.topk(top_k), strict=True))

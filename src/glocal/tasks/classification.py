@@ -1,10 +1,9 @@
 """Image classification: the metrics to report."""
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -95,22 +94,3 @@ def average_precision(scores: Tensor, labels: Tensor) -> float:
     hits, counts = hits[last], torch.arange(1, len(scores) + 1)[last]
     gained = torch.diff(hits, prepend=hits.new_zeros(1))
     return ((gained * hits / counts).sum() / labels.sum()).item()
-
-
-def evaluate(
-    model: nn.Module, batches: Iterable, device: torch.device | str = "cpu"
-) -> tuple[dict[str, float], list[int]]:
-    """Measure a model in eval mode on batches of (images, labels, indices of unreadable samples).
-
-    Returns top1 and top5 in percent, loss, images, images_per_second (reading included), and the unreadable indices.
-    """
-    model = model.to(device, memory_format=torch.channels_last).eval()
-    totals, unread = ClassificationTotals(), []
-    start = time.perf_counter()
-    with torch.inference_mode():
-        for images, labels, missing in batches:
-            unread.extend(missing[missing >= 0].tolist())
-            images = images.to(device, memory_format=torch.channels_last)
-            totals.update(model(images), labels.to(device))
-    seconds = time.perf_counter() - start
-    return {**totals.compute(), "images": totals.images, "images_per_second": totals.images / seconds}, unread

@@ -88,6 +88,8 @@ class KeepLast(Callback):
 
     def on_train_start(self, trainer, module) -> None:
         self.saved_at = time.monotonic()
+        if trainer.global_step:
+            self._note_saved(trainer)  # what this run goes on from
         try:
             self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         except ValueError:  # only the main thread may
@@ -99,14 +101,15 @@ class KeepLast(Callback):
         self.signal = number
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        last = batch_idx + 1 >= trainer.num_training_batches
-        if last or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        parts = trainer.accumulate_grad_batches
+        left = trainer.num_training_batches - (batch_idx + 1)
+        if not left or (batch_idx + 1) % parts:
             return
         # A validation follows the last step: save before, so that a signal meanwhile does not cost much.
-        wait = self.seconds if batch_idx + 2 < trainer.num_training_batches else self.seconds / 10
+        wait = self.seconds if left > parts else self.seconds / 10
         stop, save = self.signal is not None, time.monotonic() - self.saved_at >= wait
         if trainer.world_size > 1:
-            if (batch_idx + 1) % STEPS_BETWEEN_TALKS:
+            if left > parts and (batch_idx + 1) // parts % STEPS_BETWEEN_TALKS:
                 return
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             save = trainer.strategy.reduce_boolean_decision(save, all=False)
@@ -117,8 +120,13 @@ class KeepLast(Callback):
             self._stop(self.signal or signal.SIGTERM)
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        if self.signal is not None:
-            self._stop(self.signal)
+        stop = self.signal is not None
+        if trainer.world_size > 1:
+            stop = not (batch_idx + 1) % STEPS_BETWEEN_TALKS and trainer.strategy.reduce_boolean_decision(
+                stop, all=False
+            )
+        if stop:
+            self._stop(self.signal or signal.SIGTERM)
 
     def on_train_epoch_end(self, trainer, module) -> None:
         module.data_epoch = trainer.current_epoch + 1
@@ -132,14 +140,18 @@ class KeepLast(Callback):
     def _save(self, trainer) -> None:
         trainer.save_checkpoint(self.path)
         self.saved_at = time.monotonic()
-        self.saved = f"saved at step {trainer.global_step} (epoch {trainer.current_epoch + 1})"
+        self._note_saved(trainer)
+
+    def _note_saved(self, trainer) -> None:
+        self.saved = f"saved at step {trainer.global_step} (epoch {trainer.current_epoch + 1}) in {self.path.parent}"
 
     def _stop(self, number: int) -> None:
-        raise TrainingInterrupted(f"stopped by {signal.Signals(number).name}: {self.kept()}", number)
+        kept = f"{self.kept()}, the same command goes on" if self.saved else self.kept()
+        raise TrainingInterrupted(f"stopped by {signal.Signals(number).name}: {kept}", number)
 
     def kept(self) -> str:
         """What is left of the run so far, in a few words."""
-        return f"{self.saved} in {self.path.parent}, the same command goes on" if self.saved else "nothing is saved yet"
+        return self.saved or "nothing is saved yet"
 
     def on_exception(self, trainer, module, exception) -> None:
         self._restore()

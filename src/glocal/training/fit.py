@@ -6,9 +6,10 @@ import signal
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
-import timm
+import timm.optim
 import torch
 from rich.console import Console
 
@@ -73,12 +74,13 @@ class Run:
 
     def describe(self, metrics: dict) -> CheckpointInfo:
         """The description to keep with weights that reached `metrics`."""
+        several = {"multi_label": True} if self.source.multi_label else {}
         return CheckpointInfo(
             model=self.name,
             class_names=self.source.class_names,
             preprocessing=self.preprocessing.to_dict(),
             metrics=metrics,
-            data={"name": Path(self.source.name).name, "held_out": self.source.held_out},
+            data={"name": Path(self.source.name).name, "held_out": self.source.held_out} | several,
             model_args=self.model_args,
         )
 
@@ -121,8 +123,9 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     preprocessing.training_transform(augmentation)  # an unknown policy is refused here
     images = len(source.splits["train"])
     batch_size = config.batch_size or _batch_size(images, small)
-    multi_label = getattr(source, "multi_label", False)
+    multi_label = source.multi_label
     _check_batch(config, batch_size, multi_label)
+    _check_optimizer(config.optimizer)
     module = ClassificationModule(
         model,
         config,
@@ -196,7 +199,7 @@ class _Data(lightning.LightningDataModule):
         super().__init__()
         self.run = run
         self.common = dict(
-            classes=len(run.source.class_names) if getattr(run.source, "multi_label", False) else None,
+            classes=len(run.source.class_names) if run.source.multi_label else None,
             pin_memory=run.device.type == "cuda",
         )
 
@@ -289,10 +292,11 @@ def _teacher(config: TrainConfig, preprocessing: Preprocessing, source: DataSour
 
 
 def _data_key(source: DataSource) -> str:
-    """A text that changes with the classes, the number of images and their labels."""
+    """A text that changes with the classes, the images' file names and their labels; a folder may be moved."""
     train = source.splits["train"]
     labels = getattr(train, "labels", None)  # a stream's are not known before they are read
-    return hashlib.sha256(repr((source.class_names, len(train), labels)).encode()).hexdigest()
+    names = [Path(image).name for image in getattr(train, "images", ()) if isinstance(image, str)]
+    return hashlib.sha256(repr((source.class_names, len(train), labels, names)).encode()).hexdigest()
 
 
 def _augmentation(config: TrainConfig, source: DataSource, small: bool) -> Augmentation:
@@ -342,6 +346,14 @@ def _check_batch(config: TrainConfig, batch_size: int, multi_label: bool) -> Non
         raise ValueError("--loss ce is for one label per image: bce and asl take several")
     if mixed and config.loss == "asl":
         raise ValueError("--loss asl takes no mixed labels: --mixup 0 --cutmix 0")
+
+
+def _check_optimizer(name: str) -> None:
+    known = timm.optim.list_optimizers()
+    if name not in known:
+        close = get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.optim.list_optimizers() lists the names"
+        raise ValueError(f"--optimizer: timm has no {name!r}; {hint}")
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from torch import nn
 
 
 def freeze(model: nn.Module, parts: str) -> list[nn.Module]:
-    """Take the parts out of the training, and return them; batch norms in them belong into eval mode.
+    """Take the parts out of the training and into eval mode, where their batch norms keep their statistics.
+
+    Returns them.
 
     parts: names of modules, separated by commas, with ranges: "stem,stages.0-2", "stages.1.blocks.0-3".
 
@@ -19,7 +21,7 @@ def freeze(model: nn.Module, parts: str) -> list[nn.Module]:
             if name not in modules or not name:
                 known = ", ".join(name for name, _ in model.named_children())
                 raise ValueError(f"--freeze: the model has no part {name!r}; it has {known}")
-            frozen.append(modules[name].requires_grad_(False))
+            frozen.append(modules[name].requires_grad_(False).eval())
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"--freeze {parts} leaves nothing to train")
     return frozen

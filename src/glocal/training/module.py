@@ -64,7 +64,8 @@ class ClassificationModule(LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.data_key = data_key
         self.data_epoch = 0  # of the next batch; at the end of an epoch, one ahead of the trainer's
-        self.frozen = freeze(self.model, config.freeze) if config.freeze else []
+        if config.freeze:
+            freeze(self.model, config.freeze)  # Lightning brings every part's mode back after a validation
         self.ema = None
         if config.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=config.ema_warmup).requires_grad_(False)
@@ -90,6 +91,7 @@ class ClassificationModule(LightningModule):
         self.val_metrics: dict[str, float] = {}
         self.raw_metrics: dict[str, float] = {}
         self.unread: Counter[str] = Counter()
+        self.unread_in_training: set[str] = set()
         self.loss_sum, self.loss_steps = 0.0, 0  # of the epoch's batches so far
         self.pending: list[tuple[int, Tensor]] = []  # steps, and their losses that are still on the device
         self.grouped = False
@@ -115,14 +117,6 @@ class ClassificationModule(LightningModule):
         parts = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, self.unread)
         return dict(sum(parts, Counter()))
-
-    def train(self, mode: bool = True) -> "ClassificationModule":
-        super().train(mode)
-        for part in self.frozen:  # their batch norms keep their statistics
-            part.eval()
-        if self.ema is not None:
-            self.ema.eval()
-        return self
 
     def configure_model(self) -> None:
         """Share the weights out where the strategy asks for it (FSDP2): each block, each stage, and the rest."""
@@ -180,6 +174,8 @@ class ClassificationModule(LightningModule):
             if not self.unread[reason]:
                 log.warning("skipped %s", reason)
             self.unread[reason] += 1
+            if self.training:
+                self.unread_in_training.add(reason)
         if self.training:
             self._check_unread()
             images, labels = self._fill_up(images, labels)
@@ -199,10 +195,11 @@ class ClassificationModule(LightningModule):
 
     def _check_unread(self) -> None:
         limit = part_of(self.config.max_bad, "--max-bad")
-        if limit is not None and len(self.unread) > limit * self.images:
+        bad = self.unread_in_training
+        if limit is not None and len(bad) > limit * self.images:
             raise TrainingStopped(
-                f"{len(self.unread)} of {self.images} images cannot be read, more than --max-bad "
-                f"{self.config.max_bad} allows, for instance {next(iter(self.unread))}"
+                f"{len(bad)} of {self.images} images cannot be read, more than --max-bad {self.config.max_bad} allows, "
+                f"for instance {min(bad)}"
             )
 
     def on_train_batch_start(self, batch, batch_idx: int) -> None:
@@ -299,6 +296,7 @@ class ClassificationModule(LightningModule):
         sums = self.sum_over_devices(torch.tensor([self.loss_sum, self.loss_steps], dtype=torch.float64))
         checkpoint["epoch_so_far"] = {"loss_sum": sums[0].item(), "loss_steps": int(sums[1])}
         checkpoint["unread"] = self.all_unread()
+        checkpoint["unread_in_training"] = sorted(self.unread_in_training)
         checkpoint["data"] = {"key": self.data_key, "epoch": self.data_epoch}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
@@ -312,6 +310,7 @@ class ClassificationModule(LightningModule):
             self.loss_sum = checkpoint["epoch_so_far"]["loss_sum"]
             self.loss_steps = checkpoint["epoch_so_far"]["loss_steps"]
             self.unread = Counter(checkpoint["unread"])
+            self.unread_in_training = set(checkpoint["unread_in_training"])
 
     def _check_finite(self, value: float, what: str) -> None:
         if not np.isfinite(value):

@@ -19,6 +19,7 @@ METRICS = "metrics.csv"
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"  # written last: a run without it is not finished
 LOG = "train.log"
+TENSORBOARD = "tensorboard"
 SAMPLES = "samples"
 SAMPLE_PATTERN = "*_label-*.png"
 
@@ -30,6 +31,7 @@ def existing_run(folder: Path) -> list[Path]:
     """The files in `folder` that a run has written."""
     names = BEST, RAW, LAST, METRICS, CONFIG, SUMMARY, LOG
     files = [folder / name for name in names if (folder / name).is_file()]
+    files += (folder / TENSORBOARD).glob("events.out.tfevents.*")
     return files + sorted((folder / SAMPLES).glob(SAMPLE_PATTERN))
 
 
@@ -47,6 +49,8 @@ def settle(folder: Path, config: TrainConfig) -> tuple[TrainConfig, Path | None]
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"--output {folder} is a file, a folder is needed")
+    if config.resume and not existing_run(folder):
+        raise FileNotFoundError(f"--resume: {folder} holds no run")
     if config.overwrite or not existing_run(folder):
         return config, None
     saved = (folder / BEST).is_file() or (folder / LAST).is_file()

@@ -1,9 +1,11 @@
 """A whole training run: from a configuration to a folder with a model in it."""
 
 import logging
+import os
+import re
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -46,7 +48,8 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     """
     start = time.perf_counter()
     console = console or Console(markup=False, emoji=False)
-    output = Path(config.output or Path("runs") / f"{Path(config.data).resolve().name}-{_model_name(config)}")
+    config = _as_launched(config)
+    output = Path(config.output or Path("runs") / _run_name(config))
     config, state = run_folder.settle(output, config.shrunk() if config.quick else config)
     name = _model_name(config)
     source = open_for_training(config.data, config.val_fraction, config.seed)
@@ -85,6 +88,23 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     if leads():
         run_folder.write_summary(output, result)
     return result
+
+
+def _as_launched(config: TrainConfig) -> TrainConfig:
+    """With the number of devices that torchrun has started processes for."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return config
+    own = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ["WORLD_SIZE"]) // own
+    for name, given, launched in (("devices", config.devices, own), ("num-nodes", config.num_nodes, nodes)):
+        if given not in (1, launched):
+            raise ValueError(f"--{name} {given}: torchrun has started {launched}")
+    return replace(config, devices=own, num_nodes=nodes)
+
+
+def _run_name(config: TrainConfig) -> str:
+    data = Path(config.data).resolve().name if Path(config.data).exists() else config.data
+    return re.sub(r"[^\w.-]+", "-", f"{data}-{_model_name(config)}")
 
 
 def _model_name(config: TrainConfig) -> str:

@@ -1,0 +1,367 @@
+"""What the options of a training do, each against something independent."""
+
+import csv
+import io
+import shutil
+import sys
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+from torch.nn import functional as F
+
+from glocal.deploy.predictor import Predictor
+from glocal.tasks.checkpoint import read_info, read_weights
+from glocal.tasks.classifier import Classifier, create_model
+from glocal.training import fit as fit_module
+from glocal.training.config import TrainConfig
+from glocal.training.distillation import Teacher
+from glocal.training.freezing import freeze
+from glocal.training.module import ClassificationModule, TrainingStopped
+from glocal.training.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS = dict(model="test_resnet", img_size=32, batch_size=16, workers=0, hflip=0.0, device="cpu", epochs=1)
+
+
+def run(data, output, **changes):
+    return train(TrainConfig(str(data), output=str(output), **{**SETTINGS, **changes}), Console(file=io.StringIO()))
+
+
+def rows(output):
+    with open(output / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """The module and the trainer of the runs that follow, in order."""
+    seen = []
+    original = fit_module.lightning.Trainer.fit
+
+    def fit(self, module, *args, **kwargs):
+        seen.append((module, self))
+        return original(self, module, *args, **kwargs)
+
+    monkeypatch.setattr(fit_module.lightning.Trainer, "fit", fit)
+    return seen
+
+
+class TestAccumulation:
+    @pytest.mark.parametrize("parts", [2, 4])
+    def test_parts_of_a_batch_are_as_good_as_the_whole(self, digits_folder, tmp_path, parts):
+        settings = dict(model="transnext_pico", drop_path=0.0, epochs=1, clip_grad=0.5)
+        whole = run(digits_folder, tmp_path / "1", **settings)
+        divided = run(digits_folder, tmp_path / "2", accumulate=parts, **settings)
+        assert divided.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-4)
+        weights = [read_weights(result.output / "model.safetensors") for result in (whole, divided)]
+        for name, tensor in weights[0].items():
+            assert torch.allclose(tensor, weights[1][name], atol=1e-4), name
+
+    def test_uneven_parts_are_refused(self, digits_folder, tmp_path):
+        with pytest.raises(ValueError, match=r"--batch-size 16 .* multiple of 3"):
+            run(digits_folder, tmp_path, accumulate=3)
+
+
+class TestGradientClipping:
+    def test_norm_is_limited(self, digits_folder, tmp_path, monkeypatch):
+        norms = []
+        original = ClassificationModule.optimizer_step
+
+        def step(self, epoch, batch, optimizer, closure):
+            def after():
+                loss = closure()
+                gradients = [p.grad for p in self.model.parameters()]
+                norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])).item())
+                return loss
+
+            return original(self, epoch, batch, optimizer, after)
+
+        monkeypatch.setattr(ClassificationModule, "optimizer_step", step)
+        run(digits_folder, tmp_path / "1")
+        assert max(norms) > 0.02
+        norms.clear()
+        run(digits_folder, tmp_path / "2", clip_grad=0.01)
+        assert max(norms) > 0.02  # before the clipping, which comes between the closure and the step
+
+
+class TestAveraging:
+    def test_average_is_that_of_the_weights_after_each_step(self, digits_folder, tmp_path, monkeypatch):
+        history = []
+        original = ClassificationModule.optimizer_step
+
+        def step(self, *args, **kwargs):
+            original(self, *args, **kwargs)
+            history.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+
+        monkeypatch.setattr(ClassificationModule, "optimizer_step", step)
+        run(digits_folder, tmp_path, ema=0.6)
+        kept = read_weights(tmp_path / "model.safetensors")
+        for name in history[0]:
+            average = history[0][name]  # timm starts the average at the first step
+            for weights in history[1:]:
+                average = 0.6 * average + 0.4 * weights[name]
+            assert torch.allclose(kept[name], average, atol=1e-6), name
+        raw = read_weights(tmp_path / "model.raw.safetensors")
+        assert all(torch.equal(raw[name], history[-1][name]) for name in history[0])
+
+    def test_both_are_measured(self, digits_folder, tmp_path):
+        result = run(digits_folder, tmp_path, ema=0.9, epochs=2)
+        last = rows(tmp_path)[-1]
+        assert float(last["val_loss"]) != float(last["val_raw_loss"])
+        assert result.metrics == read_info(tmp_path / "model.safetensors").metrics
+        raw = read_info(tmp_path / "model.raw.safetensors").metrics
+        assert raw["loss"] == pytest.approx(float(rows(tmp_path)[raw["epoch"] - 1]["val_raw_loss"]))
+
+
+class TestLearningRate:
+    def test_layers_learn_the_slower_the_lower_they_are(self, digits_folder, tmp_path, spy):
+        run(digits_folder, tmp_path, model="van_pico", layer_decay=0.5, lr=1e-3)
+        module, trainer = spy[0]
+        optimizer = trainer.optimizers[0]
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        names = dict(module.model.named_parameters())
+        stem = rates[id(next(p for name, p in names.items() if name.startswith("stem")))]
+        last = rates[id(next(p for name, p in names.items() if name.startswith("stages.3.blocks")))]
+        head = rates[id(next(p for name, p in names.items() if name.startswith("head")))]
+        assert stem < last < head
+        assert stem <= head * 0.5**4
+
+    def test_scales_with_the_batch(self, digits_folder, tmp_path, spy):
+        run(digits_folder, tmp_path / "1", lr=1e-3, lr_batch_size=64)
+        run(digits_folder, tmp_path / "2", lr=1e-3)
+        assert [module.lr for module, _ in spy] == pytest.approx([1e-3 * 16 / 64, 1e-3])
+
+    def test_cooldown_adds_epochs_at_the_lowest_rate(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path, epochs=3, cooldown_epochs=2, lr=1e-3, min_lr=1e-5, warmup_epochs=0)
+        rates = [float(row["lr"]) for row in rows(tmp_path)]
+        assert len(rates) == 5
+        assert rates[3:] == pytest.approx([1e-5, 1e-5])
+
+    def test_constant_rate(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path, epochs=3, lr=1e-4, min_lr=1e-4, warmup_epochs=0)
+        assert [float(row["lr"]) for row in rows(tmp_path)] == pytest.approx([1e-4] * 3)
+
+    def test_unknown_optimizer(self, digits_folder, tmp_path):
+        with pytest.raises(ValueError, match=r"--optimizer: timm has no 'adamx'; did you mean adamax"):
+            run(digits_folder, tmp_path / "out", optimizer="adamx")
+        assert not (tmp_path / "out").exists()
+
+
+class TestFreezing:
+    def test_frozen_parts_stay_as_they_are(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path / "1", model="van_pico")
+        settings = dict(model=None, checkpoint=str(tmp_path / "1"), freeze="stem,stages.0-2", lr=0.01)
+        run(digits_folder, tmp_path / "2", **settings)
+        before, after = (read_weights(tmp_path / run / "model.safetensors") for run in "12")
+        for name in before:
+            frozen = name.startswith(("stem", "stages.0", "stages.1", "stages.2"))
+            if frozen:  # running statistics too
+                assert torch.equal(before[name], after[name]), name
+        assert not torch.equal(before["head.fc.weight"], after["head.fc.weight"])
+
+    def test_ranges(self):
+        model = create_model("van_pico")
+        assert freeze(model, "stages.1-2") == [model.stages[1], model.stages[2]]
+        trained = {name.split(".")[1] for name, p in model.stages.named_parameters(prefix="s") if p.requires_grad}
+        assert trained == {"0", "3"}
+
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            ("stages.0-9", "no part 'stages.4'; it has stem, stages"),
+            ("stag", "no part 'stag'"),
+            ("", "no part ''"),
+            ("stages.2-1", "no part 'stages.2-1'"),
+            ("stem,stages.0-3,norm,head", "leaves nothing to train"),
+        ],
+    )
+    def test_mistakes(self, parts, message):
+        model = create_model("van_pico")
+        parts = ",".join(part for part in parts.split(",") if part != "norm" or hasattr(model, "norm"))
+        with pytest.raises(ValueError, match=message):
+            freeze(model, parts)
+
+
+class TestDistillation:
+    @pytest.fixture
+    def teacher(self):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+        return Classifier(model, "linear", list("abcd"), list("abcd"), {"mean": (0.5,) * 3, "std": (0.25,) * 3})
+
+    def test_soft(self, teacher):
+        torch.manual_seed(0)
+        images, logits, loss = torch.randn(5, 3, 2, 2), torch.randn(5, 4), torch.tensor(0.7)
+        result = Teacher(teacher, (0.4,) * 3, (0.2,) * 3, "soft", weight=0.3, temperature=2.0).teach(
+            loss, logits, images
+        )
+        told = teacher.model((images * 0.2 + 0.4 - 0.5) / 0.25) / 2
+        divergence = (told.softmax(1) * (told.log_softmax(1) - (logits / 2).log_softmax(1))).sum(1).mean()
+        assert result.item() == pytest.approx((0.7 * 0.7 + 0.3 * 4 * divergence).item(), rel=1e-5)
+
+    def test_hard(self, teacher):
+        torch.manual_seed(0)
+        images, logits, loss = torch.randn(5, 3, 2, 2), torch.randn(5, 4), torch.tensor(0.7)
+        result = Teacher(teacher, (0.5,) * 3, (0.25,) * 3, "hard", weight=0.3).teach(loss, logits, images)
+        expected = 0.7 * 0.7 + 0.3 * F.cross_entropy(logits, teacher.model(images).argmax(1))
+        assert result.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    @pytest.fixture(scope="class")
+    def teacher_run(self, digits_folder, tmp_path_factory):
+        torch.set_num_threads(1)
+        return run(digits_folder, tmp_path_factory.mktemp("teacher"), epochs=8, batch_size=8).output
+
+    @pytest.mark.parametrize("kind", ["soft", "hard"])
+    def test_student_follows_the_teacher_alone(self, digits_folder, tmp_path, teacher_run, kind):
+        settings = dict(teacher_checkpoint=str(teacher_run), distillation=kind, distillation_weight=1.0)
+        result = run(digits_folder, tmp_path / "student", epochs=6, batch_size=8, seed=1, **settings)
+        assert result.metrics["top1"] > 60
+        assert not any("teacher" in name for name in torch.load(tmp_path / "student/last.ckpt")["state_dict"])
+
+    def test_other_number_of_classes(self, teacher_run, tmp_path):
+        with pytest.raises(ValueError, match="has 3 classes, the data 10"):
+            run("digits", tmp_path / "student", teacher_checkpoint=str(teacher_run), hflip=None)
+
+
+class TestMixing:
+    @pytest.mark.parametrize("option", ["mixup", "cutmix"])
+    def test_changes_what_is_learned(self, digits_folder, tmp_path, option):
+        plain = run(digits_folder, tmp_path / "1")
+        mixed = run(digits_folder, tmp_path / "2", **{option: 1.0})
+        never = run(digits_folder, tmp_path / "3", mixup_prob=0.0, **{option: 1.0})
+        assert float(rows(mixed.output)[0]["train_loss"]) > float(rows(plain.output)[0]["train_loss"])
+        assert never.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-4)
+
+    def test_odd_batches_are_refused(self, digits_folder, tmp_path):
+        with pytest.raises(ValueError, match="need an even batch on each device, not 3"):
+            run(digits_folder, tmp_path, mixup=0.1, batch_size=6, accumulate=2)
+
+
+class TestLosses:
+    @pytest.mark.parametrize("loss", ["ce", "bce", "asl"])
+    def test_each_of_them_teaches(self, digits_folder, tmp_path, loss):
+        result = run(digits_folder, tmp_path, loss=loss, epochs=6, batch_size=8)
+        assert result.metrics["top1"] > 60
+
+    def test_asymmetric_loss_takes_no_mixture(self, digits_folder, tmp_path):
+        with pytest.raises(ValueError, match="--loss asl takes no mixed labels"):
+            run(digits_folder, tmp_path, loss="asl", mixup=0.1)
+
+
+class TestValidation:
+    def test_every_other_epoch_and_the_last(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path, epochs=5, val_every=2)
+        assert [bool(row["val_top1"]) for row in rows(tmp_path)] == [False, True, False, True, True]
+
+
+class TestData:
+    def test_balance_reaches_the_sampler(self, digits_folder, tmp_path, spy):
+        for path in sorted((digits_folder / "zero").iterdir())[:5]:
+            target = tmp_path / "data/zero" / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        (tmp_path / "data/one").symlink_to(digits_folder / "one")
+        run(tmp_path / "data", tmp_path / "out", balanced=True, batch_size=8)
+        sampler = spy[0][1].train_dataloader.sampler
+        labels = torch.tensor(spy[0][1].train_dataloader.dataset.samples.labels)
+        weights = torch.zeros(2).index_add(0, labels, sampler.weights.float())
+        assert weights.tolist() == pytest.approx([1, 1])
+
+    def test_repeated_augmentation_reaches_the_sampler(self, digits_folder, tmp_path, spy):
+        run(digits_folder, tmp_path, repeated_augmentation=3)
+        assert spy[0][1].train_dataloader.sampler.repeats == 3
+
+    @pytest.mark.parametrize(("limit", "stops"), [("1%", True), ("0.5", False), (None, False)])
+    def test_unreadable_files_up_to_a_limit(self, digits_folder, tmp_path, limit, stops):
+        shutil.copytree(digits_folder, tmp_path / "data")
+        for path in sorted((tmp_path / "data/one").iterdir())[:9]:
+            path.write_bytes(b"no image")
+        if not stops:
+            assert len(run(tmp_path / "data", tmp_path / "out", max_bad=limit, epochs=2).unread) == 9
+            return
+        with pytest.raises(TrainingStopped, match=r"of 72 images cannot be read, more than --max-bad 1% allows"):
+            run(tmp_path / "data", tmp_path / "out", max_bad=limit)
+
+    @pytest.mark.parametrize("limit", ["x", "-1%", "101%", "1.5"])
+    def test_limit_that_is_none(self, limit):
+        with pytest.raises(ValueError, match=r"--max-bad must be a part such as 1% or 0\.01"):
+            TrainConfig(max_bad=limit)
+
+    def test_several_labels_per_image(self, tmp_path):
+        torch.manual_seed(0)
+        lines = ["path,labels"]
+        for index in range(48):
+            red, green = bool(index & 1), bool(index & 2)
+            Image.new("RGB", (32, 32), (255 * red, 255 * green, 99)).save(tmp_path / f"{index}.png")
+            lines.append(f"{index}.png,{'|'.join(['red'] * red + ['green'] * green)}")
+        (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+        settings = dict(epochs=8, batch_size=8, val_fraction=0.25, color_jitter=0.0)
+        result = run(tmp_path / "labels.csv", tmp_path / "out", **settings)
+        assert result.metrics["map"] > 90
+        assert set(rows(tmp_path / "out")[0]) >= {"val_map", "val_loss"}
+        prediction = Predictor(tmp_path / "out", device="cpu")(tmp_path / "3.png")[0]  # red and green
+        assert abs(sum(prediction.probabilities) - 1) > 1e-3  # each on its own, not one of all
+        with pytest.raises(ValueError, match="--mixup is for one label per image"):
+            run(tmp_path / "labels.csv", tmp_path / "other", mixup=0.1)
+
+
+class TestEngine:
+    def test_bf16_changes_little(self, digits_folder, tmp_path, spy):
+        plain = run(digits_folder, tmp_path / "1", epochs=2)
+        low = run(digits_folder, tmp_path / "2", epochs=2, precision="bf16")
+        assert spy[1][1].precision == "bf16-mixed"
+        assert low.metrics["loss"] != plain.metrics["loss"]
+        assert low.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=0.2)
+        assert all(t.dtype != torch.bfloat16 for t in read_weights(low.output / "model.safetensors").values())
+
+    def test_checkpointing_of_activations_changes_nothing(self, digits_folder, tmp_path, spy):
+        plain = run(digits_folder, tmp_path / "1", model="transnext_pico")
+        saved = run(digits_folder, tmp_path / "2", model="transnext_pico", grad_checkpointing=True)
+        assert saved.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
+        assert all(stage.grad_checkpointing for stage in spy[1][0].model.stages)
+        assert not any(stage.grad_checkpointing for stage in spy[0][0].model.stages)
+
+    @pytest.mark.slow
+    def test_compiled_model_learns_the_same(self, digits_folder, tmp_path):
+        plain = run(digits_folder, tmp_path / "1", model="van_pico")
+        fast = run(digits_folder, tmp_path / "2", model="van_pico", compile="always")
+        assert fast.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-2)
+        assert not any("_orig_mod" in name for name in read_weights(fast.output / "model.safetensors"))
+
+    def test_sync_bn_needs_gpus(self, digits_folder, tmp_path):
+        with pytest.raises(ValueError, match="--sync-bn always: torch has it on GPUs only"):
+            run(digits_folder, tmp_path, sync_bn="always")
+
+    def test_quick_is_the_same_run_but_smaller(self, digits_folder, tmp_path, spy):
+        settings = dict(quick=True, epochs=300, cooldown_epochs=10, img_size=224, batch_size=1024, mixup=0.8, ema=0.99)
+        result = run(digits_folder, tmp_path, **settings)
+        assert result.epochs == 2
+        module, trainer = spy[0]
+        assert module.mixup is not None
+        assert trainer.train_dataloader.batch_size == 16
+        assert trainer.global_step <= 16
+
+    def test_tensorboard(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path, loggers="tensorboard")
+        assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+    def test_logger_that_is_not_installed(self, digits_folder, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "wandb", None)
+        with pytest.raises(ImportError, match="--loggers wandb needs the package"):
+            run(digits_folder, tmp_path, loggers="wandb")
+
+    def test_arguments_of_the_model(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path, model="transnext_pico", model_args={"pool_size": 1})
+        assert read_info(tmp_path / "model.safetensors").model_args == {"pool_size": 1}
+        with pytest.raises(TypeError, match="pol_size"):
+            run(digits_folder, tmp_path / "2", model="transnext_pico", model_args={"pol_size": 1})
+
+    def test_drop_path_grows_over_the_blocks(self):
+        model = timm.create_model("van_pico", drop_path_rate=0.3)
+        rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+        assert rates == sorted(rates)
+        assert max(rates) == pytest.approx(0.3)
