@@ -88,8 +88,8 @@ def open_for_training(data: str, val_fraction: float | None = None, seed: int = 
     """Open a data set with the splits "train" and "val".
 
     data: a folder of images, a .csv file of paths and labels, WebDataset shards (a pattern such as
-        "dir/train-{0000..0099}.tar", addresses, or a folder of .tar files), "hf:" and the name or the folder of a
-        Hugging Face data set, or the name of an embedded set.
+        "dir/train-{0000..0099}.tar", addresses, or a folder of .tar files), a folder of the four files of MNIST's
+        format, "hf:" and the name or the folder of a Hugging Face data set, or the name of an embedded set.
     val_fraction: the part of every class to hold out of data without a validation part (default 0.2), drawn with
         `seed`; of shards, a part of the files.
 
@@ -97,10 +97,10 @@ def open_for_training(data: str, val_fraction: float | None = None, seed: int = 
     an extra is missing.
     """
     kind = _kind_of(data)
-    if kind == "embedded":
+    if kind in ("embedded", "idx"):
         if val_fraction is not None:
             raise ValueError(f"--val-fraction does not apply to {data}: its split is fixed")
-        return _open_embedded(data)
+        return _open_embedded(data) if kind == "embedded" else _open_idx(data)
     if kind == "csv":
         from glocal.data.table import open_training_table
 
@@ -128,6 +128,8 @@ def open_for_evaluation(data: str, split: str = "auto", held_out: dict | None = 
     kind = _kind_of(data)
     if kind == "embedded":
         source = _open_embedded(data)
+    elif kind == "idx":
+        source = _open_idx(data)
     elif kind == "csv":
         from glocal.data.table import open_evaluation_table
 
@@ -261,7 +263,7 @@ def _occurring(samples: Samples) -> set[int]:
 
 
 def _kind_of(data: str) -> str:
-    """What `data` names: "embedded", "csv", "shards", "hf" or "folder"; FileNotFoundError where it is nothing."""
+    """What `data` names: embedded, csv, shards, idx, hf or folder; FileNotFoundError where it is nothing."""
     path = Path(data)
     if data.startswith("hf:"):
         return "hf"
@@ -269,6 +271,8 @@ def _kind_of(data: str) -> str:
         return "csv"
     if is_shards(data):
         return "shards"
+    if path.is_dir() and is_idx(path):
+        return "idx"
     if path.exists():
         return "folder"
     if data in EMBEDDED:
@@ -289,6 +293,17 @@ def is_shards(data: str) -> bool:
         return data.rstrip("}").endswith((".tar", ".tar.gz", ".tgz"))
     inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
     return any(entry.suffix == ".tar" for entry in inside) and not any(entry.is_dir() for entry in inside)
+
+
+def is_idx(folder: Path) -> bool:
+    """Whether a folder holds training images in MNIST's format."""
+    return any((folder / f"train-images-idx3-ubyte{ending}").is_file() for ending in ("", ".gz"))
+
+
+def _open_idx(data: str) -> DataSource:
+    from glocal.data.idx import open_idx
+
+    return open_idx(Path(data))
 
 
 def _open_embedded(data: str) -> DataSource:

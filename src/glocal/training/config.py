@@ -21,8 +21,8 @@ class TrainConfig:
 
     Args:
         data: folder of images, one subfolder per class, in `train` and `val` or split by --val-fraction; a CSV file of
-            paths and labels; tar shards such as shards/train-{0000..0099}.tar; hf:NAME of a Hugging Face data set; or
-            the name of an embedded set (default: digits)
+            paths and labels; tar shards such as shards/train-{0000..0099}.tar; a folder of MNIST's four files;
+            hf:NAME of a Hugging Face data set; or the name of an embedded set (default: digits)
         model: name of a model of this library or of timm; by default that of --checkpoint, or transxnet_pico
         model_args: further arguments of the model, for instance {pretrain_size: 224}
         output: folder for the results (default: runs/DATA-MODEL)

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import numpy as np
 import yaml
 from PIL import Image
 
@@ -102,12 +101,14 @@ def write_summary(folder: Path, result) -> None:
 
 
 def write_samples(folder: Path, source: DataSource) -> list[Path]:
-    """Write one held-out image per class of an embedded set, the true class in its name; none for other data."""
+    """Write one held-out image per class of a set in memory, the true class in its name; none for other data."""
     val = source.splits["val"]
-    if not (hasattr(val, "images") and isinstance(val.images[0], np.ndarray)):
+    if not val.in_memory:
         return []
     files = []
     for label, name in enumerate(source.class_names):
+        if label not in val.labels:
+            continue
         index = val.labels.index(label)
         path = folder / SAMPLES / f"{source.name}-{index:04d}_label-{name}.png"
         path.parent.mkdir(exist_ok=True)
