@@ -1,13 +1,17 @@
 """Pure-PyTorch depthwise convolution."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     batch, channels, height, width = x.shape
-    padding = dilation * (weight.shape[-1] // 2)
-    if weight.shape[1] == 1 and weight.shape[0] == channels:  # one kernel per channel
+    per_sample = weight.shape[1] != 1 or weight.shape[0] != channels  # else one kernel per channel
+    if not torch.jit.is_scripting():
+        weight = _within_reach(weight, height, width, dilation)
+    padding = [dilation * (weight.shape[-2] // 2), dilation * (weight.shape[-1] // 2)]
+    if not per_sample:
         return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=channels)
     # One kernel per sample and channel: a batch of one with B·C channels.
     x = x.reshape(1, batch * channels, height, width)
@@ -16,3 +20,14 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int
         bias = bias.reshape(batch * channels)
     x = F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=batch * channels)
     return x.reshape(batch, channels, height, width)
+
+
+def _within_reach(weight: Tensor, height: int, width: int, dilation: int) -> Tensor:
+    """The kernel without its outer taps, where every one of them falls on the padding: on maps smaller than it."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # the graph shall take other sizes too
+        return weight
+    row, column = weight.shape[-2] // 2, weight.shape[-1] // 2
+    down, across = min(row, (height - 1) // dilation), min(column, (width - 1) // dilation)
+    if down == row and across == column:
+        return weight
+    return weight[..., row - down : row + down + 1, column - across : column + across + 1]
