@@ -1,15 +1,21 @@
+import multiprocessing
+import os
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from glocal.data import dataset
 from glocal.data.dataset import (
     EvaluationSampler,
     ImageDataset,
     TrainingSampler,
     class_balance,
+    end_workers,
     evaluation_loader,
     random_state,
     training_loader,
@@ -178,6 +184,35 @@ def test_several_labels_become_zeros_and_ones(samples):
         [0, 0, 1],
     ]
     assert dataset[None][1].tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_workers_outlive_the_signals_of_a_job(samples, number):
+    loader = training_loader(samples, TRANSFORM, batch_size=2, workers=2, seed=0)
+    batches = iter(loader)
+    next(batches)
+    workers = batches._workers
+    for worker in workers:
+        os.kill(worker.pid, number)
+    assert len(list(batches)) == 4
+    end_workers(loader)
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_worker_that_is_terminated_ends_in_the_end(samples, monkeypatch):
+    monkeypatch.setattr(dataset, "SECONDS_AFTER_SIGTERM", 0.2)
+    process = multiprocessing.get_context("fork").Process(target=wait_as_a_worker)
+    process.start()
+    time.sleep(0.3)
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def wait_as_a_worker():
+    dataset._outlive_signals(0)
+    while True:
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("parts", "world"), [(2, 1), (1, 2), (2, 3)])

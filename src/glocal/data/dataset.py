@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from glocal.data.image import UnreadableImageError
 from glocal.data.source import Samples
 
 MAX_REPLACEMENTS = 100
+SECONDS_AFTER_SIGTERM = 60
 _GENERATOR = np.random.MT19937(0)  # of `random_state`
 
 
@@ -253,15 +255,36 @@ def _options(workers: int, pin_memory: bool, persistent: bool = True) -> dict:
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_outlive_signals,
     )
 
 
-def _ignore_signals(worker: int) -> None:
-    """A scheduler signals every process of a job; the run's own process decides what becomes of the workers."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+def end_workers(loader: DataLoader) -> None:
+    """End the worker processes that a loader keeps from epoch to epoch."""
+    iterator = getattr(loader, "_iterator", None)
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+        for worker in iterator._workers:
+            if worker.is_alive():
+                worker.kill()
+        loader._iterator = None
+
+
+def _outlive_signals(worker: int) -> None:
+    """A scheduler signals every process of a job: the run's own process needs its workers until it has saved.
+
+    SIGTERM is also how Python ends processes that are left at its exit, and waits for them: they take a minute for it.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame) -> None:
+    timer = threading.Timer(SECONDS_AFTER_SIGTERM, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def default_workers(samples: Samples) -> int:

@@ -13,7 +13,7 @@ import timm.optim
 import torch
 from rich.console import Console
 
-from glocal.data.dataset import default_workers, evaluation_loader, training_loader
+from glocal.data.dataset import default_workers, end_workers, evaluation_loader, training_loader
 from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.data.source import DataSource
 from glocal.tasks.checkpoint import CheckpointInfo
@@ -176,9 +176,9 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
         )
         if config.compile == "always" or (config.compile == "auto" and run.device.type == "cuda"):
             module.model.compile()
-        interrupt = signal.getsignal(signal.SIGINT)
+        data, interrupt = _Data(run), signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(module, datamodule=_Data(run), ckpt_path=state, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
         except TrainingInterrupted as error:
             if error.signal == signal.SIGINT:
                 raise KeyboardInterrupt(str(error)) from None
@@ -188,6 +188,8 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
             raise KeyboardInterrupt(f"stopped: {last.kept()}") from None
         except TrainingStopped as error:
             raise TrainingStopped(f"{error}; {last.kept()}") from None
+        finally:
+            data.end_workers()
         unread = module.all_unread()
     return Outcome(best.metrics, unread, epochs.images_per_second)
 
@@ -198,6 +200,7 @@ class _Data(lightning.LightningDataModule):
     def __init__(self, run: Run):
         super().__init__()
         self.run = run
+        self.loaders = []
         self.common = dict(
             classes=len(run.source.class_names) if run.source.multi_label else None,
             pin_memory=run.device.type == "cuda",
@@ -223,12 +226,13 @@ class _Data(lightning.LightningDataModule):
         for part in (loader.sampler, loader.dataset):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(self.run.module.data_epoch)
+        self.loaders.append(loader)
         return loader
 
     def val_dataloader(self):
         run, config = self.run, self.run.config
         samples = run.source.splits["val"]
-        return evaluation_loader(
+        loader = evaluation_loader(
             samples,
             run.preprocessing.transform(),
             max(1, run.batch_size // (config.accumulate * self.trainer.world_size)),
@@ -237,6 +241,12 @@ class _Data(lightning.LightningDataModule):
             world=self.trainer.world_size,
             **self.common,
         )
+        self.loaders.append(loader)
+        return loader
+
+    def end_workers(self) -> None:
+        for loader in self.loaders:
+            end_workers(loader)
 
 
 def _strategy(config: TrainConfig):
