@@ -120,6 +120,16 @@ class TestTrainingSampler:
         seeds = [seed for _, seed in TrainingSampler(48, 12, seed=0)]
         assert len(set(seeds)) == 48
 
+    @pytest.mark.parametrize("done", [0, 12, 48])
+    def test_begins_where_a_run_was_stopped(self, done):
+        whole, rest = TrainingSampler(48, 12, seed=0), TrainingSampler(48, 12, seed=0)
+        rest.begin_at(3, done)
+        whole.set_epoch(3)
+        assert list(rest) == list(rest) == list(whole)[done:]
+        assert len(rest) == 48
+        rest.set_epoch(4)
+        assert len(list(rest)) == 48
+
     def test_repeats_follow_each_other_with_other_seeds(self):
         items = list(TrainingSampler(48, 12, seed=0, repeats=3))
         assert len(items) == 48

@@ -171,6 +171,13 @@ def test_signal_saves_before_it_stops(digits_folder, tmp_path, whole, number, co
     same(whole, output)
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 2), (1, 2)])
+def test_number_of_workers_may_change(digits_folder, tmp_path, whole, before, after):
+    in_child(run_and_die, digits_folder, tmp_path / "run", 13, workers=before)
+    run(digits_folder, tmp_path / "run", workers=after)
+    same(whole, tmp_path / "run")
+
+
 def test_second_signal_stops_at_once(digits_folder, tmp_path):
     def twice(data, output):
         original = ClassificationModule.training_step

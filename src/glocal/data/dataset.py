@@ -135,9 +135,14 @@ class TrainingSampler(Sampler):
         self.repeats = repeats
         self.weights = weights
         self.epoch = 0
+        self.begin = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def begin_at(self, epoch: int, done: int) -> None:
+        """Leave out the first `done` samples of an epoch, which were seen before the run was stopped."""
+        self.epoch, self.begin = epoch, (epoch, done)
 
     def __len__(self) -> int:
         return len(range(self.rank, self.used, self.world))
@@ -151,7 +156,8 @@ class TrainingSampler(Sampler):
         order = order.repeat_interleave(self.repeats)[: self.used]
         seeds = torch.randint(2**62, (self.used,), generator=generator)
         mine = slice(self.rank, None, self.world)
-        return iter(list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True)))
+        items = list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True))
+        return iter(items[self.begin[1] :] if self.epoch == self.begin[0] else items)
 
 
 class EvaluationSampler(Sampler):
@@ -199,12 +205,11 @@ def training_loader(
     """Batches of (images, labels, unread) in an order drawn from `seed`, anew every epoch; see `TrainingSampler`.
 
     batch_size counts the samples of a step on all `world` devices; each gets its share in `parts` batches, one after
-    the other. An incomplete last step is dropped. classes: how many, for several labels per image. The loader's
-    `state_dict` holds the place within the epoch.
-    """
-    from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
+    the other. An incomplete last step is dropped. classes: how many, for several labels per image.
 
-    warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")
+    A place within an epoch is the sampler's `begin_at`, with any number of workers; of shards, it is the loader's
+    `state_dict`, with the same number.
+    """
     own, rest = divmod(batch_size, parts * world)
     if rest or not own:
         raise ValueError(
@@ -216,6 +221,9 @@ def training_loader(
             option = "--balanced" if balanced else "--repeated-augmentation"
             raise ValueError(f"{option} needs images in any order, which shards do not give")
         stream = samples.stream(transform, seed=seed, rank=rank, world=world, training=True, batch_size=own)
+        from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
+
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")
         options = _options(workers, pin_memory, persistent=False)
         return StatefulDataLoader(stream, batch_size=own, drop_last=len(samples) >= batch_size, **options)
     weights = class_balance(samples.labels) if balanced else None
@@ -223,7 +231,7 @@ def training_loader(
     dataset = ImageDataset(samples, transform, replace=True, classes=classes)
     generator = torch.Generator().manual_seed(seed)
     options = _options(workers, pin_memory)
-    return StatefulDataLoader(dataset, batch_size=own, sampler=sampler, generator=generator, **options)
+    return DataLoader(dataset, batch_size=own, sampler=sampler, generator=generator, **options)
 
 
 def evaluation_loader(

@@ -222,10 +222,12 @@ class _Data(lightning.LightningDataModule):
             balanced=config.balanced,
             **self.common,
         )
-        # Lightning says it from the second epoch of a run on, but a run may go on in any.
-        for part in (loader.sampler, loader.dataset):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(self.run.module.data_epoch)
+        # Lightning says the epoch from the second of a run on, but a run may go on in any.
+        module = self.run.module
+        if hasattr(loader.dataset, "set_epoch"):
+            loader.dataset.set_epoch(module.data_epoch)
+        else:
+            loader.sampler.begin_at(module.data_epoch, module.data_batches * loader.batch_size)
         self.loaders.append(loader)
         return loader
 

@@ -64,6 +64,7 @@ class ClassificationModule(LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.data_key = data_key
         self.data_epoch = 0  # of the next batch; at the end of an epoch, one ahead of the trainer's
+        self.data_batches = 0  # of that epoch that were seen before the run was stopped
         if config.freeze:
             freeze(self.model, config.freeze)  # Lightning brings every part's mode back after a validation
         self.ema = None
@@ -297,7 +298,9 @@ class ClassificationModule(LightningModule):
         checkpoint["epoch_so_far"] = {"loss_sum": sums[0].item(), "loss_steps": int(sums[1])}
         checkpoint["unread"] = self.all_unread()
         checkpoint["unread_in_training"] = sorted(self.unread_in_training)
-        checkpoint["data"] = {"key": self.data_key, "epoch": self.data_epoch}
+        in_epoch = self.data_epoch == self.current_epoch
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if in_epoch else 0
+        checkpoint["data"] = {"key": self.data_key, "epoch": self.data_epoch, "batches": batches}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         if checkpoint["data"]["key"] != self.data_key:
@@ -305,7 +308,7 @@ class ClassificationModule(LightningModule):
                 "the data has changed since the run was stopped (other images, labels or classes): "
                 "--overwrite starts anew"
             )
-        self.data_epoch = checkpoint["data"]["epoch"]
+        self.data_epoch, self.data_batches = checkpoint["data"]["epoch"], checkpoint["data"]["batches"]
         if self.trainer.is_global_zero:  # what all devices have counted so far
             self.loss_sum = checkpoint["epoch_so_far"]["loss_sum"]
             self.loss_steps = checkpoint["epoch_so_far"]["loss_steps"]
