@@ -26,6 +26,8 @@ def _within_reach(weight: Tensor, height: int, width: int, dilation: int) -> Ten
     """The kernel without its outer taps, where every one of them falls on the padding: on maps smaller than it."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # the graph shall take other sizes too
         return weight
+    if weight.is_meta:  # nothing is computed there, but the operations of the definition may be counted
+        return weight
     row, column = weight.shape[-2] // 2, weight.shape[-1] // 2
     down, across = min(row, (height - 1) // dilation), min(column, (width - 1) // dilation)
     if down == row and across == column:
