@@ -200,27 +200,30 @@ def test_several_labels_become_zeros_and_ones(samples):
 def test_workers_outlive_the_signals_of_a_job(samples, number):
     loader = training_loader(samples, TRANSFORM, batch_size=2, workers=2, seed=0)
     batches = iter(loader)
-    next(batches)
+    next(batches), next(batches)  # one of each worker, so that both are past their start
     workers = batches._workers
     for worker in workers:
         os.kill(worker.pid, number)
-    assert len(list(batches)) == 4
+    assert len(list(batches)) == 3
     end_workers(loader)
     assert not any(worker.is_alive() for worker in workers)
 
 
 def test_worker_that_is_terminated_ends_in_the_end(samples, monkeypatch):
     monkeypatch.setattr(dataset, "SECONDS_AFTER_SIGTERM", 0.2)
-    process = multiprocessing.get_context("fork").Process(target=wait_as_a_worker)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=wait_as_a_worker, args=(ready,))
     process.start()
-    time.sleep(0.3)
+    assert ready.wait(10)
     process.terminate()
     process.join(10)
     assert process.exitcode == 0
 
 
-def wait_as_a_worker():
+def wait_as_a_worker(ready):
     dataset._outlive_signals(0)
+    ready.set()
     while True:
         time.sleep(0.05)
 
