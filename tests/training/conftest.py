@@ -1,4 +1,7 @@
-"""A small real data set: three of the handwritten digits, as a folder of PNG files."""
+"""A small real data set: three of the handwritten digits, as a folder of PNG files and as shards."""
+
+import io
+import tarfile
 
 import pytest
 from PIL import Image
@@ -16,3 +19,23 @@ def digits_folder(tmp_path_factory):
             pixels = (image * (255 / 16)).astype("uint8")
             Image.fromarray(pixels).resize((32, 32)).save(root / name / f"{index:02}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def digits_shards(digits_folder, tmp_path_factory):
+    """The same as three tar shards of 30 samples each, every one with all classes; tests must not change them."""
+    root = tmp_path_factory.mktemp("digits_shards")
+    files = sorted(digits_folder.glob("*/*.png"))
+    for shard in range(3):
+        write_shard(root / f"digits-{shard}.tar", {file: file.read_bytes() for file in files[shard::3]})
+    return root
+
+
+def write_shard(path, images):
+    """A tar file of samples: images (content by path) with their folders' names as labels."""
+    with tarfile.open(path, "w") as tar:
+        for file, content in images.items():
+            for ending, data in (("cls", file.parent.name.encode()), ("png", content)):
+                member = tarfile.TarInfo(f"{file.parent.name}-{file.stem}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))

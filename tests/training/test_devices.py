@@ -1,6 +1,5 @@
 """Several devices compute what one does: two processes on the CPU, killed in the middle and continued."""
 
-import csv
 import io
 import json
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 import timm
 import torch
 from rich.console import Console
+from run_output import rows
 
 import glocal  # noqa: F401  registers the models
 from glocal.tasks.checkpoint import read_weights
@@ -42,11 +42,6 @@ SETTINGS = dict(
 def launch(settings, die=-1):
     command = [sys.executable, str(SCRIPT), json.dumps(settings), str(die)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def rows(output):
-    with open(output / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What the options of a training do, each against something independent."""
 
-import csv
 import io
 import shutil
 import sys
@@ -10,6 +9,7 @@ import timm
 import torch
 from PIL import Image
 from rich.console import Console
+from run_output import rows
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,11 +30,6 @@ SETTINGS = dict(model="test_resnet", img_size=32, batch_size=16, workers=0, hfli
 
 def run(data, output, **changes):
     return train(TrainConfig(str(data), output=str(output), **{**SETTINGS, **changes}), Console(file=io.StringIO()))
-
-
-def rows(output):
-    with open(output / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A run that is stopped at any moment goes on as if it had not been: same weights, same figures, bit for bit."""
 
-import csv
 import errno
 import io
 import multiprocessing
@@ -8,11 +7,11 @@ import os
 import random
 import shutil
 import signal
-import time
 
 import pytest
 import torch
 from rich.console import Console
+from run_output import rows
 
 from glocal.tasks import checkpoint
 from glocal.tasks.checkpoint import read_weights
@@ -76,20 +75,19 @@ def run_and_die(data, output, batch, **changes):
     run(data, output, **changes)
 
 
-def same(first, second):
+def same(first, second, steps=STEPS):
     for name in ("model.safetensors", "model.raw.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     states = [torch.load(path / "last.ckpt", weights_only=True) for path in (first, second)]
     for key, tensor in states[0]["state_dict"].items():
         assert torch.equal(tensor, states[1]["state_dict"][key]), key
-    assert states[0]["global_step"] == states[1]["global_step"] == STEPS
+    assert states[0]["global_step"] == states[1]["global_step"] == steps
     assert figures(first) == figures(second)
 
 
 def figures(output):
-    with open(output / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{name: value for name, value in row.items() if name != "train_images_per_second"} for row in rows]
+    of_a_clock = "train_images_per_second"
+    return [{name: value for name, value in row.items() if name != of_a_clock} for row in rows(output)]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +103,16 @@ def test_killed_run_reaches_the_same_weights(digits_folder, tmp_path, whole, bat
     assert not (tmp_path / "run/summary.json").exists()
     run(digits_folder, tmp_path / "run", workers=workers)  # the same command
     same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch", [3, 14])
+def test_killed_run_on_shards(digits_shards, tmp_path, batch, workers):
+    options = dict(workers=workers, epochs=2)
+    run(digits_shards, tmp_path / "whole", **options)
+    assert in_child(run_and_die, digits_shards, tmp_path / "run", batch, **options) == -signal.SIGKILL
+    run(digits_shards, tmp_path / "run", **options)
+    same(tmp_path / "whole", tmp_path / "run", steps=10)
 
 
 @pytest.mark.slow
@@ -185,7 +193,6 @@ def test_second_signal_stops_at_once(digits_folder, tmp_path):
         def step(self, *args):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0)
             return original(self, *args)
 
         ClassificationModule.training_step = step

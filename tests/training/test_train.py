@@ -1,12 +1,12 @@
 """Real training on a few real images: what is learned, left behind, and kept when something goes wrong."""
 
-import csv
 import io
 import shutil
 
 import pytest
 import torch
 from rich.console import Console
+from run_output import rows
 
 from glocal.deploy.predictor import Predictor
 from glocal.tasks.checkpoint import read_info, read_weights
@@ -25,11 +25,6 @@ SETTINGS = dict(model="test_resnet", img_size=32, batch_size=16, workers=0, hfli
 
 def run(data, output, **changes):
     return train(TrainConfig(str(data), output=str(output), **{**SETTINGS, **changes}), Console(file=io.StringIO()))
-
-
-def rows(output):
-    with open(output / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +212,19 @@ class TestUnreadableFiles:
         for name in ("zero/05.png", "zero/06.png", "one/07.png"):
             assert str(damaged / name) in log
             assert f"skipped {damaged / name}" in caplog.text
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_in_shards(self, digits_folder, digits_shards, tmp_path, workers, caplog):
+        shutil.copytree(digits_shards, tmp_path / "shards")
+        for file, shard in (("zero/06.png", 0), ("one/01.png", 1)):  # of each, every third file in a shard
+            image, path = (digits_folder / file).read_bytes(), tmp_path / f"shards/digits-{shard}.tar"
+            content = path.read_bytes()
+            assert image in content
+            path.write_bytes(content.replace(image, b"x" * len(image)))
+        result = run(tmp_path / "shards", tmp_path / "out", epochs=2, workers=workers, batch_size=12)
+        assert {name.split(": ")[1] for name in result.unread} == {"zero-06.png", "one-01.png"}
+        assert sum(int(row["unread"]) for row in rows(result.output)) == sum(result.unread.values())
+        assert f"skipped {tmp_path / 'shards/digits-0.tar'}: zero-06.png: not an image" in caplog.text
 
     def test_nothing_readable_stops_the_run(self, digits_folder, tmp_path):
         root = tmp_path / "all"

@@ -124,7 +124,7 @@ class RawSample:
 class ShardStream(IterableDataset):
     """One device's share of an epoch, sample by sample: (image tensor, label, unread), as of `ImageDataset`.
 
-    unread is -1, or the index (over all shards) of the sample that could not be read; `samples.reason` says why. In
+    unread is -1, or the index (over all shards) of the sample that could not be read; `reason` says why. In
     training the last sample that could be read then takes its place; where there is none, and in evaluation, the label
     is -1 and the image blank. So the counts are exact whatever is broken.
 
@@ -167,6 +167,10 @@ class ShardStream(IterableDataset):
     @property
     def epoch(self) -> int:
         return int(self._epoch)
+
+    def reason(self, index: int) -> str:
+        """Why the sample `index`, counted over all shards, cannot be read, with its name."""
+        return self.samples.reason(index)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the epoch that the next iterator goes through."""

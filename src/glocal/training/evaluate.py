@@ -122,9 +122,8 @@ class _Pass:
         workers = default_workers(self.samples) if config.workers is None else config.workers
         several = {} if self.target.data_classes is None else {"classes": self.target.data_classes}
         loader = evaluation_loader(self.samples, transform, config.batch_size, workers, **several)
-        explain = self.samples if hasattr(self.samples, "reason") else loader.dataset  # a stream keeps no index
         for images, labels, missing in loader:
-            self.unread += [explain.reason(int(index)) for index in missing if index >= 0]
+            self.unread += [loader.dataset.reason(int(index)) for index in missing if index >= 0]
             known = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
             yield images[known], labels[known]
 
