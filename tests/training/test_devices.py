@@ -10,12 +10,12 @@ import pytest
 import timm
 import torch
 from rich.console import Console
-from run_output import rows
 
 import glocal  # noqa: F401  registers the models
 from glocal.tasks.checkpoint import read_weights
 from glocal.training.config import TrainConfig
 from glocal.training.train import train
+from run_output import rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

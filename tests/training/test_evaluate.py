@@ -135,8 +135,8 @@ class TestFigures:
 class FilteredBatches:
     """A loader that leaves out what cannot be read, and lists it."""
 
-    def __init__(self, *args):
-        self.loader = evaluation_loader(*args)
+    def __init__(self, *args, **kwargs):
+        self.loader = evaluation_loader(*args, **kwargs)
         self.dataset = self.loader.dataset
 
     def __iter__(self):

@@ -9,7 +9,6 @@ import timm
 import torch
 from PIL import Image
 from rich.console import Console
-from run_output import rows
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,6 +21,7 @@ from glocal.training.distillation import Teacher
 from glocal.training.freezing import freeze
 from glocal.training.module import ClassificationModule, TrainingStopped
 from glocal.training.train import train
+from run_output import rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,23 +65,30 @@ class TestAccumulation:
 class TestGradientClipping:
     def test_norm_is_limited(self, digits_folder, tmp_path, monkeypatch):
         norms = []
-        original = ClassificationModule.optimizer_step
 
-        def step(self, epoch, batch, optimizer, closure):
-            def after():
-                loss = closure()
-                gradients = [p.grad for p in self.model.parameters()]
+        def note(self, optimizer):  # before the next step: the gradients are still those of the last one
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            if gradients:
                 norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])).item())
-                return loss
 
-            return original(self, epoch, batch, optimizer, after)
-
-        monkeypatch.setattr(ClassificationModule, "optimizer_step", step)
+        monkeypatch.setattr(ClassificationModule, "on_before_zero_grad", note)
         run(digits_folder, tmp_path / "1")
-        assert max(norms) > 0.02
+        assert min(norms) > 0.02
         norms.clear()
         run(digits_folder, tmp_path / "2", clip_grad=0.01)
-        assert max(norms) > 0.02  # before the clipping, which comes between the closure and the step
+        assert norms == pytest.approx([0.01] * len(norms), rel=1e-3)
+        assert norms
+
+
+class TestMeasuring:
+    def test_crop_is_chosen(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path / "own", img_size=96)
+        run(digits_folder, tmp_path / "chosen", img_size=96, crop_pct=0.9, crop_mode="squash")
+        own, chosen = (read_info(tmp_path / name / "model.safetensors").preprocessing for name in ("own", "chosen"))
+        assert own["crop_mode"] == "center"
+        assert chosen == {**own, "crop_pct": 0.9, "crop_mode": "squash"}
+        assert rows(tmp_path / "own")[0]["train_loss"] == rows(tmp_path / "chosen")[0]["train_loss"]
+        assert rows(tmp_path / "own")[0]["val_loss"] != rows(tmp_path / "chosen")[0]["val_loss"]
 
 
 class TestAveraging:

@@ -171,6 +171,12 @@ class TestSettings:
         assert config.lr == config.min_lr
         assert (config.warmup_epochs, config.mixup, config.cutmix, config.img_size) == (0, 0.8, 0, 384)
 
+    @pytest.mark.parametrize("name", ["transnext_small", "transnext_base"])
+    def test_384_measures_as_the_published_weights_do(self, name):
+        config = TrainConfig.from_recipe(f"{name}_in1k_384")
+        published = timm.get_pretrained_cfg(f"{name}.in1k_384")
+        assert (config.crop_pct, config.crop_mode) == (published.crop_pct, published.crop_mode) == (1.0, "squash")
+
     @pytest.mark.parametrize("name", FROM_22K)
     def test_fine_tuning_starts_where_the_pretraining_ends(self, name):
         config = TrainConfig.from_recipe(name)
@@ -274,6 +280,11 @@ class TestCommandLine:
     def test_refuses_another_model(self, capsys):
         line = self.refused(capsys, "--recipe", "transnext_tiny_in1k", "--model", "van_b0")
         assert line == "error: the recipe transnext_tiny_in1k is for the model transnext_tiny, not van_b0"
+
+    def test_refuses_another_model_from_python(self):
+        with pytest.raises(ValueError, match="the recipe van_b1_in1k is for the model van_b1, not van_b0"):
+            TrainConfig.from_recipe("van_b1_in1k", model="van_b0")
+        assert TrainConfig.from_recipe("finetune", model="van_b0").model == "van_b0"
 
     def test_refuses_another_model_of_a_users_file(self, capsys, tmp_path):
         (tmp_path / "mine.yaml").write_text("model: van_b0\n")

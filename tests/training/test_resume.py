@@ -11,7 +11,6 @@ import signal
 import pytest
 import torch
 from rich.console import Console
-from run_output import rows
 
 from glocal.tasks import checkpoint
 from glocal.tasks.checkpoint import read_weights
@@ -20,6 +19,7 @@ from glocal.training.callbacks import TrainingInterrupted
 from glocal.training.config import TrainConfig
 from glocal.training.module import ClassificationModule
 from glocal.training.train import train
+from run_output import rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

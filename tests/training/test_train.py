@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from rich.console import Console
-from run_output import rows
 
 from glocal.deploy.predictor import Predictor
 from glocal.tasks.checkpoint import read_info, read_weights
@@ -17,6 +16,7 @@ from glocal.training.evaluate import evaluate
 from glocal.training.fit import _batch_size
 from glocal.training.module import TrainingStopped
 from glocal.training.train import train
+from run_output import rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

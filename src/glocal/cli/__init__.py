@@ -1,8 +1,8 @@
 """The command `glocal`: finds the command's module, runs it, and turns errors into one line and an exit code.
 
 A command is a module of this package with CONFIG (a dataclass), POSITIONAL (which of its fields are given by place)
-and run(config) -> exit code, optionally find_recipe(name) -> YAML file, and a line in COMMANDS. Its docstring is its
-help.
+and run(config) -> exit code, optionally find_recipe(name, model) -> YAML file, and a line in COMMANDS. Its docstring is
+its help.
 """
 
 import errno

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
-from glocal.cli.output import check_target, console
+from glocal.cli.output import console
+from glocal.tasks.checkpoint import check_target
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,15 +25,6 @@ def facts(title: str, rows: dict[str, str]) -> Group:
     for name, value in rows.items():
         table.add_row(name, value)
     return Group(Text(title, style="table.title"), table)  # a table pads its own title with spaces
-
-
-def check_target(option: str, file: str) -> None:
-    """Raise ValueError for the name of a file that cannot be written, before the work that it is to hold."""
-    path = Path(file)
-    if path.is_dir():
-        raise ValueError(f"{option} {file}: this is a folder, not a file")
-    if not path.parent.is_dir():
-        raise ValueError(f"{option} {file}: there is no such folder")
 
 
 def track(items: Iterable, total: int, unit: str = "images") -> Iterator:

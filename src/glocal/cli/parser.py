@@ -35,7 +35,8 @@ class CommandParser(jsonargparse.ArgumentParser):
 
     config: dataclass whose docstring describes its fields. The fields named in `positional` (name: nargs) are given by
     place, the others as options: `val_fraction` as --val-fraction, a bool as --flag and --no-flag.
-    find_recipe: turns a name into a YAML file of options; with it there is --recipe NAME.
+    find_recipe: turns a name, and the name of a model to check it with, into a YAML file of options; with it there is
+        --recipe NAME.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class CommandParser(jsonargparse.ArgumentParser):
         config: type,
         positional: dict[str, str],
         description: str,
-        find_recipe: Callable[[str], Path] | None = None,
+        find_recipe: Callable[..., Path] | None = None,
     ):
         super().__init__(
             prog=prog,
@@ -100,7 +101,7 @@ class CommandParser(jsonargparse.ArgumentParser):
             args = ["--config", str(self.find_recipe(recipe)), *args]
         values = self.parse_args(args).as_dict()
         if recipe is not None:
-            self._check_recipe(recipe, values)
+            self.find_recipe(recipe, str(values.get("model")))  # of this model, also where a --config names it
         given = {field.name: values[field.name] for field in fields(self.config_class) if field.name in values}
         for name, value in given.items():
             if value == "":
@@ -140,12 +141,6 @@ class CommandParser(jsonargparse.ArgumentParser):
             return only.parse_known_args(args)[0].recipe
         except ArgumentError:
             return None  # a --recipe without a value, which the whole parser explains
-
-    def _check_recipe(self, recipe: str, values: dict) -> None:
-        """A recipe belongs to its model: other rates and drop paths suit others."""
-        model = yaml.safe_load(self.find_recipe(recipe).read_text(encoding="utf-8")).get("model")
-        if model is not None and values.get("model") != model:
-            raise UsageError(f"the recipe {recipe} is for the model {model}, not {values.get('model')}")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(self._explain(" ".join(message.split()))) from None

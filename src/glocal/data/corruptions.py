@@ -44,15 +44,13 @@ class Corruption:
     def __call__(self, image: Image.Image) -> Image.Image:
         from imagecorruptions import corrupt
 
+        from glocal.data.dataset import random_state  # brings torch
+
         pixels = np.asarray(image)
         seed = zlib.crc32(pixels.tobytes(), zlib.crc32(f"{self.name}-{self.severity}".encode()))
-        state = np.random.get_state()
-        np.random.seed(seed)
-        try:
-            own = {"seed": seed} if self.name in SEEDED else {}
+        own = {"seed": seed} if self.name in SEEDED else {}
+        with random_state(seed):
             pixels = corrupt(pixels, self.severity, self.name, **own)
-        finally:
-            np.random.set_state(state)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
         return Image.open(file)

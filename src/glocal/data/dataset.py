@@ -191,7 +191,7 @@ def training_loader(
     samples: Samples,
     transform: Callable,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     seed: int,
     *,
     parts: int = 1,
@@ -205,17 +205,13 @@ def training_loader(
     """Batches of (images, labels, unread) in an order drawn from `seed`, anew every epoch; see `TrainingSampler`.
 
     batch_size counts the samples of a step on all `world` devices; each gets its share in `parts` batches, one after
-    the other. An incomplete last step is dropped. classes: how many, for several labels per image.
+    the other. An incomplete last step is dropped. classes: how many, for several labels per image. workers: processes
+    that read images, None for as many as suit them.
 
     A place within an epoch is the sampler's `begin_at`, with any number of workers; of shards, it is the loader's
     `state_dict`, with the same number.
     """
-    own, rest = divmod(batch_size, parts * world)
-    if rest or not own:
-        raise ValueError(
-            f"--batch-size {batch_size} cannot be shared equally: it must be a multiple of {parts * world} "
-            f"({world} devices × --accumulate {parts})"
-        )
+    own = own_share(batch_size, parts, world)
     if hasattr(samples, "stream"):
         if balanced or repeats > 1:
             option = "--balanced" if balanced else "--repeated-augmentation"
@@ -224,21 +220,32 @@ def training_loader(
         from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
 
         warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")
-        options = _options(workers, pin_memory, persistent=False)
+        options = _options(samples, workers, pin_memory, persistent=False)
         return StatefulDataLoader(stream, batch_size=own, drop_last=len(samples) >= batch_size, **options)
     weights = class_balance(samples.labels) if balanced else None
     sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights)
     dataset = ImageDataset(samples, transform, replace=True, classes=classes)
     generator = torch.Generator().manual_seed(seed)
-    options = _options(workers, pin_memory)
+    options = _options(samples, workers, pin_memory)
     return DataLoader(dataset, batch_size=own, sampler=sampler, generator=generator, **options)
+
+
+def own_share(batch_size: int, parts: int, world: int) -> int:
+    """The samples of a step that one of `world` devices gets at once; ValueError where they are not shared equally."""
+    own, rest = divmod(batch_size, parts * world)
+    if rest or not own:
+        raise ValueError(
+            f"--batch-size {batch_size} cannot be shared equally: it must be a multiple of {parts * world} "
+            f"({world} devices × --accumulate {parts})"
+        )
+    return own
 
 
 def evaluation_loader(
     samples: Samples,
     transform: Callable,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     *,
     rank: int = 0,
     world: int = 1,
@@ -247,18 +254,21 @@ def evaluation_loader(
 ) -> DataLoader:
     """All samples once, in order, as batches of (images, labels, unread); this device's share of them.
 
-    The label of a sample that cannot be read, or fills a batch, is -1; unread is its index or -1.
+    The label of a sample that cannot be read, or fills a batch, is -1; unread is its index or -1. workers: as of
+    `training_loader`.
     """
     if hasattr(samples, "stream"):
         stream = samples.stream(transform, rank=rank, world=world, batch_size=batch_size)
-        return DataLoader(stream, batch_size=batch_size, **_options(workers, pin_memory, persistent=False))
+        options = _options(samples, workers, pin_memory, persistent=False)
+        return DataLoader(stream, batch_size=batch_size, **options)
     dataset = ImageDataset(samples, transform, classes=classes)
     sampler = EvaluationSampler(len(samples), rank, world)
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_options(workers, pin_memory))
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_options(samples, workers, pin_memory))
 
 
-def _options(workers: int, pin_memory: bool, persistent: bool = True) -> dict:
+def _options(samples: Samples, workers: int | None, pin_memory: bool, persistent: bool = True) -> dict:
     """persistent: keep the workers from epoch to epoch; those of a stream are made anew, as they carry its number."""
+    workers = default_workers(samples) if workers is None else workers
     return dict(
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
@@ -297,7 +307,7 @@ def _end_later(number: int, frame) -> None:
 
 def default_workers(samples: Samples) -> int:
     """No processes for images in memory, otherwise one per core that this process may use, at most 8."""
-    if getattr(samples, "in_memory", False):
+    if samples.in_memory:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)

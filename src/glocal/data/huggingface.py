@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from glocal.data.image import decode_image, read_image
+from glocal.data.image import decode_image, one_line, read_image
 from glocal.data.source import DataSource, Samples, check_classes, fingerprint, hold_out, hold_out_again, quoted
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _load(data: str) -> "dict[str, datasets.Dataset]":
     try:
         loaded = datasets.load_from_disk(place) if saved else datasets.load_dataset(name, config or None)
     except Exception as error:  # anything, from pyarrow's errors to those of a network
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         if saved and isinstance(error, IndexError):  # what load_from_disk makes of an empty table
             reason = "it holds no rows"
         raise OSError(f"{data} cannot be opened: {reason}") from None

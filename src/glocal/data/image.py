@@ -92,8 +92,12 @@ def _unreadable(name: str, error: Exception) -> UnreadableImageError:
         return UnreadableImageError(name, "more pixels than Pillow's limit against decompression bombs")
     if isinstance(error, PermissionError):
         return UnreadableImageError(name, "no permission to read it")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UnreadableImageError(name, f"broken image ({reason})")
+    return UnreadableImageError(name, f"broken image ({one_line(error)})")
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from glocal.data.image import one_line
 from glocal.data.shards import (
     SampleNumbers,
     ShardedSamples,
     grouped,
     label_text,
     local_path,
-    one_line,
     open_shard,
 )
 from glocal.data.source import DEFAULT_VAL_FRACTION, DataSource, counted, fingerprint, quoted, stratified_split

@@ -12,14 +12,13 @@ from typing import BinaryIO
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from glocal.data.dataset import random_state
-from glocal.data.image import IMAGE_ENDINGS, UnreadableImageError, decode_image
+from glocal.data.dataset import mix_seeds, random_state
+from glocal.data.image import IMAGE_ENDINGS, UnreadableImageError, decode_image, one_line
 
 SHUFFLE_BUFFER = 1000
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves for itself
@@ -66,6 +65,10 @@ class ShardedSamples:
     ) -> "ShardStream":
         """The samples as a data set for a DataLoader; see `ShardStream`."""
         return ShardStream(self, transform, seed, rank, world, training, batch_size)
+
+    def content(self) -> tuple:
+        """What tells the samples from others, wherever they lie: the names and sizes of shards, and the labels."""
+        return [shard.rpartition("/")[2] for shard in self.shards], self.counts, self.new_labels
 
     def name(self, index: int) -> str:
         """Where the sample `index` is, counted over all shards."""
@@ -215,7 +218,7 @@ class ShardStream(IterableDataset):
         kept = ahead.take(good) if good is not None else None  # raw, not decoded: its random changes differ every time
         for position in wanted:
             index, sample = ahead.take(position) if position < len(self.samples) else (-1, None)
-            with random_state(int(np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)[0])):
+            with random_state(mix_seeds(self.seed, epoch, position)):
                 item, is_good = self._item(index, sample, kept)
             if is_good:
                 kept, state["good"] = (index, sample), position
@@ -366,8 +369,3 @@ def local_path(shard: str) -> str | None:
     if address.scheme == "file":
         return url2pathname(address.path)
     return shard if len(address.scheme) < 2 else None  # a single letter is a drive
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -58,6 +58,10 @@ class Samples:
             return read_image(image)
         return Image.fromarray(image) if isinstance(image, np.ndarray) else image.load()
 
+    def content(self) -> tuple:
+        """What tells the samples from others, wherever they lie: the names of files, and the labels."""
+        return [Path(image).name for image in self.images if isinstance(image, str)], self.labels
+
     def name(self, index: int) -> str:
         image = self.images[index]
         return f"embedded image {index}" if isinstance(image, np.ndarray) else str(image)
@@ -245,6 +249,12 @@ def _multi_label_draw(labels: list[tuple[int, ...]], fraction: float, random: np
 def fingerprint(names: Iterable[str]) -> str:
     """Identify a data set by the names of its files, in any order."""
     return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def content_key(source: DataSource) -> str:
+    """A text that changes with the classes and with the content of the training part; the data may be moved."""
+    content = source.class_names, source.splits["train"].content()
+    return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def quoted(names: list[str], limit: int = 5) -> str:

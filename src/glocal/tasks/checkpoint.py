@@ -80,6 +80,14 @@ def write_atomically(path: str | Path, content: "bytes | Callable[[BinaryIO], No
             os.close(folder)
 
 
+def check_target(option: str, file: str | Path) -> None:
+    """Raise OSError for the name of a file that cannot be written, before the work that it is to hold."""
+    if Path(file).is_dir():
+        raise IsADirectoryError(f"{option} {file}: this is a folder, not a file")
+    if not Path(file).parent.is_dir():
+        raise FileNotFoundError(f"{option} {file}: there is no such folder")
+
+
 def find_checkpoint(checkpoint: str | Path) -> Path:
     """The file that a run folder or a file name stands for; FileNotFoundError if there is none."""
     path = Path(checkpoint)

@@ -78,9 +78,14 @@ class MultiLabelTotals:
         if not len(labels):
             return {}
         loss = F.binary_cross_entropy_with_logits(logits, labels).item()
-        present = labels.any(0).nonzero()[:, 0].tolist()
-        precision = [average_precision(logits[:, index], labels[:, index]) for index in present]
-        return {"loss": loss, "map": 100 * sum(precision) / max(1, len(precision))}
+        precision = average_precisions(logits, labels).values()
+        return {"loss": loss, "map": sum(precision) / max(1, len(precision))}
+
+
+def average_precisions(scores: Tensor, labels: Tensor) -> dict[int, float]:
+    """Average precision in percent of each class that occurs: scores (N, classes), labels (N, classes)."""
+    present = labels.any(0).nonzero()[:, 0].tolist()
+    return {label: 100 * average_precision(scores[:, label], labels[:, label]) for label in present}
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:

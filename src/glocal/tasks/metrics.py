@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glocal.tasks.classification import ClassificationTotals, average_precision
+from glocal.tasks.classification import ClassificationTotals, average_precisions
 
 CALIBRATION_BINS = 15
 
@@ -111,12 +111,8 @@ class MultiLabelMetrics:
         """
         logits, targets = torch.cat(self.logits), torch.cat(self.targets)
         per_class = [
-            {
-                "name": class_names[label],
-                "images": int(targets[:, label].sum()),
-                "average_precision": 100 * average_precision(logits[:, label], targets[:, label]),
-            }
-            for label in targets.any(0).nonzero().flatten().tolist()
+            {"name": class_names[label], "images": int(targets[:, label].sum()), "average_precision": precision}
+            for label, precision in average_precisions(logits, targets).items()
         ]
         if not per_class:
             raise ValueError("none of the images has a label, so that there is no average precision")

@@ -107,33 +107,25 @@ class KeepLast(Callback):
             return
         # A validation follows the last step: save before, so that a signal meanwhile does not cost much.
         wait = self.seconds if left > parts else self.seconds / 10
-        stop, save = self.signal is not None, time.monotonic() - self.saved_at >= wait
-        if trainer.world_size > 1:
-            if left > parts and (batch_idx + 1) // parts % STEPS_BETWEEN_TALKS:
-                return
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-            save = trainer.strategy.reduce_boolean_decision(save, all=False)
-        if stop or save:
+        if trainer.world_size > 1 and left > parts and (batch_idx + 1) // parts % STEPS_BETWEEN_TALKS:
+            return
+        stop = any_device(trainer, self.signal is not None)
+        if stop or any_device(trainer, time.monotonic() - self.saved_at >= wait):
             module.fetch_losses()  # not after a loss that is not finite
             self._save(trainer)
         if stop:
             self._stop(self.signal or signal.SIGTERM)
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        stop = self.signal is not None
-        if trainer.world_size > 1:
-            stop = not (batch_idx + 1) % STEPS_BETWEEN_TALKS and trainer.strategy.reduce_boolean_decision(
-                stop, all=False
-            )
-        if stop:
+        if trainer.world_size > 1 and (batch_idx + 1) % STEPS_BETWEEN_TALKS:
+            return
+        if any_device(trainer, self.signal is not None):
             self._stop(self.signal or signal.SIGTERM)
 
     def on_train_epoch_end(self, trainer, module) -> None:
         module.data_epoch = trainer.current_epoch + 1
         self._save(trainer)
-        stop = self.signal is not None
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        stop = any_device(trainer, self.signal is not None)
         if stop and trainer.current_epoch + 1 < trainer.max_epochs:
             self._stop(self.signal or signal.SIGTERM)
 
@@ -163,6 +155,11 @@ class KeepLast(Callback):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
+
+
+def any_device(trainer, answer: bool) -> bool:
+    """Whether the answer is yes on any device of the run; all of them have to ask."""
+    return answer if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(answer, all=False)
 
 
 class EpochLog(Callback):
@@ -227,11 +224,10 @@ class EpochLog(Callback):
         epoch, loss = trainer.current_epoch + 1, module.train_loss
         lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         row = {"epoch": epoch, "lr": lr, "train_loss": loss, "train_images_per_second": rate}
-        validated = trainer.fit_loop.epoch_loop._should_check_val_epoch()
-        val, raw = (module.val_metrics, module.raw_metrics) if validated else ({}, {})
+        val = module.val_metrics
         row |= {f"val_{name}": value for name, value in val.items()}
         if module.ema is not None:
-            row |= {f"val_raw_{name}": value for name, value in raw.items()}
+            row |= {f"val_raw_{name}": value for name, value in module.raw_metrics.items()}
         row["unread"] = unread
         self.rows.append(row)
         for logger in trainer.loggers:

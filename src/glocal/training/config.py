@@ -73,6 +73,9 @@ class TrainConfig:
         distillation_temperature: softens the probabilities of soft distillation
         crop_scale: smallest part of the image that a random crop keeps (default: 0.6 up to 64 pixels, otherwise 0.35)
         train_interpolation: bilinear, bicubic or random (default: the model's own)
+        crop_pct: part of the shorter side that is kept when measuring and predicting (default: the model's own)
+        crop_mode: center, squash (resized to a square) or border, when measuring and predicting (default: the model's
+            own)
         hflip: probability of a mirror image (default: 0 for digits, otherwise 0.5)
         color_jitter: strength of random changes of brightness, contrast and saturation
         auto_augment: timm's notation of a policy, for instance rand-m9-mstd0.5-inc1
@@ -137,6 +140,8 @@ class TrainConfig:
     distillation_temperature: float = 1.0
     crop_scale: float | None = None
     train_interpolation: Literal["bilinear", "bicubic", "random"] | None = None
+    crop_pct: float | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
     hflip: float | None = None
     color_jitter: float = 0.0
     auto_augment: str | None = None
@@ -183,6 +188,7 @@ class TrainConfig:
         _check(self, "distillation_weight", 0, 1)
         _check(self, "distillation_temperature", 0, above=True)
         _check(self, "crop_scale", 0, 1, above=True)
+        _check(self, "crop_pct", 0, 1, above=True)
         _check(self, "hflip", 0, 1)
         _check(self, "color_jitter", 0)
         _check(self, "random_erasing", 0, 1)
@@ -194,6 +200,7 @@ class TrainConfig:
         _choose(self, "loss", None, "ce", "bce", "asl")
         _choose(self, "distillation", "soft", "hard")
         _choose(self, "train_interpolation", None, "bilinear", "bicubic", "random")
+        _choose(self, "crop_mode", None, "center", "squash", "border")
         _choose(self, "precision", "fp32", "bf16", "fp16")
         _choose(self, "compile", "auto", "always", "never")
         _choose(self, "strategy", "ddp", "fsdp")
@@ -209,15 +216,20 @@ class TrainConfig:
         if self.overwrite and self.resume:
             raise ValueError("--overwrite and --resume exclude each other")
 
+    @property
+    def world_size(self) -> int:
+        """How many devices there are, on all nodes together."""
+        return self.devices * self.num_nodes
+
     @classmethod
     def from_recipe(cls, recipe: str, **changes) -> "TrainConfig":
-        """The configuration of a recipe of this library, with changes; ValueError for an unknown one."""
-        values = yaml.safe_load(find_recipe(recipe).read_text(encoding="utf-8"))
-        return cls(**{**values, **changes})
+        """The configuration of a recipe of this library, with changes; ValueError as of `find_recipe`."""
+        path = find_recipe(recipe, changes.get("model"))
+        return cls(**{**yaml.safe_load(path.read_text(encoding="utf-8")), **changes})
 
     def shrunk(self) -> "TrainConfig":
         """What --quick makes of a run; the batches per epoch are limited too (`QUICK_BATCHES`)."""
-        small = QUICK_BATCH_SIZE * self.accumulate * self.devices * self.num_nodes
+        small = QUICK_BATCH_SIZE * self.accumulate * self.world_size
         return replace(
             self,
             epochs=min(self.epochs, 2),
@@ -264,12 +276,18 @@ def part_of(text: str | None, name: str) -> float | None:
     return value
 
 
-def find_recipe(name: str) -> Path:
-    """The file of a recipe of this library; ValueError, with the closest names, for an unknown one."""
+def find_recipe(name: str, model: str | None = None) -> Path:
+    """The file of a recipe of this library; ValueError, with the closest names, for an unknown one.
+
+    model: the one to train. A recipe of another is a ValueError too, as other rates and drop paths suit other models.
+    """
     path = RECIPES / f"{name}.yaml"
     known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     if name not in known:
         close = get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
         raise ValueError(f"unknown recipe {name!r}; {hint}")
+    own = None if model is None else yaml.safe_load(path.read_text(encoding="utf-8")).get("model")
+    if own is not None and model != own:
+        raise ValueError(f"the recipe {name} is for the model {own}, not {model}")
     return path

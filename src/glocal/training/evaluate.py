@@ -19,10 +19,11 @@ from glocal.data.corruptions import (
     corrupt_transform,
     corruption_error,
 )
-from glocal.data.dataset import default_workers, evaluation_loader
+from glocal.data.dataset import evaluation_loader
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.robustness import SUBSETS, imagenet_classes, open_corrupted, open_real, open_robustness_set
-from glocal.data.source import DataSource, Samples, open_for_evaluation
+from glocal.data.source import DataSource, Samples, open_for_evaluation, quoted
+from glocal.tasks.checkpoint import check_target
 from glocal.tasks.classifier import Classifier, check_input_size, load_classifier, resolve_device
 from glocal.tasks.metrics import AcceptedLabelsMetrics, MultiLabelMetrics, SingleLabelMetrics
 from glocal.training.eval_config import EvalConfig
@@ -119,9 +120,8 @@ class _Pass:
         transform = self.preprocessing.transform()
         if self.corruption is not None:
             transform = corrupt_transform(transform, self.corruption)
-        workers = default_workers(self.samples) if config.workers is None else config.workers
-        several = {} if self.target.data_classes is None else {"classes": self.target.data_classes}
-        loader = evaluation_loader(self.samples, transform, config.batch_size, workers, **several)
+        classes = self.target.data_classes
+        loader = evaluation_loader(self.samples, transform, config.batch_size, config.workers, classes=classes)
         for images, labels, missing in loader:
             self.unread += [loader.dataset.reason(int(index)) for index in missing if index >= 0]
             known = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
@@ -176,10 +176,8 @@ def evaluate(config: EvalConfig, track: Track | None = None) -> EvalResult | lis
 
 def _check_outputs(config: EvalConfig) -> None:
     """Raise for results that could not be written, before hours of measuring."""
-    if config.json is not None and not Path(config.json).absolute().parent.is_dir():
-        raise FileNotFoundError(f"--json {config.json}: there is no such folder")
-    if config.json is not None and Path(config.json).is_dir():
-        raise IsADirectoryError(f"--json {config.json}: this is a folder, not a file")
+    if config.json is not None:
+        check_target("--json", config.json)
     if config.plots is not None:
         from glocal.training.eval_plots import check_matplotlib
 
@@ -255,11 +253,11 @@ def _target(source: DataSource, classifier: Classifier, subset: bool = False) ->
     unknown = [name for name in source.class_names if name not in known]
     if unknown:
         raise ValueError(
-            f"{source.name} holds classes that {classifier.name} was not trained on: {_some(unknown)} "
-            f"(it knows {_some(classifier.class_names)})"
+            f"{source.name} holds classes that {classifier.name} was not trained on: {quoted(unknown, 3)} "
+            f"(it knows {quoted(classifier.class_names, 3)})"
         )
     outputs = torch.tensor([known[name] for name in source.class_names])
-    if getattr(source, "multi_label", False):
+    if source.multi_label:
         return _Target(
             MultiLabelMetrics, _readable(classifier, outputs.tolist()), outputs, None, data_classes=len(outputs)
         )
@@ -335,10 +333,6 @@ def _corruption_result(passes: list[_Pass], facts: dict, config: EvalConfig) -> 
     }
     measured |= {"images": total, "images_per_second": total / sum(one.seconds for one in passes)}
     return _result(passes, facts, {**measured, **corruption_error(errors, imagenet)})
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _to_json(result: EvalResult | list[EvalResult]) -> str:

@@ -1,11 +1,10 @@
 """The heavy part of a training run: model, data, and Lightning's loop over them."""
 
-import hashlib
 import logging
 import signal
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import timm.optim
 import torch
 from rich.console import Console
 
-from glocal.data.dataset import default_workers, end_workers, evaluation_loader, training_loader
+from glocal.data.dataset import own_share
 from glocal.data.preprocessing import Augmentation, Preprocessing
-from glocal.data.source import DataSource
+from glocal.data.source import DataSource, content_key
 from glocal.tasks.checkpoint import CheckpointInfo
 from glocal.tasks.classifier import (
     check_input_size,
@@ -37,6 +36,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from glocal.training.callbacks import AtomicCheckpointIO, EpochLog, KeepBest, KeepLast, TrainingInterrupted
 from glocal.training.distillation import Teacher
+from glocal.training.loaders import RunData
 from glocal.training.module import ClassificationModule, TrainingStopped
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -64,7 +64,7 @@ class Run:
         """What is about to happen, in one line."""
         size = "×".join(map(str, self.preprocessing.input_size[1:]))
         images = " + ".join(f"{len(samples):,} {split}" for split, samples in self.source.splits.items())
-        count = self.config.devices * self.config.num_nodes
+        count = self.config.world_size
         return (
             f"{self.name} ({self.parameters / 1e6:.2f} M parameters) on {self.source.name}: "
             f"{len(self.source.class_names)} classes, {images} images, {size} pixels, "
@@ -115,6 +115,8 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     else:
         model = create_model(name, num_classes=classes, **kwargs)
     preprocessing = Preprocessing.of_model(model, img_size)
+    crop = {"crop_pct": config.crop_pct, "crop_mode": config.crop_mode}
+    preprocessing = replace(preprocessing, **{name: value for name, value in crop.items() if value is not None})
     check_input_size(model, preprocessing.input_size)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
@@ -133,7 +135,7 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
         classes=classes,
         images=images,
         steps_per_epoch=min(max(1, images // batch_size), QUICK_BATCHES if config.quick else images),
-        data_key=_data_key(source),
+        data_key=content_key(source),
         multi_label=multi_label,
         teacher=_teacher(config, preprocessing, source),
     )
@@ -146,7 +148,7 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
     state: a last checkpoint to go on from.
     """
     config, module = run.config, run.module
-    figure = next(iter(module.val_totals.values())).best
+    figure = module.figure
     best = KeepBest({"": output / run_folder.BEST, "raw": output / run_folder.RAW}, run.describe, figure)
     epochs = EpochLog(console, output / run_folder.METRICS, figure)
     last = KeepLast(output / run_folder.LAST, config.save_every_minutes)
@@ -176,7 +178,7 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
         )
         if config.compile == "always" or (config.compile == "auto" and run.device.type == "cuda"):
             module.model.compile()
-        data, interrupt = _Data(run), signal.getsignal(signal.SIGINT)
+        data, interrupt = RunData(run), signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
         except TrainingInterrupted as error:
@@ -194,77 +196,21 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
     return Outcome(best.metrics, unread, epochs.images_per_second)
 
 
-class _Data(lightning.LightningDataModule):
-    """The loaders of a run, made on each device for its share of the samples."""
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
-        self.loaders = []
-        self.common = dict(
-            classes=len(run.source.class_names) if run.source.multi_label else None,
-            pin_memory=run.device.type == "cuda",
-        )
-
-    def train_dataloader(self):
-        run, config = self.run, self.run.config
-        samples = run.source.splits["train"]
-        loader = training_loader(
-            samples,
-            run.preprocessing.training_transform(run.augmentation),
-            run.batch_size,
-            default_workers(samples) if config.workers is None else config.workers,
-            config.seed,
-            parts=config.accumulate,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            repeats=config.repeated_augmentation,
-            balanced=config.balanced,
-            **self.common,
-        )
-        # Lightning says the epoch from the second of a run on, but a run may go on in any.
-        module = self.run.module
-        if hasattr(loader.dataset, "set_epoch"):
-            loader.dataset.set_epoch(module.data_epoch)
-        else:
-            loader.sampler.begin_at(module.data_epoch, module.data_batches * loader.batch_size)
-        self.loaders.append(loader)
-        return loader
-
-    def val_dataloader(self):
-        run, config = self.run, self.run.config
-        samples = run.source.splits["val"]
-        loader = evaluation_loader(
-            samples,
-            run.preprocessing.transform(),
-            max(1, run.batch_size // (config.accumulate * self.trainer.world_size)),
-            default_workers(samples) if config.workers is None else config.workers,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            **self.common,
-        )
-        self.loaders.append(loader)
-        return loader
-
-    def end_workers(self) -> None:
-        for loader in self.loaders:
-            end_workers(loader)
-
-
 def _strategy(config: TrainConfig):
     if config.strategy == "fsdp":
         from lightning.pytorch.strategies import ModelParallelStrategy
 
-        size = config.devices * config.num_nodes
-        return ModelParallelStrategy(data_parallel_size=size, tensor_parallel_size=1, save_distributed_checkpoint=False)
-    return "ddp" if config.devices * config.num_nodes > 1 else "auto"
+        return ModelParallelStrategy(
+            data_parallel_size=config.world_size, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+    return "ddp" if config.world_size > 1 else "auto"
 
 
 def _syncs_batch_norm(config: TrainConfig, device: torch.device) -> bool:
     if config.sync_bn == "always" and device.type != "cuda":
         raise ValueError("--sync-bn always: torch has it on GPUs only")
-    several = config.devices * config.num_nodes > 1
-    return config.sync_bn == "always" or (config.sync_bn == "auto" and several and device.type == "cuda")
+    several = config.world_size > 1 and device.type == "cuda"
+    return config.sync_bn == "always" or (config.sync_bn == "auto" and several)
 
 
 def _loggers(config: TrainConfig, output: Path) -> list:
@@ -303,14 +249,6 @@ def _teacher(config: TrainConfig, preprocessing: Preprocessing, source: DataSour
     )
 
 
-def _data_key(source: DataSource) -> str:
-    """A text that changes with the classes, the images' file names and their labels; a folder may be moved."""
-    train = source.splits["train"]
-    labels = getattr(train, "labels", None)  # a stream's are not known before they are read
-    names = [Path(image).name for image in getattr(train, "images", ()) if isinstance(image, str)]
-    return hashlib.sha256(repr((source.class_names, len(train), labels, names)).encode()).hexdigest()
-
-
 def _augmentation(config: TrainConfig, source: DataSource, small: bool) -> Augmentation:
     """What the configuration says, and what suits the data where it says nothing."""
     hflip = source.hflip if config.hflip is None else config.hflip
@@ -341,15 +279,10 @@ def _lr(config: TrainConfig, batch_size: int) -> float:
 
 def _check_batch(config: TrainConfig, batch_size: int, multi_label: bool) -> None:
     """Raise ValueError for a batch that cannot be shared out, mixed or measured as the configuration says."""
-    shares = config.accumulate * config.devices * config.num_nodes
-    if batch_size % shares:
-        raise ValueError(
-            f"--batch-size {batch_size} cannot be shared equally: it must be a multiple of {shares} "
-            f"(devices × --accumulate)"
-        )
+    own = own_share(batch_size, config.accumulate, config.world_size)
     mixed = bool(config.mixup or config.cutmix)
-    if mixed and batch_size // shares % 2:
-        raise ValueError(f"--mixup and --cutmix need an even batch on each device, not {batch_size // shares} images")
+    if mixed and own % 2:
+        raise ValueError(f"--mixup and --cutmix need an even batch on each device, not {own} images")
     if multi_label:
         for name in ("mixup", "cutmix", "balanced", "teacher", "teacher_checkpoint"):
             if getattr(config, name):

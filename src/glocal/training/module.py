@@ -89,8 +89,11 @@ class ClassificationModule(LightningModule):
         self.teacher = teacher  # not a module: its weights belong to no checkpoint of this run
         totals = MultiLabelTotals if multi_label else ClassificationTotals
         self.val_totals = {name: totals() for name in (["val_", "val_raw_"] if self.ema else ["val_"])}
-        self.val_metrics: dict[str, float] = {}
+        self.figure = totals.best  # of the metrics, the one to choose a model by
+        self.val_metrics: dict[str, float] = {}  # of this epoch, empty where it has no validation (yet)
         self.raw_metrics: dict[str, float] = {}
+        max_bad = part_of(config.max_bad, "--max-bad")
+        self.max_bad = 1.0 if max_bad is None else max_bad
         self.unread: Counter[str] = Counter()
         self.unread_in_training: set[str] = set()
         self.loss_sum, self.loss_steps = 0.0, 0  # of the epoch's batches so far
@@ -195,9 +198,8 @@ class ClassificationModule(LightningModule):
         return images[place], labels[place]
 
     def _check_unread(self) -> None:
-        limit = part_of(self.config.max_bad, "--max-bad")
         bad = self.unread_in_training
-        if limit is not None and len(bad) > limit * self.images:
+        if len(bad) > self.max_bad * self.images:
             raise TrainingStopped(
                 f"{len(bad)} of {self.images} images cannot be read, more than --max-bad {self.config.max_bad} allows, "
                 f"for instance {min(bad)}"
@@ -250,6 +252,7 @@ class ClassificationModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self.data_epoch = self.current_epoch
         self.loss_sum, self.loss_steps = 0.0, 0
+        self.val_metrics, self.raw_metrics = {}, {}
         self._measure_the_last_epoch()
         dataset = self.trainer.train_dataloader.dataset
         if hasattr(dataset, "set_epoch"):

@@ -1,0 +1,67 @@
+"""The batches of a run, on each of its devices, for Lightning."""
+
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import LightningDataModule
+
+from glocal.data.dataset import end_workers, evaluation_loader, own_share, training_loader
+
+if TYPE_CHECKING:
+    from glocal.training.fit import Run
+
+
+class RunData(LightningDataModule):
+    """The loaders of a run, made on each device for its share of the samples."""
+
+    def __init__(self, run: "Run"):
+        super().__init__()
+        self.run = run
+        self.loaders = []
+        self.common = dict(
+            classes=len(run.source.class_names) if run.source.multi_label else None,
+            pin_memory=run.device.type == "cuda",
+        )
+
+    def train_dataloader(self):
+        run, config = self.run, self.run.config
+        samples = run.source.splits["train"]
+        loader = training_loader(
+            samples,
+            run.preprocessing.training_transform(run.augmentation),
+            run.batch_size,
+            config.workers,
+            config.seed,
+            parts=config.accumulate,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            repeats=config.repeated_augmentation,
+            balanced=config.balanced,
+            **self.common,
+        )
+        # Lightning says the epoch from the second of a run on, but a run may go on in any.
+        module = self.run.module
+        if hasattr(loader.dataset, "set_epoch"):
+            loader.dataset.set_epoch(module.data_epoch)
+        else:
+            loader.sampler.begin_at(module.data_epoch, module.data_batches * loader.batch_size)
+        self.loaders.append(loader)
+        return loader
+
+    def val_dataloader(self):
+        run, config = self.run, self.run.config
+        samples = run.source.splits["val"]
+        loader = evaluation_loader(
+            samples,
+            run.preprocessing.transform(),
+            own_share(run.batch_size, config.accumulate, self.trainer.world_size),
+            config.workers,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            **self.common,
+        )
+        self.loaders.append(loader)
+        return loader
+
+    def end_workers(self) -> None:
+        for loader in self.loaders:
+            end_workers(loader)
