@@ -72,7 +72,7 @@ class Preprocessing:
             scale=(augmentation.crop_scale, 1.0),
             ratio=(augmentation.crop_ratio, 1 / augmentation.crop_ratio),
             hflip=augmentation.hflip,
-            color_jitter=augmentation.color_jitter,
+            color_jitter=augmentation.color_jitter or None,  # 0 would be a step that does nothing, slowly
             auto_augment=augmentation.auto_augment,
             re_prob=augmentation.random_erasing,
             re_mode="pixel",
