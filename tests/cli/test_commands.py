@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,34 @@ def test_eval_measures_what_training_reported(trained, tmp_path, capsys):
     assert f"{result['top1']:.2f} %" in shown
     assert result["images"] == 359
     assert f"{result['top1']:.2f} %" in capsys.readouterr().out
+
+
+class TestResume:
+    @pytest.fixture
+    def unfinished(self, trained, tmp_path):
+        shutil.copytree(trained[0], tmp_path / "run")
+        (tmp_path / "run/summary.json").unlink()
+        return tmp_path / "run"
+
+    @pytest.mark.parametrize("again", [[], ["digits", *MODEL, "--epochs", "3"]], ids=["alone", "with its options"])
+    def test_goes_on_with_the_options_of_the_run(self, unfinished, again, capsys):
+        assert main(["train", *again, "--output", str(unfinished), "--resume"]) == 0
+        assert f"going on from {unfinished / 'last.ckpt'}" in capsys.readouterr().out
+        assert (unfinished / "summary.json").exists()
+
+    @pytest.mark.parametrize("epochs", ["10", "4"])  # 10 is the default, and yet not what the run had
+    def test_other_options_are_refused(self, unfinished, epochs, capsys):
+        assert main(["train", "--output", str(unfinished), "--resume", "--epochs", epochs]) == 2
+        assert f"holds an unfinished run with other options (--epochs 3, not {epochs})" in capsys.readouterr().err
+        assert not (unfinished / "summary.json").exists()
+
+    def test_nothing_there(self, tmp_path, capsys):
+        assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 2
+        assert capsys.readouterr().err == f"error: --resume: {tmp_path / 'run'} holds no run\n"
+
+    def test_finished_run(self, trained, capsys):
+        assert main(["train", "--output", str(trained[0]), "--resume", "--epochs", "9"]) == 2
+        assert "holds a run already" in capsys.readouterr().err
 
 
 class TestPredict:

@@ -1,8 +1,8 @@
 """The command `glocal`: finds the command's module, runs it, and turns errors into one line and an exit code.
 
 A command is a module of this package with CONFIG (a dataclass), POSITIONAL (which of its fields are given by place)
-and run(config) -> exit code, optionally find_recipe(name, model) -> YAML file, and a line in COMMANDS. Its docstring is
-its help.
+and run(config) -> exit code, optionally find_recipe and find_run (see `CommandParser`), and a line in COMMANDS. Its
+docstring is its help.
 """
 
 import errno
@@ -63,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
             command.POSITIONAL,
             command.__doc__,
             find_recipe=getattr(command, "find_recipe", None),
+            find_run=getattr(command, "find_run", None),
         )
         return command.run(parser.parse(rest))
     except KeyboardInterrupt as error:

@@ -1,7 +1,7 @@
 """The argument parser of every command: options from a dataclass, and errors in one line."""
 
 import re
-from argparse import SUPPRESS, ArgumentError, ArgumentParser
+from argparse import SUPPRESS, ArgumentError, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
@@ -37,6 +37,7 @@ class CommandParser(jsonargparse.ArgumentParser):
     place, the others as options: `val_fraction` as --val-fraction, a bool as --flag and --no-flag.
     find_recipe: turns a name, and the name of a model to check it with, into a YAML file of options; with it there is
         --recipe NAME.
+    find_run: turns the values of --output and --resume into the YAML file of options of the run to go on with, or None.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class CommandParser(jsonargparse.ArgumentParser):
         positional: dict[str, str],
         description: str,
         find_recipe: Callable[..., Path] | None = None,
+        find_run: Callable[[str | None, bool], Path | None] | None = None,
     ):
         super().__init__(
             prog=prog,
@@ -56,6 +58,7 @@ class CommandParser(jsonargparse.ArgumentParser):
         )
         self.config_class = config
         self.find_recipe = find_recipe
+        self.find_run = find_run
         by_place = jsonargparse.ArgumentParser()  # reads the fields' help
         by_place.add_class_arguments(config, as_group=False)
         for field in fields(config):
@@ -96,9 +99,13 @@ class CommandParser(jsonargparse.ArgumentParser):
         args = _in_order(args)
         self._check_values(args)
         self._check_configs(args)
-        recipe = self._recipe(args)
+        named = self._named(args)
+        recipe = named.recipe if self.find_recipe is not None else None
         if recipe is not None:
             args = ["--config", str(self.find_recipe(recipe)), *args]
+        run = self.find_run(named.output, named.resume) if self.find_run is not None else None
+        if run is not None:
+            args = ["--config", str(run), *args]
         values = self.parse_args(args).as_dict()
         if recipe is not None:
             self.find_recipe(recipe, str(values.get("model")))  # of this model, also where a --config names it
@@ -131,16 +138,16 @@ class CommandParser(jsonargparse.ArgumentParser):
         option = f"--{name.replace('_', '-')}"
         return option if option in self._option_string_actions else name.upper().removesuffix("S")
 
-    def _recipe(self, args: Sequence[str]) -> str | None:
-        """The value of --recipe; None without one."""
-        if self.find_recipe is None:
-            return None
+    def _named(self, args: Sequence[str]) -> Namespace:
+        """What stands for files of options: the values of --recipe, --output and --resume."""
         only = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         only.add_argument("--recipe")
+        only.add_argument("--output")
+        only.add_argument("--resume", action=BooleanOptionalAction, default=False)
         try:
-            return only.parse_known_args(args)[0].recipe
-        except ArgumentError:
-            return None  # a --recipe without a value, which the whole parser explains
+            return only.parse_known_args(args)[0]
+        except ArgumentError:  # an option without a value, which the whole parser explains
+            return Namespace(recipe=None, output=None, resume=False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(self._explain(" ".join(message.split()))) from None

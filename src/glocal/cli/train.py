@@ -12,6 +12,7 @@ import shlex
 
 from glocal.cli.output import console, facts
 from glocal.training.config import TrainConfig, find_recipe  # noqa: F401 (--recipe)
+from glocal.training.run_folder import check_unchanged, find_run  # noqa: F401 (--resume)
 
 CONFIG = TrainConfig
 POSITIONAL = {"data": "?"}
@@ -20,6 +21,8 @@ POSITIONAL = {"data": "?"}
 def run(config: TrainConfig) -> int:
     from glocal.training.train import train
 
+    if config.resume:  # what the command says is told from what it leaves out here only
+        check_unchanged(config)
     screen = console()
     result = train(config, screen)
     best = result.metrics

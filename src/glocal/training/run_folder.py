@@ -57,23 +57,45 @@ def settle(folder: Path, config: TrainConfig) -> tuple[TrainConfig, Path | None]
         return config, None
     if finished(folder) or not (folder / CONFIG).is_file():
         raise FileExistsError(f"{folder} holds a run already: give another --output, or --overwrite to replace it")
-    before = TrainConfig(**yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    default = TrainConfig()
+    before = _read_config(folder)
     given = {field.name: getattr(config, field.name) for field in fields(config)}
     if config.resume:
+        default = TrainConfig()
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
-    changed = [name for name, value in given.items() if name not in HOW and value != getattr(before, name)]
-    if changed:
-        name = changed[0]
-        raise FileExistsError(
-            f"{folder} holds an unfinished run with other options (--{name.replace('_', '-')} "
-            f"{getattr(before, name)}, not {given[name]}): give another --output, "
-            + ("" if config.resume else "--resume to continue it as it was, ")
-            + "or --overwrite to replace it"
-        )
+    _refuse_changes(folder, before, given)
     how = {name: value for name, value in given.items() if name in HOW}
     last = folder / LAST
     return replace(before, **{**how, "output": config.output}), last if last.is_file() else None
+
+
+def find_run(output: str | None, resume: bool) -> Path | None:
+    """The options of the run that --resume goes on with; None where there is none."""
+    path = None if output is None else Path(output) / CONFIG
+    return path if resume and path is not None and path.is_file() else None
+
+
+def check_unchanged(config: TrainConfig) -> None:
+    """Raise FileExistsError where the unfinished run in the output folder computes anything else than `config` says."""
+    if find_run(config.output, True) is None or finished(Path(config.output)):
+        return
+    config = config.shrunk() if config.quick else config
+    _refuse_changes(Path(config.output), _read_config(Path(config.output)), asdict(config))
+
+
+def _read_config(folder: Path) -> TrainConfig:
+    return TrainConfig(**yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+
+
+def _refuse_changes(folder: Path, before: TrainConfig, given: dict) -> None:
+    for name, value in given.items():
+        if name in HOW or value == getattr(before, name):
+            continue
+        raise FileExistsError(
+            f"{folder} holds an unfinished run with other options (--{name.replace('_', '-')} "
+            f"{getattr(before, name)}, not {value}): give another --output, "
+            + ("" if given.get("resume") else "--resume to continue it as it was, ")
+            + "or --overwrite to replace it"
+        )
 
 
 def start_output(folder: Path, config: TrainConfig, keep: bool = False) -> None:
