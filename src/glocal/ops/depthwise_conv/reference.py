@@ -10,7 +10,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int
     per_sample = weight.shape[1] != 1 or weight.shape[0] != channels  # else one kernel per channel
     if not torch.jit.is_scripting():
         weight = _within_reach(weight, height, width, dilation)
-    if weight.shape[-2] == 1 and weight.shape[-1] == 1:  # torch takes such a convolution group by group
+    one_tap = weight.shape[-2] == 1 and weight.shape[-1] == 1
+    if one_tap and not weight.is_meta:  # torch takes such a convolution group by group
         y = x * weight.reshape(-1, channels, 1, 1)
         return y if bias is None else y + bias.reshape(-1, channels, 1, 1)
     padding = [dilation * (weight.shape[-2] // 2), dilation * (weight.shape[-1] // 2)]
