@@ -1,5 +1,7 @@
 """The recipes: they say what they are, and what the authors did."""
 
+import io
+import math
 import random
 import re
 from fnmatch import fnmatch
@@ -9,13 +11,17 @@ import numpy as np
 import pytest
 import timm
 from PIL import Image
+from rich.console import Console
 from timm.optim import create_optimizer_v2
 
 from glocal.cli import main
 from glocal.cli.parser import CommandParser
 from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.models import FAMILIES, published_top1
-from glocal.training.config import RECIPES, TrainConfig, find_recipe
+from glocal.tasks.checkpoint import read_info
+from glocal.training.config import DEFAULT_MODEL, RECIPES, TrainConfig, find_recipe
+from glocal.training.train import train
+from run_output import rows
 
 FILES = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 PUBLISHED = [name for name in FILES if name != "finetune"]
@@ -323,3 +329,19 @@ class TestCommandLine:
         assert config.cooldown_epochs == 0
         assert config.img_size <= 64
         assert config.batch_size <= 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_quick_run(name, digits_folder, tmp_path):
+    """Every recipe trains, but for the weights that it would download or that another recipe makes."""
+    config = TrainConfig.from_recipe(
+        name, data=str(digits_folder), output=str(tmp_path), quick=True, pretrained=False, checkpoint=None, device="cpu"
+    )
+    result = train(config, Console(file=io.StringIO()))
+    info = read_info(tmp_path / "model.safetensors")
+    assert info.model == (config.model or DEFAULT_MODEL)
+    assert info.preprocessing["input_size"] == [3, 64, 64]
+    assert result.epochs == 2
+    assert math.isfinite(result.metrics["loss"])
+    assert len(rows(tmp_path)) == 2
