@@ -7,22 +7,25 @@ from torch import Tensor
 
 def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
     batch, heads, width_per_head, height, width = q.shape
-    pad_bottom, pad_right = -height % grid, -width % grid
-    rows, columns = (height + pad_bottom) // grid, (width + pad_right) // grid
+    down, across = grid, grid
+    if torch.jit.is_scripting() or not torch.compiler.is_compiling():  # else the graph shall take other sizes too
+        down, across = min(grid, height), min(grid, width)  # a cell larger than the map would hold padding only
+    pad_bottom, pad_right = -height % down, -width % across
+    rows, columns = (height + pad_bottom) // down, (width + pad_right) // across
 
     mask: Tensor | None = None
     if pad_bottom > 0 or pad_right > 0:
         real = torch.ones(1, 1, 1, height, width, dtype=torch.bool, device=q.device)
-        mask = split_cells(pad(real, pad_bottom, pad_right), grid)  # (cells, 1, g², 1)
+        mask = split_cells(pad(real, pad_bottom, pad_right), down, across)  # (cells, 1, g², 1)
         mask = mask.transpose(-2, -1).repeat(batch, 1, 1, 1)  # (B·cells, 1, 1, g²): which keys are real
-    q = split_cells(pad(q, pad_bottom, pad_right), grid)
-    k = split_cells(pad(k, pad_bottom, pad_right), grid)
-    v = split_cells(pad(v, pad_bottom, pad_right), grid)
+    q = split_cells(pad(q, pad_bottom, pad_right), down, across)
+    k = split_cells(pad(k, pad_bottom, pad_right), down, across)
+    v = split_cells(pad(v, pad_bottom, pad_right), down, across)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B·cells, heads, g², d)
 
-    out = out.reshape(batch, rows, columns, heads, grid, grid, width_per_head)
+    out = out.reshape(batch, rows, columns, heads, down, across, width_per_head)
     out = out.permute(0, 3, 6, 1, 4, 2, 5)  # (B, heads, d, rows, g, columns, g)
-    out = out.reshape(batch, heads, width_per_head, rows * grid, columns * grid)
+    out = out.reshape(batch, heads, width_per_head, rows * down, columns * across)
     return out[..., :height, :width]
 
 
@@ -30,9 +33,10 @@ def pad(x: Tensor, bottom: int, right: int) -> Tensor:
     return F.pad(x, [0, right, 0, bottom]) if bottom > 0 or right > 0 else x
 
 
-def split_cells(x: Tensor, grid: int) -> Tensor:
-    """(B, heads, d, H, W) → (B·cells, heads, g², d), cells in row-major order."""
+def split_cells(x: Tensor, down: int, across: int) -> Tensor:
+    """(B, heads, d, H, W) → (B·cells, heads, g², d), cells of down × across positions in row-major order."""
     batch, heads, d, height, width = x.shape
-    x = x.reshape(batch, heads, d, height // grid, grid, width // grid, grid)
+    rows, columns = height // down, width // across
+    x = x.reshape(batch, heads, d, rows, down, columns, across)
     x = x.permute(0, 3, 5, 1, 4, 6, 2)  # (B, rows, columns, heads, g, g, d)
-    return x.reshape(batch * (height // grid) * (width // grid), heads, grid * grid, d)
+    return x.reshape(batch * rows * columns, heads, down * across, d)
