@@ -1,6 +1,7 @@
 """aggregated_attention equals a loop over positions that only ever sees neighbours inside the map."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -12,6 +13,12 @@ from glocal.ops import aggregated_attention
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCH, HEADS, DIM = 2, 2, 3
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["all products", "nine passes"])
+def way(request, monkeypatch):
+    """Both ways of the reference, whatever the size."""
+    monkeypatch.setattr(sys.modules["glocal.ops.aggregated_attention.reference"], "is_small", lambda q: request.param)
 
 
 def position_by_position(
