@@ -166,8 +166,9 @@ class TestIDConv:
         )
         torch.testing.assert_close(module(x), expected)
 
-    def test_two_calls_of_proj_the_kernels_first(self):
-        module, x = self.build().train(), random(3, self.CHANNELS, 9, 9)
+    @pytest.mark.parametrize("size", [(9, 9), (2, 1)], ids=str)  # larger and smaller than the kernels
+    def test_two_calls_of_proj_the_kernels_first(self, size):
+        module, x = self.build().train(), random(3, self.CHANNELS, *size)
         norm = module.proj.norm
         mean, variance = norm.running_mean.clone(), norm.running_var.clone()
         for context in (F.adaptive_avg_pool2d(x, self.K), x.mean((2, 3), keepdim=True)):

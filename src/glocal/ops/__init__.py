@@ -2,7 +2,7 @@
 
 from glocal.ops.aggregated_attention import aggregated_attention
 from glocal.ops.channel_norm import channel_norm
-from glocal.ops.depthwise_conv import depthwise_conv
+from glocal.ops.depthwise_conv import depthwise_conv, taps_within_reach
 from glocal.ops.grid_attention import grid_attention
 
-__all__ = ["aggregated_attention", "channel_norm", "depthwise_conv", "grid_attention"]
+__all__ = ["aggregated_attention", "channel_norm", "depthwise_conv", "grid_attention", "taps_within_reach"]

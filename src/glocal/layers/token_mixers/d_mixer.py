@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
 from glocal.layers.norm import BatchNorm2d
-from glocal.ops import depthwise_conv
+from glocal.ops import depthwise_conv, taps_within_reach
 
 
 @register_notrace_module
@@ -73,14 +73,22 @@ class IDConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Two calls of proj, the kernels' first: in training its BN normalises and averages each by itself.
-        weight = self.mix(F.adaptive_avg_pool2d(x, self.kernel_size), self.weight)  # (B, C, K, K)
-        bias = self.mix(x.mean(dim=(2, 3), keepdim=True), self.bias.unsqueeze(-1).unsqueeze(-1))  # (B, C, 1, 1)
+        height, width = x.shape[-2], x.shape[-1]
+        weight = self.mix(F.adaptive_avg_pool2d(x, self.kernel_size), self.weight, height, width)  # (B, C, K, K)
+        bias = self.bias.unsqueeze(-1).unsqueeze(-1)
+        bias = self.mix(x.mean(dim=(2, 3), keepdim=True), bias, height, width)  # (B, C, 1, 1)
         return depthwise_conv(x, weight, bias.flatten(1))
 
-    def mix(self, context: Tensor, bank: Tensor) -> Tensor:
-        """Mix the bank, (G, C, k, k), with weights from the context, (B, C, k, k), to (B, C, k, k)."""
-        groups, channels, size = bank.shape[0], bank.shape[1], bank.shape[2]
-        weights = self.proj(context).reshape(context.shape[0], groups, channels, size, size).softmax(dim=1)
+    def mix(self, context: Tensor, bank: Tensor, height: int, width: int) -> Tensor:
+        """Mix the bank, (G, C, k, k), with weights from the context, (B, C, k, k), to (B, C, k, k).
+
+        On a map smaller than the kernel, without the outer taps, which would not meet it.
+        """
+        hidden = self.proj.act(self.proj.norm(self.proj.squeeze(context)))  # BN averages over all of the context
+        if not torch.jit.is_scripting():
+            hidden, bank = taps_within_reach(hidden, height, width), taps_within_reach(bank, height, width)
+        groups, channels, rows, columns = bank.shape
+        weights = self.proj.expand(hidden).reshape(-1, groups, channels, rows, columns).softmax(dim=1)
         return (weights * bank).sum(dim=1)
 
 

@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from glocal.ops.depthwise_conv import reference
+from glocal.ops.depthwise_conv.reference import taps_within_reach
 
-__all__ = ["depthwise_conv"]
+__all__ = ["depthwise_conv", "taps_within_reach"]
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:

@@ -9,7 +9,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int
     batch, channels, height, width = x.shape
     per_sample = weight.shape[1] != 1 or weight.shape[0] != channels  # else one kernel per channel
     if not torch.jit.is_scripting():
-        weight = _within_reach(weight, height, width, dilation)
+        weight = taps_within_reach(weight, height, width, dilation)
     one_tap = weight.shape[-2] == 1 and weight.shape[-1] == 1
     if one_tap and not weight.is_meta:  # torch takes such a convolution group by group
         y = x * weight.reshape(-1, channels, 1, 1)
@@ -26,8 +26,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int
     return x.reshape(batch, channels, height, width)
 
 
-def _within_reach(weight: Tensor, height: int, width: int, dilation: int) -> Tensor:
-    """The kernel without its outer taps, where every one of them falls on the padding: on maps smaller than it."""
+def taps_within_reach(weight: Tensor, height: int, width: int, dilation: int = 1) -> Tensor:
+    """Kernels (…, k, k) less the outer taps where every one of them falls on the padding: on maps smaller than k."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # the graph shall take other sizes too
         return weight
     if weight.is_meta:  # nothing is computed there, but the operations of the definition may be counted
