@@ -311,9 +311,11 @@ def _quiet_lightning():
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings(
-                "ignore", "FSDP2-wrapped module"
-            )  # of in-place changes to its output: there are none
+            for harmless in (
+                "FSDP2-wrapped module",  # of in-place changes to its output: there are none
+                "Grad strides do not match bucket view strides",  # of 1 × 1 kernels in channels_last, which are equal
+            ):
+                warnings.filterwarnings("ignore", harmless)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -3,8 +3,10 @@
 import logging
 import random
 from collections import Counter
+from functools import partial
 
 import numpy as np
+import timm.optim.muon
 import torch
 from lightning.pytorch import LightningModule
 from timm.data import Mixup
@@ -139,6 +141,7 @@ class ClassificationModule(LightningModule):
 
     def configure_optimizers(self) -> dict:
         config = self.config
+        _compute_muon_in(torch.float32 if self.device.type == "cpu" else torch.bfloat16)
         optimizer = create_optimizer_v2(
             self.model,
             opt=config.optimizer,
@@ -321,3 +324,9 @@ class ClassificationModule(LightningModule):
     def _check_finite(self, value: float, what: str) -> None:
         if not np.isfinite(value):
             raise TrainingStopped(f"{what} (epoch {self.current_epoch + 1}): try a lower --lr")
+
+
+def _compute_muon_in(dtype: torch.dtype) -> None:
+    """Set the type of Muon's matrix products, for which timm has no argument; bfloat16 is slow on most CPUs."""
+    iterate = timm.optim.muon.zeropower_via_newtonschulz
+    timm.optim.muon.zeropower_via_newtonschulz = partial(getattr(iterate, "func", iterate), dtype=dtype)
