@@ -6,7 +6,6 @@ import torch
 
 from glocal.training.module import _compute_muon_in
 
-
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
