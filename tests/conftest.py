@@ -6,6 +6,7 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels are checked on a CPU
 
 
 @pytest.fixture(scope="module")

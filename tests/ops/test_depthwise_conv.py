@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from agreement import assert_agree, inside_nan, random
-from glocal.ops import depthwise_conv
+from glocal.ops import depthwise_conv, multi_scale_depthwise_conv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,6 +45,39 @@ def test_matches_a_loop_over_taps(size, k, dilation, per_sample):
         lambda **named: by_taps(**named, dilation=dilation),
         inputs(size, k, per_sample, bias=True),
     )
+
+
+@pytest.mark.parametrize("given", [("residual",), ("factor",), ("residual", "factor")], ids="+".join)
+@pytest.mark.parametrize("gelu", [False, True])
+def test_what_follows_the_convolution(gelu, given):
+    def step_by_step(x, weight, bias, residual=0.0, factor=1.0):
+        z = by_taps(x, weight, bias)
+        if gelu:
+            z = z * 0.5 * (1 + torch.erf(z / 2**0.5))
+        return residual + factor * z
+
+    named = inputs((5, 7), 3, per_sample=False, bias=True)
+    named |= {name: random(*named["x"].shape, seed=3 + i) for i, name in enumerate(given)}
+    assert_agree(lambda **named: depthwise_conv(**named, gelu=gelu), step_by_step, named)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_kernels_of_several_sizes(size):
+    kernels, channels = (1, 3, 7), (2, 1, 3)
+    named = {"x": random(BATCH, sum(channels), *size)}
+    named |= {f"weight{k}": random(c, 1, k, k, seed=k) for k, c in zip(kernels, channels, strict=True)}
+    named |= {f"bias{k}": random(c, seed=k + 1) for k, c in zip(kernels, channels, strict=True)}
+
+    def together(x, **named):
+        return multi_scale_depthwise_conv(
+            x, [named[f"weight{k}"] for k in kernels], [named[f"bias{k}"] for k in kernels]
+        )
+
+    def one_by_one(x, **named):
+        parts = zip(x.split(channels, dim=1), kernels, strict=True)
+        return x + torch.cat([by_taps(part, named[f"weight{k}"], named[f"bias{k}"]) for part, k in parts], dim=1)
+
+    assert_agree(together, one_by_one, named)
 
 
 @pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])

@@ -1,8 +1,18 @@
-"""Functions on tensors, one folder per op: `reference.py` is pure PyTorch and always right; the package is the op."""
+"""Functions on tensors, one folder per op: `reference.py` is pure PyTorch and right, `triton.py` its twin on GPUs.
+
+The package of that name is the op; `dispatch.py` chooses between the two.
+"""
 
 from glocal.ops.aggregated_attention import aggregated_attention
 from glocal.ops.channel_norm import channel_norm
-from glocal.ops.depthwise_conv import depthwise_conv, taps_within_reach
+from glocal.ops.depthwise_conv import depthwise_conv, multi_scale_depthwise_conv, taps_within_reach
 from glocal.ops.grid_attention import grid_attention
 
-__all__ = ["aggregated_attention", "channel_norm", "depthwise_conv", "grid_attention", "taps_within_reach"]
+__all__ = [
+    "aggregated_attention",
+    "channel_norm",
+    "depthwise_conv",
+    "grid_attention",
+    "multi_scale_depthwise_conv",
+    "taps_within_reach",
+]

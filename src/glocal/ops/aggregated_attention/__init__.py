@@ -1,7 +1,9 @@
 """Aggregated attention: 3×3 local keys and pooled keys in one softmax (TransNeXt)."""
 
+import torch
 from torch import Tensor
 
+from glocal.ops import dispatch
 from glocal.ops.aggregated_attention import reference
 
 __all__ = ["aggregated_attention"]
@@ -41,6 +43,21 @@ def aggregated_attention(
 
     Source: arXiv 2311.17132, section 3 (pixel-focused and aggregated attention, length-scaled cosine).
     """
+    if not torch.jit.is_scripting():  # by itself, so that TorchScript compiles nothing of it
+        maps = [q, k, v, pooled_k, pooled_v]
+        parameters = [query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias]
+        if dispatch.takes_triton("aggregated_attention", maps + parameters, _limits(q)):
+            return _by_triton(maps, parameters)
     return reference.aggregated_attention(
         q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias
     )
+
+
+def _limits(q: Tensor) -> str | None:
+    return None if q.shape[2] <= 128 else f"heads of {q.shape[2]} channels are wider than 128"
+
+
+def _by_triton(maps: list[Tensor], parameters: list[Tensor]) -> Tensor:
+    from glocal.ops.aggregated_attention import triton
+
+    return triton.aggregated_attention(*dispatch.autocast(*maps), *parameters)

@@ -1,7 +1,9 @@
 """LayerNorm over the channels of a feature map."""
 
+import torch
 from torch import Tensor
 
+from glocal.ops import dispatch
 from glocal.ops.channel_norm import reference
 
 __all__ = ["channel_norm"]
@@ -9,4 +11,19 @@ __all__ = ["channel_norm"]
 
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise each position of (B, C, H, W) over C, then scale and shift by `weight` and `bias`, both (C,)."""
+    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+        if dispatch.takes_triton("channel_norm", [x, weight, bias], _limits(x)):
+            return _by_triton(x, weight, bias, eps)
     return reference.channel_norm(x, weight, bias, eps)
+
+
+def _limits(x: Tensor) -> str | None:
+    return None if x.shape[1] <= 8192 else f"{x.shape[1]} channels are more than the 8192 that a program can hold"
+
+
+def _by_triton(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    from glocal.ops.channel_norm import triton
+
+    if torch.is_autocast_enabled(x.device.type):  # torch's layer norm is computed and returned in float32 there too
+        x, weight, bias = x.float(), weight.float(), bias.float()
+    return triton.channel_norm(x, weight, bias, eps)

@@ -1,14 +1,24 @@
-"""Depthwise convolution with static or per-sample kernels."""
+"""Depthwise convolution with static or per-sample kernels, and what the mixers do with its result."""
 
+import torch
 from torch import Tensor
 
+from glocal.ops import dispatch
 from glocal.ops.depthwise_conv import reference
 from glocal.ops.depthwise_conv.reference import taps_within_reach
 
-__all__ = ["depthwise_conv", "taps_within_reach"]
+__all__ = ["depthwise_conv", "multi_scale_depthwise_conv", "taps_within_reach"]
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
+def depthwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    dilation: int = 1,
+    gelu: bool = False,
+    residual: Tensor | None = None,
+    factor: Tensor | None = None,
+) -> Tensor:
     """Convolve every channel with its own odd k×k kernel, stride 1, zero padding that keeps the size.
 
     Args:
@@ -16,8 +26,53 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilati
         weight: (C, 1, k, k), shared by the batch, or (B, C, k, k), one kernel per sample (TransXNet's IDConv).
         bias: (C,) or, with per-sample kernels, (B, C).
         dilation: distance between the taps, in pixels.
+        gelu: apply GELU to the result z of the convolution.
+        residual, factor: (B, C, H, W); the result is then residual + factor · z.
 
     Returns:
         (B, C, H, W).
     """
-    return reference.depthwise_conv(x, weight, bias, dilation)
+    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+        if dispatch.takes_triton("depthwise_conv", [x, weight, bias, residual, factor]):
+            return _by_triton(x, weight, bias, dilation, gelu, residual, factor)
+    return reference.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
+
+
+def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """x + a depthwise convolution whose channels have kernels of several sizes (TransXNet's MS-FFN).
+
+    Args:
+        x: (B, C, H, W).
+        weights: (C_i, 1, k_i, k_i), odd k_i, for the first C_0 channels, the next C_1, …; ΣC_i = C.
+        biases: (C_i,) each.
+
+    Returns:
+        (B, C, H, W).
+    """
+    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+        if dispatch.takes_triton("depthwise_conv", [x, weights[0], biases[0]]):
+            return _multi_scale_by_triton(x, weights, biases)
+    return reference.multi_scale_depthwise_conv(x, weights, biases)
+
+
+def _by_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: int,
+    gelu: bool,
+    residual: Tensor | None,
+    factor: Tensor | None,
+) -> Tensor:
+    from glocal.ops.depthwise_conv import triton
+
+    x, weight, bias = dispatch.autocast(x, weight, bias)
+    return triton.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
+
+
+def _multi_scale_by_triton(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    from glocal.ops.depthwise_conv import triton
+
+    weight, reach = triton.multi_scale(weights)
+    inner, weight, bias = dispatch.autocast(x, weight, torch.cat(biases))
+    return triton.depthwise_conv(inner, weight, bias, residual=x, reach=reach)

@@ -5,7 +5,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+def depthwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: int = 1,
+    gelu: bool = False,
+    residual: Tensor | None = None,
+    factor: Tensor | None = None,
+) -> Tensor:
+    y = convolve(x, weight, bias, dilation)
+    if gelu:
+        y = F.gelu(y)
+    if factor is not None:
+        y = y * factor
+    return y if residual is None else residual + y
+
+
+def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    parts = x.split([len(weight) for weight in weights], dim=1)
+    return x + torch.cat([convolve(part, weights[i], biases[i], 1) for i, part in enumerate(parts)], dim=1)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     batch, channels, height, width = x.shape
     per_sample = weight.shape[1] != 1 or weight.shape[0] != channels  # else one kernel per channel
     if not torch.jit.is_scripting():

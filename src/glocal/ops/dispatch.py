@@ -1,0 +1,139 @@
+"""Which backend computes an op, and why the others do not: decided here alone.
+
+GLOCAL_OPS in the environment, or `set_backend`, chooses: "auto" (the default) takes the Triton kernels where they can
+run and the reference elsewhere; "reference" never takes them; "triton" always does, and is an error where it cannot.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+CHOICES = ("auto", "reference", "triton")
+OPS = ("aggregated_attention", "channel_norm", "depthwise_conv")  # those with kernels
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LOWEST_CAPABILITY = (8, 0)
+MOST_ELEMENTS = 2**31 - 1  # the kernels count in 32 bits
+
+log = logging.getLogger("glocal")
+_choice = os.environ.get("GLOCAL_OPS", "auto")
+_said: set[tuple[str, str]] = set()
+
+
+def set_backend(choice: str) -> None:
+    """Choose as GLOCAL_OPS does, for this process; ValueError for anything but auto, reference and triton."""
+    global _choice
+    _check(choice, "the backend")
+    _choice = choice
+
+
+def backend() -> str:
+    """The choice in force; ValueError where GLOCAL_OPS is none."""
+    _check(_choice, "GLOCAL_OPS")
+    return _choice
+
+
+def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: str | None = None) -> bool:
+    """Whether the kernels compute this call of an op.
+
+    tensors: its arguments, the first one a map. limits: what the op itself has against it, if anything.
+
+    Raises RuntimeError, with the check that failed, where they must compute it and cannot. A call on a GPU that falls
+    back to the reference says so once for each reason.
+    """
+    if _choice == "auto" and not tensors[0].is_cuda:
+        return False
+    if backend() == "reference":
+        return False
+    reason = refusal(tensors[0].device) or _against(tensors) or limits
+    if reason is None:
+        return True
+    if _choice == "triton":
+        raise RuntimeError(f"GLOCAL_OPS=triton, but {op} cannot run there: {reason}")
+    if not torch.compiler.is_compiling() and (op, reason) not in _said:
+        _said.add((op, reason))
+        log.warning("%s is computed by the reference: %s", op, reason)
+    return False
+
+
+def refusal(device: torch.device) -> str | None:
+    """Why the kernels cannot run on a device; None where they can."""
+    return _refusal(device.type, device.index or 0)
+
+
+@torch.compiler.assume_constant_result
+def _refusal(kind: str, index: int) -> str | None:
+    return _examine(kind, index)
+
+
+@cache
+def _examine(kind: str, index: int) -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if kind == "cpu":
+        return None if interprets() else "the tensors are on the CPU, and TRITON_INTERPRET=1 is not set"
+    if kind != "cuda" or torch.version.cuda is None:
+        return f"the kernels are for NVIDIA GPUs, the tensors are on {kind}"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < LOWEST_CAPABILITY:
+        names = [".".join(map(str, pair)) for pair in (capability, LOWEST_CAPABILITY)]
+        return f"the GPU has compute capability {names[0]}, the kernels need {names[1]}"
+    return None
+
+
+def interprets() -> bool:
+    """Whether Triton's interpreter is on, which runs the kernels on a CPU, to check them."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+
+
+def report() -> list[tuple[str, str, str]]:
+    """For every op: the device, the backend it would take there, and what is against the other ("" for nothing)."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    against = refusal(device)
+    rows = []
+    for op in OPS:
+        if backend() == "reference":
+            rows.append((op, device.type, "reference", "GLOCAL_OPS=reference"))
+        elif against is None and (device.type == "cuda" or backend() == "triton"):
+            rows.append((op, device.type, "triton", ""))
+        else:
+            reason = against or "the interpreter is for checks: GLOCAL_OPS=triton takes it"
+            rows.append((op, device.type, "reference", reason))
+    return rows
+
+
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in the type that autocast computes in where the first one is; unchanged where it is off."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(kind)
+    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+
+
+def _against(tensors: Sequence[Tensor | None]) -> str | None:
+    """What a call's tensors have against the kernels."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return "an exported graph keeps to torch's own operations"
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.dtype not in DTYPES:
+            return f"there is no kernel for {str(tensor.dtype).removeprefix('torch.')}"
+        if tensor.device != first.device:
+            return f"its tensors are on {first.device} and {tensor.device}"
+        if tensor.numel() == 0:
+            return "a tensor is empty"
+        if tensor.numel() > MOST_ELEMENTS:
+            return f"a tensor has more than {MOST_ELEMENTS:,} elements"
+    return None
+
+
+def _check(choice: str, name: str) -> None:
+    if choice not in CHOICES:
+        raise ValueError(f"{name} must be one of {', '.join(CHOICES)}, got {choice!r}")

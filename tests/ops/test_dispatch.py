@@ -1,0 +1,95 @@
+"""The backend of an op: chosen once, forced or refused with a reason."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from glocal import ops
+from glocal.ops import dispatch
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Set the backend for one test."""
+
+    def choose(name, interpret=True):
+        monkeypatch.setattr(dispatch, "_choice", name)
+        monkeypatch.setenv("TRITON_INTERPRET", "1" if interpret else "0")
+        dispatch._examine.cache_clear()
+
+    yield choose
+    monkeypatch.undo()
+    dispatch._examine.cache_clear()
+
+
+def convolve(dtype=torch.float32):
+    return ops.depthwise_conv(torch.ones(1, 2, 4, 4, dtype=dtype), torch.ones(2, 1, 3, 3, dtype=dtype))
+
+
+def test_a_cpu_takes_the_reference(chosen):
+    chosen("auto")
+    assert not dispatch.takes_triton("depthwise_conv", [torch.ones(1)])
+    assert {(op, backend) for op, _, backend, _ in dispatch.report()} == {(op, "reference") for op in dispatch.OPS}
+
+
+def test_forced_kernels_say_which_check_failed(chosen):
+    pytest.importorskip("triton")
+    chosen("triton", interpret=False)
+    with pytest.raises(RuntimeError, match=r"GLOCAL_OPS=triton, but depthwise_conv .* on the CPU.* TRITON_INTERPRET"):
+        convolve()
+    chosen("triton")
+    with pytest.raises(RuntimeError, match="no kernel for float64"):
+        convolve(torch.float64)
+    with pytest.raises(RuntimeError, match="a tensor is empty"):
+        ops.channel_norm(torch.ones(0, 2, 4, 4), torch.ones(2), torch.ones(2), 1e-6)
+    maps = torch.ones(1, 1, 129, 2, 2)
+    with pytest.raises(RuntimeError, match="wider than 128"):
+        ops.aggregated_attention(maps, *[maps] * 2, *[torch.ones(1, 1, 129, 1)] * 2, *[torch.ones(1)] * 6)
+
+
+def test_without_triton(chosen, monkeypatch):
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    chosen("triton")
+    with pytest.raises(RuntimeError, match="Triton is not installed"):
+        convolve()
+
+
+@pytest.mark.parametrize(
+    ("capability", "reason"), [((7, 5), "compute capability 7.5, the kernels need 8.0"), ((9, 0), None)]
+)
+def test_what_a_gpu_must_be(chosen, monkeypatch, capability, reason):
+    pytest.importorskip("triton")
+    chosen("auto")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert (dispatch.refusal(torch.device("cuda")) or "").endswith(reason or "")
+    assert (dispatch.refusal(torch.device("cuda")) is None) == (reason is None)
+    assert "are on mps" in dispatch.refusal(torch.device("mps"))
+
+
+def test_a_fallback_is_said_once(chosen, monkeypatch, caplog):
+    """On a GPU only: there somebody waits for the kernels."""
+    chosen("auto")
+    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.setattr(dispatch, "refusal", lambda device: None)
+
+    class OnGPU:
+        is_cuda, device, dtype = True, torch.device("cuda"), torch.float64
+
+    with caplog.at_level(logging.WARNING, "glocal"):
+        for _ in range(2):
+            assert not dispatch.takes_triton("channel_norm", [OnGPU()])
+    assert caplog.messages == ["channel_norm is computed by the reference: there is no kernel for float64"]
+
+
+def test_an_unknown_backend_is_refused(chosen):
+    with pytest.raises(ValueError, match="must be one of auto, reference, triton, got 'cuda'"):
+        dispatch.set_backend("cuda")
+    environment = os.environ | {"GLOCAL_OPS": "fast"}
+    code = "import glocal, torch, timm; timm.create_model('van_pico')(torch.ones(2, 3, 32, 32))"
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "ValueError: GLOCAL_OPS must be one of auto, reference, triton, got 'fast'" in result.stderr

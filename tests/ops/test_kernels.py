@@ -1,0 +1,210 @@
+"""The Triton kernels compute what the references do, with every gradient; Triton's interpreter runs them on a CPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from agreement import inside_nan, random, run
+from glocal import ops
+from glocal.ops import dispatch
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.usefixtures("one_thread", "by_triton", "poisoned")
+
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+SIZES = [(5, 7), (1, 1), (2, 3), (9, 4)]
+LAYOUTS = ["contiguous", "channels_last", "part"]
+OPS = ["depthwise", "depthwise per sample", "depthwise fused", "multi-scale", "aggregated", "norm"]
+
+
+@pytest.fixture
+def by_triton(monkeypatch):
+    """Every op takes its kernels, or fails."""
+    monkeypatch.setattr(dispatch, "_choice", "triton")
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that nothing has written is full of NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def laid_out(x, layout):
+    """The same map: as it is, channels_last, or as a part of a wider one."""
+    shape = x.shape
+    x = x.reshape(shape[0], -1, *shape[-2:])
+    if layout != "contiguous":
+        x = x.contiguous(memory_format=torch.channels_last)
+    if layout == "part":
+        x = torch.cat([x, torch.full_like(x, float("nan"))], dim=1)[:, : x.shape[1]]
+    return x.reshape(shape)
+
+
+def case(op, size, layout="contiguous", kernel=3, batch=2, channels=6):
+    """The function and its named inputs."""
+    x = laid_out(random(batch, channels, *size), layout)
+    if op == "norm":
+        return (lambda x, weight, bias: ops.channel_norm(x, weight, bias, 1e-6)), {
+            "x": x,
+            "weight": random(channels, seed=1),
+            "bias": random(channels, seed=2),
+        }
+    if op == "multi-scale":
+        parts = {f"weight{k}": random(channels // 3, 1, k, k, seed=k) for k in (1, 3, 5)}
+        biases = {f"bias{k}": random(channels // 3, seed=k + 1) for k in (1, 3, 5)}
+
+        def multi_scale(x, **named):
+            return ops.multi_scale_depthwise_conv(x, [named[name] for name in parts], [named[name] for name in biases])
+
+        return multi_scale, {"x": x} | parts | biases
+    if op == "aggregated":
+        heads, pooled = 2, 5
+        maps = {name: laid_out(random(batch, heads, channels, *size, seed=i), layout) for i, name in enumerate("qkv")}
+        maps |= {name: F.normalize(maps[name], dim=2) for name in "qk"}
+        maps["k"] = laid_out(maps["k"], layout)
+        return ops.aggregated_attention, maps | {
+            "pooled_k": F.normalize(random(batch, heads, channels, pooled, seed=3), dim=2),
+            "pooled_v": random(batch, heads, channels, pooled, seed=4),
+            "query_embedding": random(heads, channels, seed=5),
+            "temperature": random(heads, seed=6).abs() + 0.5,
+            "local_bias": random(heads, 9, seed=7),
+            "pooled_bias": random(heads, size[0] * size[1], pooled, seed=8).transpose(1, 2),
+            "tokens": random(heads, channels, 9, seed=9),
+            "token_bias": random(heads, 9, seed=10),
+        }
+    per_sample = op == "depthwise per sample"
+    named = {
+        "x": x,
+        "weight": random(*((batch, channels) if per_sample else (channels, 1)), kernel, kernel, seed=1),
+        "bias": random(*((batch, channels) if per_sample else (channels,)), seed=2),
+    }
+    if op != "depthwise fused":
+        return ops.depthwise_conv, named
+    named |= {"residual": random(*x.shape, seed=3), "factor": laid_out(random(*x.shape, seed=4), layout)}
+    return (lambda **named: ops.depthwise_conv(**named, gelu=True)), named
+
+
+def reference_of(function, named):
+    """Output and gradients of the reference in float64, of the same numbers."""
+    choice = dispatch.backend()
+    dispatch.set_backend("reference")
+    try:
+        return run(function, {name: tensor.double() for name, tensor in named.items()})
+    finally:
+        dispatch.set_backend(choice)
+
+
+def assert_equal(function, named, tolerance):
+    out, grads = run(function, named)
+    assert out.dtype == named.get("x", named.get("q")).dtype
+    expected, expected_grads = reference_of(function, named)
+    for name, actual, wanted in [("output", out, expected)] + [
+        (name, grads[name], expected_grads[name]) for name in named
+    ]:
+        error = (actual.double() - wanted).norm() / wanted.norm().clamp(min=1e-3)
+        assert error < tolerance, f"{name}: relative error {error:.1e}"
+
+
+def typed(named, dtype):
+    return {name: tensor.to(dtype) for name, tensor in named.items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_matches_the_reference(op, size, layout):
+    function, named = case(op, size)
+    named = typed(named, torch.float32)
+    for name in ("x", "q", "k", "v", "factor"):
+        if name in named:
+            named[name] = laid_out(named[name], layout)
+    assert_equal(function, named, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_low_precision(op, dtype):
+    function, named = case(op, (5, 7))
+    assert_equal(function, typed(named, dtype), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (5, 1), (7, 3), (11, 1), (21, 1)], ids=str)
+@pytest.mark.parametrize("op", ["depthwise", "depthwise per sample"])
+def test_kernel_sizes(op, kernel, dilation):
+    _, named = case(op, (6, 5), "channels_last", kernel, channels=3)
+    function = lambda **named: ops.depthwise_conv(**named, dilation=dilation)  # noqa: E731
+    assert_equal(function, typed(named, torch.float32), TOLERANCE[torch.float32])
+
+
+def test_more_than_one_block_of_everything():
+    function, named = case("aggregated", (9, 11), batch=1, channels=24)
+    named["pooled_k"] = F.normalize(random(1, 2, 24, 40, seed=3), dim=2)
+    named["pooled_v"] = random(1, 2, 24, 40, seed=4)
+    named["pooled_bias"] = random(2, 40, 99, seed=8)
+    assert_equal(function, typed(named, torch.float32), TOLERANCE[torch.float32])
+    for op in ("depthwise fused", "norm"):
+        function, named = case(op, (13, 12), "channels_last", channels=70)
+        assert_equal(function, typed(named, torch.float32), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_reads_nothing_outside_the_map(op):
+    function, named = case(op, (5, 7))
+    named = typed(named, torch.float32)
+    expected = function(**named)
+    named |= {name: inside_nan(named[name]) for name in ("x", "q", "k", "v", "factor") if name in named}
+    torch.testing.assert_close(function(**named), expected)
+
+
+def test_large_logits_stay_finite():
+    function, named = case("aggregated", (5, 7))
+    named["pooled_bias"] = named["pooled_bias"] * 1e4
+    named["local_bias"] = -1e4 * named["local_bias"].abs()
+    out, grads = run(function, typed(named, torch.float32))
+    assert out.isfinite().all()
+    assert all(grad.isfinite().all() for grad in grads.values())
+
+
+@pytest.mark.parametrize("op", ["depthwise", "depthwise fused", "aggregated", "norm"])
+def test_is_a_lawful_custom_op(op):
+    from glocal.ops.aggregated_attention import triton as aggregated
+    from glocal.ops.channel_norm import triton as norm
+    from glocal.ops.depthwise_conv import triton as depthwise
+
+    _, named = case(op, (3, 4))
+    leaves = [tensor.float().requires_grad_() for tensor in named.values()]
+    if op == "aggregated":
+        torch.library.opcheck(aggregated._op, leaves)
+    elif op == "norm":
+        torch.library.opcheck(norm._op, (*leaves, 1e-6))
+    elif op == "depthwise":
+        torch.library.opcheck(depthwise._op, (*leaves, None, None, None, 1, False, False))
+    else:
+        torch.library.opcheck(depthwise._op, (*leaves, None, 1, True, True))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_autocast(op):
+    """As the reference: convolutions and attention in the lower type, the norm in float32."""
+    function, named = case(op, (5, 7))
+    named = typed(named, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = function(**named)
+        dispatch.set_backend("reference")
+        expected = function(**named)
+    assert out.dtype == expected.dtype or op == "aggregated"  # the reference is partly computed in float32 there
+    torch.testing.assert_close(out.float(), expected.float(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_compiles_without_a_graph_break(op):
+    function, named = case(op, (5, 7))
+    named = typed(named, torch.float32)
+    expected, expected_grads = run(function, named)
+    out, grads = run(torch.compile(function, backend="aot_eager", fullgraph=True), named)
+    torch.testing.assert_close(out, expected)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name])
