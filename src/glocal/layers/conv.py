@@ -9,14 +9,19 @@ from glocal.ops import depthwise_conv
 
 @register_notrace_module
 class DepthwiseConv2d(nn.Conv2d):
-    """Depthwise k×k convolution, stride 1, zero padding that keeps the size."""
+    """Depthwise k×k convolution, stride 1, zero padding that keeps the size.
+
+    `forward` also takes what follows the convolution, so that a kernel may do it at once: see `ops.depthwise_conv`.
+    """
 
     def __init__(self, dim: int, kernel_size: int, dilation: int = 1, bias: bool = True):
         padding = dilation * (kernel_size // 2)
         super().__init__(dim, dim, kernel_size, padding=padding, dilation=dilation, groups=dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv(x, self.weight, self.bias, self.dilation[0])
+    def forward(
+        self, x: Tensor, gelu: bool = False, residual: Tensor | None = None, factor: Tensor | None = None
+    ) -> Tensor:
+        return depthwise_conv(x, self.weight, self.bias, self.dilation[0], gelu, residual, factor)
 
 
 def pointwise_conv(in_dim: int, out_dim: int, bias: bool = True) -> nn.Conv2d:

@@ -21,7 +21,7 @@ class DynamicPositionEncoding(nn.Module):
         self.conv = DepthwiseConv2d(dim, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
+        return self.conv(x, residual=x)
 
 
 class SizeCache:

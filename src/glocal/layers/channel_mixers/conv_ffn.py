@@ -14,12 +14,11 @@ class ConvFFN(nn.Module):
         hidden = int(dim * expansion)
         self.fc1 = pointwise_conv(dim, hidden)
         self.conv = DepthwiseConv2d(hidden, 3)
-        self.act = nn.GELU()
         self.fc2 = pointwise_conv(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.conv(self.fc1(x))))))
+        return self.drop(self.fc2(self.drop(self.conv(self.fc1(x), gelu=True))))
 
 
 class ResidualConvFFN(nn.Module):
@@ -36,5 +35,4 @@ class ResidualConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.fc1(x))
-        x = x + self.act(self.conv(x))
-        return self.drop(self.fc2(self.drop(x)))
+        return self.drop(self.fc2(self.drop(self.conv(x, gelu=True, residual=x))))

@@ -17,10 +17,9 @@ class ConvGLU(nn.Module):
         hidden = int(2 / 3 * expansion * dim)
         self.fc1 = pointwise_conv(dim, 2 * hidden)
         self.conv = DepthwiseConv2d(hidden, 3)
-        self.act = nn.GELU()
         self.fc2 = pointwise_conv(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.fc1(x).chunk(2, dim=1)
-        return self.drop(self.fc2(self.drop(self.act(self.conv(gate)) * value)))
+        return self.drop(self.fc2(self.drop(self.conv(gate, gelu=True, factor=value))))

@@ -1,13 +1,15 @@
 """Multi-scale feed-forward network (TransXNet, arXiv 2310.19380)."""
 
-import torch
 import torch.nn as nn
+from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
 from glocal.layers.norm import BatchNorm2d
+from glocal.ops import multi_scale_depthwise_conv
 
 
+@register_notrace_module
 class MSFFN(nn.Module):
     """pw → GELU → BN → y + depthwise 1/3/5/7(y), a quarter of the channels each → GELU → BN → pw → BN."""
 
@@ -17,10 +19,10 @@ class MSFFN(nn.Module):
         super().__init__()
         hidden = int(dim * expansion)
         part = hidden // len(kernel_sizes)
-        self.split = [hidden - part * (len(kernel_sizes) - 1)] + [part] * (len(kernel_sizes) - 1)
+        split = [hidden - part * (len(kernel_sizes) - 1)] + [part] * (len(kernel_sizes) - 1)
         self.fc1 = pointwise_conv(dim, hidden, bias=False)
         self.norm1 = BatchNorm2d(hidden)
-        self.convs = nn.ModuleList(DepthwiseConv2d(c, k) for c, k in zip(self.split, kernel_sizes, strict=True))
+        self.convs = nn.ModuleList(DepthwiseConv2d(c, k) for c, k in zip(split, kernel_sizes, strict=True))
         self.norm2 = BatchNorm2d(hidden)
         self.fc2 = pointwise_conv(hidden, dim, bias=False)
         self.norm3 = BatchNorm2d(dim)
@@ -29,7 +31,13 @@ class MSFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(self.act(self.fc1(x)))
-        parts = x.split(self.split, dim=1)
-        x = x + torch.cat([conv(parts[i]) for i, conv in enumerate(self.convs)], dim=1)
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for conv in self.convs:  # TorchScript knows no comprehension over modules
+            weights.append(conv.weight)
+            bias = conv.bias
+            if bias is not None:  # always so, which TorchScript does not know
+                biases.append(bias)
+        x = multi_scale_depthwise_conv(x, weights, biases)
         x = self.norm2(self.act(x))
         return self.drop(self.norm3(self.fc2(self.drop(x))))

@@ -17,4 +17,5 @@ class ConvModulation(nn.Module):
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.proj(self.attention(x) * self.value(x)))
+        y = self.attention[1](self.attention[0](x))
+        return self.drop(self.proj(self.attention[2](y, factor=self.value(x))))

@@ -144,6 +144,6 @@ class SqueezedTokenEnhancer(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm1(self.act(self.conv(x)))
+        y = self.norm1(self.conv(x, gelu=True))
         y = self.norm2(self.act(self.squeeze(y)))
         return x + self.norm3(self.expand(y))
