@@ -15,6 +15,7 @@ from timm.models import checkpoint
 from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor
 
+from glocal.layers.fusion import absorb_input_norm, absorb_scale
 from glocal.layers.head import ClassifierHead
 
 # Builds a module for a number of channels; mixers are also given `proj_drop`, a downsample also its input channels.
@@ -71,6 +72,17 @@ class Block(nn.Module):
             y = self.token_mixer(y)
         x = x + self.drop_path1(self.scale1(y))
         return x + self.drop_path2(self.scale2(self.channel_mixer(self.norm2(x))))
+
+    def reparameterize(self):
+        """Merge what is linear in a row, for inference (`glocal.deploy.fuse`)."""
+        for mixer in (self.token_mixer, self.channel_mixer):
+            if hasattr(mixer, "reparameterize"):  # what is last in it may be a norm, which has to go first
+                mixer.reparameterize()
+        self.scale1 = absorb_scale(self.token_mixer, self.scale1)
+        self.scale2 = absorb_scale(self.channel_mixer, self.scale2)
+        first = getattr(self.channel_mixer, "input_conv", None)
+        if first is not None:
+            self.norm2 = absorb_input_norm(self.norm2, getattr(self.channel_mixer, first))
 
 
 class Stage(nn.Module):

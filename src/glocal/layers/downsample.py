@@ -8,6 +8,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.layers.conv import pointwise_conv
+from glocal.layers.fusion import absorb_norm
 from glocal.layers.norm import BatchNorm2d, LayerNorm2d
 
 
@@ -30,6 +31,9 @@ class OverlapPatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
 
+    def reparameterize(self):
+        self.norm = absorb_norm(self.conv, self.norm)
+
 
 class ConvStem(nn.Module):
     """Two 3×3 stride-2 convolutions with 16 channels between them (HAT-Net, TransCNN)."""
@@ -43,6 +47,9 @@ class ConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.act(self.norm(self.conv1(x))))
+
+    def reparameterize(self):
+        self.norm = absorb_norm(self.conv1, self.norm)
 
 
 @register_notrace_module
@@ -103,3 +110,7 @@ class TwoBranchDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm1(self.conv(x)) + self.norm2(self.residual(self.pool(x))))
+
+    def reparameterize(self):
+        self.norm1 = absorb_norm(self.conv, self.norm1)
+        self.norm2 = absorb_norm(self.residual, self.norm2)

@@ -11,6 +11,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d
+from glocal.layers.fusion import absorb_residual
 
 
 class DynamicPositionEncoding(nn.Module):
@@ -19,9 +20,15 @@ class DynamicPositionEncoding(nn.Module):
     def __init__(self, dim: int, kernel_size: int = 7):
         super().__init__()
         self.conv = DepthwiseConv2d(dim, kernel_size)
+        self.adds_input = True  # else the kernels do
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x, residual=x)
+        return self.conv(x, residual=x) if self.adds_input else self.conv(x)
+
+    def reparameterize(self):
+        if self.adds_input:
+            absorb_residual(self.conv)
+            self.adds_input = False
 
 
 class SizeCache:

@@ -9,6 +9,8 @@ from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
 class ConvFFN(nn.Module):
     """pw → depthwise 3×3 → GELU → pw (VAN, arXiv 2202.09741)."""
 
+    input_conv, output_conv = "fc1", "fc2"
+
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()
         hidden = int(dim * expansion)
@@ -23,6 +25,8 @@ class ConvFFN(nn.Module):
 
 class ResidualConvFFN(nn.Module):
     """pw → GELU → y + GELU(depthwise 3×3(y)) → pw (Conv2Former, arXiv 2211.11943)."""
+
+    input_conv, output_conv = "fc1", "fc2"
 
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()

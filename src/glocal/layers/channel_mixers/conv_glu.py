@@ -12,6 +12,8 @@ class ConvGLU(nn.Module):
     The hidden width is int(2/3 · expansion · dim).
     """
 
+    input_conv, output_conv = "fc1", "fc2"
+
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()
         hidden = int(2 / 3 * expansion * dim)

@@ -6,6 +6,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.fusion import absorb_norm
 
 
 class InvertedResidual(nn.Module):
@@ -40,3 +41,8 @@ class InvertedResidual(nn.Module):
         x = self.act(self.norm1(self.expand(x)))
         x = self.act(self.norm2(self.conv(x)))
         return self.drop(self.norm3(self.project(x)))
+
+    def reparameterize(self):
+        self.norm1 = absorb_norm(self.expand, self.norm1)
+        self.norm2 = absorb_norm(self.conv, self.norm2)
+        self.norm3 = absorb_norm(self.project, self.norm3)

@@ -5,6 +5,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.norm import BatchNorm2d
 from glocal.ops import multi_scale_depthwise_conv
 
@@ -12,6 +13,8 @@ from glocal.ops import multi_scale_depthwise_conv
 @register_notrace_module
 class MSFFN(nn.Module):
     """pw → GELU → BN → y + depthwise 1/3/5/7(y), a quarter of the channels each → GELU → BN → pw → BN."""
+
+    input_conv, output_conv = "fc1", "fc2"
 
     def __init__(
         self, dim: int, expansion: float = 4.0, kernel_sizes: tuple[int, ...] = (1, 3, 5, 7), proj_drop: float = 0.0
@@ -28,6 +31,7 @@ class MSFFN(nn.Module):
         self.norm3 = BatchNorm2d(dim)
         self.act = nn.GELU()
         self.drop = nn.Dropout(proj_drop)
+        self.adds_input = True  # else the kernels do
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(self.act(self.fc1(x)))
@@ -38,6 +42,14 @@ class MSFFN(nn.Module):
             bias = conv.bias
             if bias is not None:  # always so, which TorchScript does not know
                 biases.append(bias)
-        x = multi_scale_depthwise_conv(x, weights, biases)
+        x = multi_scale_depthwise_conv(x, weights, biases, self.adds_input)
         x = self.norm2(self.act(x))
         return self.drop(self.norm3(self.fc2(self.drop(x))))
+
+    def reparameterize(self):
+        self.norm2 = absorb_input_norm(self.norm2, self.fc2)
+        self.norm3 = absorb_norm(self.fc2, self.norm3)
+        if self.adds_input:
+            for conv in self.convs:
+                absorb_residual(conv)
+            self.adds_input = False

@@ -20,6 +20,8 @@ class LengthScaledQuery(nn.Module):
     The temperature starts where softplus gives 1 / 0.24; the query embedding with std 0.02.
     """
 
+    output_conv = "proj"
+
     def __init__(self, dim: int, head_dim: int):
         super().__init__()
         if dim % head_dim:

@@ -9,6 +9,8 @@ from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
 class ConvModulation(nn.Module):
     """proj(depthwise k×k(GELU(pw(x))) · pw(x)): a large-kernel convolution in the place of the attention matrix."""
 
+    output_conv = "proj"
+
     def __init__(self, dim: int, kernel_size: int = 11, proj_drop: float = 0.0):
         super().__init__()
         self.attention = nn.Sequential(pointwise_conv(dim, dim), nn.GELU(), DepthwiseConv2d(dim, kernel_size))

@@ -9,6 +9,7 @@ from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.norm import BatchNorm2d
 from glocal.ops import depthwise_conv, taps_within_reach
 
@@ -91,6 +92,9 @@ class IDConv(nn.Module):
         weights = self.proj.expand(hidden).reshape(-1, groups, channels, rows, columns).softmax(dim=1)
         return (weights * bank).sum(dim=1)
 
+    def reparameterize(self):
+        self.proj.norm = absorb_norm(self.proj.squeeze, self.proj.norm)
+
 
 class OSRA(nn.Module):
     """Overlapping spatial reduction attention: keys and values from an overlapping strided depthwise convolution."""
@@ -115,10 +119,11 @@ class OSRA(nn.Module):
                 )
             )
         self.local = DepthwiseConv2d(dim, 3)
+        self.adds_input = True  # before the keys; else the kernels of `local` do
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         source = self.reduce(x)
-        source = source + self.local(source)
+        source = self.local(source, residual=source) if self.adds_input else self.local(source)
         q = self.split_heads(self.q(x))
         k, v = self.split_heads(self.kv(source)).chunk(2, dim=1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=position)  # (B, heads, H·W, d)
@@ -127,6 +132,14 @@ class OSRA(nn.Module):
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, n·C, H, W) → (B, n·heads, H·W, d)."""
         return x.reshape(x.shape[0], -1, self.q.in_channels // self.num_heads, x.shape[2] * x.shape[3]).transpose(2, 3)
+
+    def reparameterize(self):
+        if isinstance(self.reduce, nn.Sequential):
+            self.reduce.norm1 = absorb_norm(self.reduce.conv, self.reduce.norm1)
+            self.reduce.norm2 = absorb_norm(self.reduce.scale, self.reduce.norm2)
+        if self.adds_input:
+            absorb_residual(self.local)
+            self.adds_input = False
 
 
 class SqueezedTokenEnhancer(nn.Module):
@@ -147,3 +160,8 @@ class SqueezedTokenEnhancer(nn.Module):
         y = self.norm1(self.conv(x, gelu=True))
         y = self.norm2(self.act(self.squeeze(y)))
         return x + self.norm3(self.expand(y))
+
+    def reparameterize(self):
+        self.norm1 = absorb_input_norm(self.norm1, self.squeeze)
+        self.norm2 = absorb_input_norm(self.norm2, self.expand)
+        self.norm3 = absorb_norm(self.expand, self.norm3)

@@ -8,6 +8,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.layers.conv import pointwise_conv
+from glocal.layers.fusion import absorb_input_norm
 from glocal.ops import grid_attention
 
 
@@ -22,6 +23,8 @@ class HierarchicalAttention(nn.Module):
         reduction: pooling of the second step's keys; they are never fewer than one per axis.
         norm: built as `norm(dim)`.
     """
+
+    output_conv = "proj"
 
     def __init__(
         self,
@@ -62,6 +65,11 @@ class HierarchicalAttention(nn.Module):
         else:
             x = global_attention(q, k, v).reshape(x.shape)
         return self.drop(self.proj(x))
+
+    def reparameterize(self):
+        self.norm = absorb_input_norm(self.norm, self.qkv)
+        if self.grid > 1:
+            self.pool_norm = absorb_input_norm(self.pool_norm, self.kv)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, n·C, H, W) → (B, n·heads, d, H, W)."""

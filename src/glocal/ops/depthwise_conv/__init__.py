@@ -38,21 +38,22 @@ def depthwise_conv(
     return reference.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
 
 
-def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool = True) -> Tensor:
     """x + a depthwise convolution whose channels have kernels of several sizes (TransXNet's MS-FFN).
 
     Args:
         x: (B, C, H, W).
         weights: (C_i, 1, k_i, k_i), odd k_i, for the first C_0 channels, the next C_1, …; ΣC_i = C.
         biases: (C_i,) each.
+        residual: whether to add x.
 
     Returns:
         (B, C, H, W).
     """
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
         if dispatch.takes_triton("depthwise_conv", [x, weights[0], biases[0]]):
-            return _multi_scale_by_triton(x, weights, biases)
-    return reference.multi_scale_depthwise_conv(x, weights, biases)
+            return _multi_scale_by_triton(x, weights, biases, residual)
+    return reference.multi_scale_depthwise_conv(x, weights, biases, residual)
 
 
 def _by_triton(
@@ -70,9 +71,9 @@ def _by_triton(
     return triton.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
 
 
-def _multi_scale_by_triton(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+def _multi_scale_by_triton(x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool) -> Tensor:
     from glocal.ops.depthwise_conv import triton
 
     weight, reach = triton.multi_scale(weights)
     inner, weight, bias = dispatch.autocast(x, weight, torch.cat(biases))
-    return triton.depthwise_conv(inner, weight, bias, residual=x, reach=reach)
+    return triton.depthwise_conv(inner, weight, bias, residual=x if residual else None, reach=reach)

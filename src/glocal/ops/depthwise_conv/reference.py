@@ -22,9 +22,10 @@ def depthwise_conv(
     return y if residual is None else residual + y
 
 
-def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool) -> Tensor:
     parts = x.split([len(weight) for weight in weights], dim=1)
-    return x + torch.cat([convolve(part, weights[i], biases[i], 1) for i, part in enumerate(parts)], dim=1)
+    y = torch.cat([convolve(part, weights[i], biases[i], 1) for i, part in enumerate(parts)], dim=1)
+    return x + y if residual else y
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

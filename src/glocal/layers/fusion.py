@@ -1,0 +1,71 @@
+"""Merging of linear steps that follow each other, for inference.
+
+A layer that has such steps merges them in `reparameterize()`, in place; `glocal.deploy.fuse` and timm's
+`reparameterize_model` call it on every layer of a model. The functions here change the weights of a convolution so that
+it does its neighbour's work too, and return what takes the neighbour's place. They compute in float64.
+
+A layer says with `input_conv` and `output_conv` which of its parts is first to see its input and last to touch its
+output, where these are convolutions that a `Block` may merge with a norm or a LayerScale.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from glocal.layers.scale import LayerScale
+
+
+def absorb_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
+    """Let a convolution do the batch norm after it."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        return norm
+    factor, shift = _affine(norm)
+    _set(conv, factor.view(-1, 1, 1, 1) * conv.weight.double(), factor * _bias(conv) + shift)
+    return nn.Identity()
+
+
+def absorb_input_norm(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
+    """Let a 1×1 convolution do the batch norm before it. (A larger one pads with zeros after the norm.)"""
+    if not isinstance(norm, nn.BatchNorm2d):
+        return norm
+    factor, shift = _affine(norm)
+    weight = conv.weight.double()
+    _set(conv, weight * factor.view(1, -1, 1, 1), _bias(conv) + weight[:, :, 0, 0] @ shift)
+    return nn.Identity()
+
+
+def absorb_scale(layer: nn.Module, scale: nn.Module) -> nn.Module:
+    """Let the `output_conv` of a layer do the LayerScale after the layer."""
+    name = getattr(layer, "output_conv", None)
+    if name is None or not isinstance(scale, LayerScale):
+        return scale
+    conv = getattr(layer, name)
+    factor = scale.weight.detach().double().flatten()
+    shift = 0.0 if scale.bias is None else scale.bias.detach().double().flatten()
+    _set(conv, factor.view(-1, 1, 1, 1) * conv.weight.double(), factor * _bias(conv) + shift)
+    return nn.Identity()
+
+
+def absorb_residual(conv: nn.Conv2d) -> None:
+    """Let a depthwise convolution add its input to its result: one more at the central tap."""
+    weight = conv.weight.detach().double().clone()
+    weight[:, 0, weight.shape[2] // 2, weight.shape[3] // 2] += 1
+    _set(conv, weight, None if conv.bias is None else _bias(conv))
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Factor and shift of a batch norm in eval mode."""
+    factor = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    return factor, norm.bias.detach().double() - norm.running_mean.double() * factor
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    if conv.bias is None:
+        return torch.zeros(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
+    return conv.bias.detach().double()
+
+
+def _set(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
+    dtype, form = conv.weight.dtype, torch.preserve_format
+    conv.weight = nn.Parameter(weight.detach().to(dtype, memory_format=form), conv.weight.requires_grad)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.detach().to(dtype), conv.weight.requires_grad)
