@@ -31,7 +31,7 @@ def test_kernels_compile_for_hopper(dtype):
 
 def test_no_kernel_is_left_out():
     for path in (Path(__file__).parents[2] / "src/glocal/ops").glob("*/triton.py"):
-        launched = set(re.findall(r"(_\w+)\[", path.read_text()))
+        launched = set(re.findall(r"(?<![\w.])(_\w+)\[", path.read_text()))
         assert launched == set(ENTRIES[path.parent.name])
 
 
