@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from glocal.bench import measure
 from glocal.bench.catalog import COSTS, catalog
+from glocal.bench.cost import measure
 from glocal.models import model_names
 
 # Multiply–accumulates in G at the variant's own size, computed from the authors' hyper-parameters.

@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from glocal.bench import measure
+from glocal.bench.cost import measure
 from glocal.cli import list as list_command
 from glocal.cli import main
 

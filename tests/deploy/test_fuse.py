@@ -8,7 +8,7 @@ from torch import nn
 
 import glocal  # noqa: F401
 from agreement import random, randomised
-from glocal.deploy.fuse import fuse
+from glocal.deploy import fuse
 from glocal.layers.norm import GroupNorm1, LayerNorm2d
 from glocal.layers.scale import LayerScale
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "train": "train a classifier on a folder of images",
     "eval": "measure a trained model on a folder of images",
     "predict": "say what is on images",
+    "bench": "time models side by side",
+    "doctor": "say which backend computes each op here, and why",
 }
 
 PACKAGE = Path(__file__).parents[1]

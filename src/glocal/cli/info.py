@@ -35,7 +35,7 @@ POSITIONAL = {"name": None}
 def run(config: InfoConfig) -> int:
     from timm import get_pretrained_cfg
 
-    from glocal.bench import measure
+    from glocal.bench.cost import measure
     from glocal.models import published_top1
 
     cost = measure(config.name, config.size)

@@ -33,7 +33,7 @@ def run(config: ListConfig) -> int:
     import json
     from pathlib import Path
 
-    from glocal.bench import catalog
+    from glocal.bench.catalog import catalog
 
     entries = catalog(config.pattern)
     if not entries:

@@ -166,7 +166,10 @@ class CommandParser(jsonargparse.ArgumentParser):
             name, value = message.split('"')[1], re.split("(?:Got|Given) value: ?", message)[-1]
             if not value:
                 return f"{self._called(name)} needs a value"
+            choices = re.search(r"Literal\[([^\]]*)\]", message)
             wanted = "a whole number" if "'int'" in message else "a number" if "'float'" in message else "another value"
+            if choices:
+                wanted = f"one of {choices[1]}".replace("'", "")
             if wanted == "a number" and value.lower().lstrip("+-") in ("nan", "inf", "infinity"):
                 wanted = "a finite number"
             return f"{self._called(name)} must be {wanted}, got {value!r}"

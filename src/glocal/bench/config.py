@@ -1,0 +1,61 @@
+"""What a benchmark can be told. Kept free of torch, so that `glocal bench --help` answers at once."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """A comparison of models' speed, side by side in one process.
+
+    Args:
+        models: names of models, of this library or of timm
+        baseline: the model whose time is 1
+        mode: infer (a forward pass), or train (forward, backward and a step of AdamW)
+        batch_sizes: images per step, for instance 1,8
+        sizes: sides of the images in pixels, for instance 224,512
+        precision: fp32, or bf16 or fp16: autocast
+        fuse: merge norms and scales into the convolutions first, for inference
+        compile: torch.compile the models
+        channels_last: keep the channels of a pixel together in memory
+        rounds: timed passes over all models; the median counts
+        device: auto, cpu, cuda, cuda:1, mps, …
+        threads: of the CPU (default: as many as torch takes)
+        json: also write the figures to this file
+    """
+
+    models: list[str]
+    baseline: str = "convnext_tiny"
+    mode: Literal["infer", "train"] = "infer"
+    batch_sizes: str = "8"
+    sizes: str = "224"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    fuse: bool = False
+    compile: bool = False
+    channels_last: bool = True
+    rounds: int = 10
+    device: str = "auto"
+    threads: int | None = None
+    json: str | None = None
+
+    def __post_init__(self):
+        for name, low in (("rounds", 1), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"--{name} must be at least {low}, got {value}")
+        numbers(self.batch_sizes, "--batch-sizes")
+        numbers(self.sizes, "--sizes")
+        for name, choices in (("mode", ("infer", "train")), ("precision", ("fp32", "bf16", "fp16"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"--{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.fuse and self.mode == "train":
+            raise ValueError("--fuse is for inference: a fused model is not for training")
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Positive integers separated by commas; ValueError, naming the option, for anything else."""
+    parts = re.split(r"\s*,\s*", str(text).strip())
+    if not all(re.fullmatch(r"[1-9]\d*", part) for part in parts):
+        raise ValueError(f"{option} must be numbers such as 1,8, got {text!r}")
+    return [int(part) for part in parts]

@@ -1,0 +1,203 @@
+"""Models timed side by side: in turns, so that whatever else the machine does slows all of them alike."""
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import date
+from itertools import accumulate
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from timm.utils import reparameterize_model
+from torch import nn
+
+from glocal.bench.config import BenchConfig, numbers
+from glocal.tasks.classifier import check_name, create_model, resolve_device
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SHORTEST = 0.02  # seconds: on a GPU, steps are repeated until a sample takes as long
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A model at a batch size and an image size.
+
+    ms: median time per image; spread: that of the third quartile over that of the first. ratio: to the baseline's
+    median. memory: the most that a step has allocated at a time, in MiB, so without the weights and the optimizer's
+    state; None for devices other than cpu and cuda. error: why there are no figures, "" where there are.
+    """
+
+    model: str
+    batch_size: int
+    size: int
+    ms: float | None = None
+    spread: float | None = None
+    ratio: float | None = None
+    memory: float | None = None
+    error: str = ""
+
+
+def compare(
+    config: BenchConfig, watch: Callable[[Iterable, int], Iterable] = lambda items, total: items
+) -> list[Timing]:
+    """Time all models at all batch sizes and image sizes, the baseline among them.
+
+    watch: wraps the rounds, to show progress; called with them and their number.
+
+    Raises ValueError for an unknown model or device. A model that fails at a size is reported there, and the others
+    are still timed.
+    """
+    names = list(dict.fromkeys([config.baseline, *config.models]))
+    for name in names:
+        check_name(name)
+    device = resolve_device(config.device)
+    cells = [(size, batch) for size in numbers(config.sizes, "") for batch in numbers(config.batch_sizes, "")]
+    timings = []
+    with _threads(config.threads):
+        rounds = iter(watch(range(len(cells) * config.rounds), len(cells) * config.rounds))
+        for size, batch in cells:
+            timings += _cell(names, config, device, size, batch, rounds)
+        next(rounds, None)
+    return timings
+
+
+def _cell(
+    names: list[str], config: BenchConfig, device: torch.device, size: int, batch: int, rounds: Iterator[int]
+) -> list[Timing]:
+    """All models at one size."""
+    steps, errors, memory, repeats = {}, {}, {}, {}
+    for name in names:
+        try:
+            steps[name] = _step(name, config, device, size, batch)
+            steps[name]()
+            memory[name] = _peak_memory(steps[name], device)
+            start = _now(device)
+            steps[name]()
+            seconds = _now(device) - start
+            repeats[name] = max(1, round(SHORTEST / seconds)) if device.type != "cpu" else 1
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            steps.pop(name, None)
+            errors[name] = " ".join(str(error).split())[:200] or type(error).__name__
+    seconds = {name: [] for name in steps}
+    for _ in range(config.rounds):
+        for name, step in steps.items():
+            start = _now(device)
+            for _ in range(repeats[name]):
+                step()
+            seconds[name].append((_now(device) - start) / repeats[name] / batch)
+        next(rounds, None)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    base = medians.get(config.baseline)
+    timings = []
+    for name in names:
+        if name in errors:
+            timings.append(Timing(name, batch, size, error=errors[name]))
+            continue
+        quartiles = statistics.quantiles(seconds[name], n=4) if len(seconds[name]) > 1 else [1.0, 1.0, 1.0]
+        ratio = medians[name] / base if base else None
+        spread = quartiles[2] / quartiles[0]
+        timings.append(Timing(name, batch, size, 1000 * medians[name], spread, ratio, memory.get(name)))
+    steps.clear()
+    gc.collect()
+    return timings
+
+
+def _step(name: str, config: BenchConfig, device: torch.device, size: int, batch: int) -> Callable[[], object]:
+    """One step of a model, ready to be called again and again."""
+    fixed = {"img_size": size} if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False) else {}
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model: nn.Module = create_model(name, **fixed)
+    if config.fuse:
+        model = reparameterize_model(model)
+    model = model.to(device, memory_format=layout)
+    images = torch.randn(batch, model.pretrained_cfg["input_size"][0], size, size, device=device)
+    images = images.contiguous(memory_format=layout)
+    autocast = nullcontext
+    if config.precision in DTYPES:
+
+        def autocast():
+            return torch.autocast(device.type, DTYPES[config.precision])
+
+    if config.mode == "infer":
+        model.eval()
+    if config.compile:
+        model.compile()
+    if config.mode == "infer":
+
+        @torch.inference_mode()
+        def infer():
+            with autocast():
+                return model(images)
+
+        return infer
+
+    model.train()
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05)
+    labels = torch.randint(model.num_classes, (batch,), device=device)
+
+    def train():
+        with autocast():
+            loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return train
+
+
+def _peak_memory(step: Callable[[], object], device: torch.device) -> float | None:
+    """The most that a step has allocated at a time, in MiB."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    if device.type != "cpu":
+        step()
+        return None
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell the terminal that it starts and stops
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in changes), default=0) / 2**20
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, when the device has done all that it was told."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _threads(count: int | None):
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def machine(device: torch.device, threads: int | None) -> dict:
+    """What the figures were measured on."""
+    from glocal import __version__
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "date": date.today().isoformat(),
+        "device": name,
+        "threads": threads or torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "glocal": __version__,
+    }

@@ -1,0 +1,49 @@
+"""Time models side by side, ours and timm's, as ratios to a baseline.
+
+The models take turns in one process, so that whatever else the machine does slows all of them alike; the medians count.
+"""
+
+from glocal.bench.config import BenchConfig
+from glocal.cli.output import console, track
+from glocal.tasks.checkpoint import check_target
+
+CONFIG = BenchConfig
+POSITIONAL = {"models": "+"}
+
+
+def run(config: BenchConfig) -> int:
+    import json
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from rich.table import Table
+
+    from glocal.bench.timing import compare, machine
+    from glocal.tasks.classifier import resolve_device
+
+    if config.json is not None:  # before anything is timed
+        check_target("--json", config.json)
+    timings = compare(config, lambda items, total: track(items, total, "rounds"))
+    facts = machine(resolve_device(config.device), config.threads)
+    kind = "training step" if config.mode == "train" else "inference"
+    table = Table(
+        title=f"{kind}, {config.precision}, {facts['device']}, {facts['threads']} threads, torch {facts['torch']}",
+        title_justify="left",
+    )
+    table.add_column("model", overflow="fold")
+    for heading in ("size", "batch", "ms/image", "images/s", f"to {config.baseline}", "spread", "memory (MiB)"):
+        table.add_column(heading, justify="right")
+    for timing in timings:
+        size, batch = str(timing.size), str(timing.batch_size)
+        if timing.error:
+            table.add_row(timing.model, size, batch, timing.error)
+            continue
+        ratio = "" if timing.ratio is None else f"{timing.ratio:.2f}"
+        memory = "" if timing.memory is None else f"{timing.memory:,.0f}"
+        figures = f"{timing.ms:.2f}", f"{1000 / timing.ms:,.0f}", ratio, f"{timing.spread:.2f}", memory
+        table.add_row(timing.model, size, batch, *figures)
+    console().print(table)
+    if config.json is not None:
+        result = {"machine": facts, "options": asdict(config), "timings": [asdict(timing) for timing in timings]}
+        Path(config.json).write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if any(timing.error for timing in timings) else 0

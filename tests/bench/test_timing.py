@@ -1,0 +1,147 @@
+"""Models timed side by side: on a clock of the test's own the figures are exact; with real models they exist."""
+
+import pytest
+import torch
+
+from glocal.bench import timing
+from glocal.bench.config import BenchConfig, numbers
+
+
+class Clock:
+    """Time that passes only in the steps of fake models."""
+
+    def __init__(self, seconds: dict[str, list[float]]):
+        self.now = 0.0
+        self.calls = []
+        self.seconds = {name: iter(values) for name, values in seconds.items()}
+
+    def step(self, name, config, device, size, batch):
+        def run():
+            self.calls.append(name)
+            self.now += next(self.seconds[name])
+
+        return run
+
+
+@pytest.fixture
+def clocked(monkeypatch):
+    """Compare models whose steps take the given seconds; the first three are not timed."""
+
+    def compare(seconds, **options):
+        clock = Clock(seconds)
+        monkeypatch.setattr(timing, "_step", clock.step)
+        monkeypatch.setattr(timing, "_now", lambda device: clock.now)
+        config = BenchConfig(list(seconds)[1:], baseline=next(iter(seconds)), device="cpu", **options)
+        return timing.compare(config), clock.calls
+
+    return compare
+
+
+def test_median_ratio_and_spread(clocked):
+    seconds = {"test_resnet": [9, 9, 9, 2, 4, 6, 8, 10], "test_vit": [50, 50, 50, 3, 3, 3, 300, 1]}
+    (base, other), _ = clocked(seconds, rounds=5, batch_sizes="4")
+    assert (base.model, base.ms, base.ratio) == ("test_resnet", 1000 * 6 / 4, 1)
+    assert (other.model, other.ms, other.ratio) == ("test_vit", 1000 * 3 / 4, 0.5)
+    assert base.spread == pytest.approx(9 / 3)
+
+
+def test_models_take_turns(clocked):
+    names = ["test_resnet", "test_vit", "van_pico"]
+    _, calls = clocked({name: [1] * 6 for name in names}, rounds=3)
+    assert calls == [name for name in names for _ in range(3)] + names * 3
+
+
+def test_every_size_is_compared_with_the_baseline_at_that_size(clocked):
+    timings, _ = clocked(
+        {"test_resnet": [1, 1, 1, 1, 5, 5, 5, 5], "test_vit": [2] * 8}, rounds=1, sizes="32,64", batch_sizes="2"
+    )
+    assert [(t.size, t.batch_size, t.ratio) for t in timings] == [(32, 2, 1), (32, 2, 2), (64, 2, 1), (64, 2, 0.4)]
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"channels_last": False}, {"threads": 1}])
+def test_real_models(mode, options):
+    config = BenchConfig(["van_pico"], "test_resnet", mode, "2,3", "32", rounds=2, device="cpu", **options)
+    seen = []
+    timings = timing.compare(config, lambda items, total: seen.append(total) or items)
+    assert seen == [4]
+    assert [(t.model, t.batch_size, t.error) for t in timings] == [
+        (name, batch, "") for batch in (2, 3) for name in ("test_resnet", "van_pico")
+    ]
+    assert all(t.ms > 0 and t.ratio > 0 and t.spread >= 1 for t in timings)
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_a_step_is_what_it_says(mode, monkeypatch):
+    made = []
+    create = timing.create_model
+    monkeypatch.setattr(
+        timing, "create_model", lambda *args, **options: made.append(create(*args, **options)) or made[0]
+    )
+    config = BenchConfig(["van_pico"], mode=mode)
+    step = timing._step("van_pico", config, torch.device("cpu"), 32, 2)
+    before = [parameter.clone() for parameter in made[0].parameters()]
+    step()
+    moved = [not torch.equal(old, new) for old, new in zip(before, made[0].parameters(), strict=True)]
+    assert made[0].training == (mode == "train")
+    assert all(moved) if mode == "train" else not any(moved)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_fused_models_have_fewer_norms(fuse, monkeypatch):
+    inferred = []
+    model_type = type(timing.create_model("van_pico"))
+    forward = model_type.forward
+    monkeypatch.setattr(model_type, "forward", lambda self, x: inferred.append(self) or forward(self, x))
+    timing._step("van_pico", BenchConfig(["van_pico"], fuse=fuse), torch.device("cpu"), 32, 1)()
+    norms = [isinstance(block.norm2, torch.nn.BatchNorm2d) for stage in inferred[0].stages for block in stage.blocks]
+    assert not any(norms) if fuse else all(norms)
+
+
+def test_a_model_that_fails_does_not_stop_the_others():
+    timings = timing.compare(BenchConfig(["vgg11", "van_pico"], "test_resnet", sizes="16", rounds=1, device="cpu"))
+    assert [bool(t.error) for t in timings] == [False, True, False]
+    assert timings[1].ms is None
+    assert "\n" not in timings[1].error
+
+
+def test_a_baseline_that_fails_leaves_times_without_ratios():
+    timings = timing.compare(BenchConfig(["van_pico"], "vgg11", sizes="16", rounds=1, device="cpu"))
+    assert timings[0].error
+    assert timings[1].ms > 0
+    assert timings[1].ratio is None
+
+
+def test_threads_are_as_before_afterwards():
+    before = torch.get_num_threads()
+    timing.compare(BenchConfig(["van_pico"], "test_resnet", sizes="32", rounds=1, device="cpu", threads=before + 1))
+    assert torch.get_num_threads() == before
+
+
+def test_peak_memory():
+    def step():
+        a = torch.ones(2**18)  # 1 MiB
+        b = torch.ones(2**19)
+        del a
+        return b, torch.ones(2**19)
+
+    assert timing._peak_memory(step, torch.device("cpu")) == 4
+
+
+def test_memory_grows_with_the_batch_not_with_the_other_models():
+    def memory(models, batch):
+        config = BenchConfig(models, "van_pico", batch_sizes=batch, sizes="64", rounds=1, device="cpu")
+        return timing.compare(config)[0].memory
+
+    assert memory(["test_resnet"], "4") == memory(["transnext_pico"], "4") > 1.1 * memory(["test_vit"], "2") > 0
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "a", "1,,2", "1 2", "1,"])
+def test_numbers_refuses(text):
+    with pytest.raises(ValueError, match="--sizes must be numbers such as"):
+        numbers(text, "--sizes")
+
+
+@pytest.mark.parametrize(("text", "values"), [("8", [8]), (8, [8]), ("1,8, 16", [1, 8, 16])])
+def test_numbers(text, values):
+    assert numbers(text, "--sizes") == values

@@ -1,0 +1,85 @@
+"""`glocal bench` and `glocal doctor` as their user sees them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from glocal.cli import main
+from glocal.ops import dispatch
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = ["--baseline", "test_resnet", "--sizes", "32", "--batch-sizes", "1,2", "--rounds", "1", "--device", "cpu"]
+
+
+def test_table_and_json(capsys, tmp_path):
+    file = tmp_path / "times.json"
+    assert main(["bench", "van_pico", "transxnet_pico", *QUICK, "--json", str(file)]) == 0
+    shown = capsys.readouterr().out
+    for text in ("inference, fp32", "test_resnet", "van_pico", "transxnet_pico", "ms/image", "to test_resnet"):
+        assert text in shown
+    result = json.loads(file.read_text())
+    assert {"date", "device", "threads", "torch", "timm", "glocal"} <= set(result["machine"])
+    assert result["options"]["batch_sizes"] == "1,2"
+    assert [(row["model"], row["batch_size"]) for row in result["timings"]] == [
+        (name, batch) for batch in (1, 2) for name in ("test_resnet", "van_pico", "transxnet_pico")
+    ]
+
+
+def test_a_failing_model_is_a_row_and_an_exit_code(capsys):
+    assert (
+        main(["bench", "vgg11", "--baseline", "test_resnet", "--sizes", "16", "--rounds", "1", "--device", "cpu"]) == 1
+    )
+    assert "vgg11" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "glocal bench needs MODEL"),
+        (["van_pic"], "unknown model 'van_pic': did you mean van_pico"),
+        (["van_pico", "--baseline", "convnext_tin"], "unknown model 'convnext_tin': did you mean"),
+        (["van_pico", "--sizes", "0"], "--sizes must be numbers such as 1,8, got '0'"),
+        (["van_pico", "--batch-sizes", "a"], "--batch-sizes must be numbers such as 1,8, got 'a'"),
+        (["van_pico", "--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["van_pico", "--mode", "test"], "--mode must be one of infer, train, got 'test'"),
+        (["van_pico", "--precision", "int8"], "--precision must be one of fp32, bf16, fp16, got 'int8'"),
+        (["van_pico", "--mode", "train", "--fuse"], "--fuse is for inference"),
+        (["van_pico", "--device", "tpu9"], "there is no device 'tpu9' here"),
+        (["van_pico", "--json", "no/where/x.json"], "--json"),
+    ],
+)
+def test_one_line_for_every_mistake(args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *args]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert message in shown.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_doctor_names_every_op(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for text in (*dispatch.OPS, "torch", "timm", "triton", "GPU"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("choice", "code", "message"),
+    [
+        ("reference", 0, "GLOCAL_OPS=reference"),
+        ("cuda", 2, "GLOCAL_OPS must be one of auto, reference, triton, got 'cuda'"),
+    ],
+)
+def test_doctor_says_what_the_environment_chose(choice, code, message):
+    environment = os.environ | {"GLOCAL_OPS": choice}
+    command = [sys.executable, "-m", "glocal", "doctor"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == code
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
