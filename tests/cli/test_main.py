@@ -62,6 +62,25 @@ class TestHelp:
         assert capsys.readouterr().out.startswith("glocal ")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+@pytest.mark.parametrize("kept", [False, True])
+def test_freed_memory_is_kept(kept):
+    program = f"""
+import torch
+from pathlib import Path
+from glocal.cli import _keep_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+if {kept}:
+    _keep_freed_memory()
+before = resident()
+torch.ones(100 * 2**18)
+print(resident() - before > 90)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == f"{kept}\n", result.stderr
+
+
 class TestUsageErrors:
     @pytest.mark.parametrize(
         ("args", "message"),

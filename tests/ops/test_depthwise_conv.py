@@ -47,6 +47,70 @@ def test_matches_a_loop_over_taps(size, k, dilation, per_sample):
     )
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("size", [(4, 31), (17, 23), (9, 14), (8, 8), (3, 40)], ids=str)
+@pytest.mark.parametrize(("k", "dilation"), [(3, 1), (5, 1), (11, 1), (21, 1), (7, 3), (3, 2)], ids=str)
+@pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])
+def test_tiles_and_phases(size, k, dilation, layout, per_sample):
+    """Maps wider than a tile of the kernels' gradient, and not a multiple of the dilation."""
+    named = inputs(size, k, per_sample, bias=True)
+    named["x"] = named["x"].contiguous(memory_format=layout)
+    assert_agree(
+        lambda **named: depthwise_conv(**named, dilation=dilation),
+        lambda **named: by_taps(**named, dilation=dilation),
+        named,
+    )
+
+
+@pytest.mark.parametrize(("size", "dilation"), [((20, 21), 3), ((20, 21), 1), ((6, 7), 3)], ids=str)
+def test_keeps_the_memory_format(size, dilation):
+    x, weight = random(2, 32, *size).contiguous(memory_format=torch.channels_last), random(32, 1, 7, 7)
+    assert depthwise_conv(x, weight, dilation=dilation).is_contiguous(memory_format=torch.channels_last)
+    assert depthwise_conv(x.contiguous(), weight, dilation=dilation).is_contiguous()
+
+
+def test_autocast_computes_in_bfloat16_and_keeps_the_gradients_types():
+    x, weight, bias = (random(*shape, dtype=torch.float32) for shape in [(2, 8, 9, 9), (8, 1, 5, 5), (8,)])
+    leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = depthwise_conv(*leaves)
+    assert out.dtype == torch.bfloat16
+    grads = torch.autograd.grad(out.float().square().sum(), leaves)
+    expected = torch.autograd.grad(by_taps(*leaves).square().sum(), leaves)
+    for grad, other in zip(grads, expected, strict=True):
+        assert grad.dtype == torch.float32
+        torch.testing.assert_close(grad, other, rtol=0.05, atol=0.05 * other.abs().max().item())
+
+
+@pytest.mark.parametrize(("k", "dilation"), [(3, 1), (11, 1), (3, 2)], ids=str)
+def test_gradients_of_gradients(k, dilation):
+    leaves = [tensor.requires_grad_() for tensor in inputs((4, 5), k, per_sample=False, bias=True).values()]
+    assert torch.autograd.gradgradcheck(lambda *leaves: depthwise_conv(*leaves, dilation=dilation), leaves)
+
+
+@pytest.mark.parametrize("needed", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
+def test_only_the_gradients_asked_for(needed):
+    leaves = [
+        tensor.requires_grad_(need)
+        for tensor, need in zip(inputs((5, 7), 3, False, True).values(), needed, strict=True)
+    ]
+    depthwise_conv(*leaves).sum().backward()
+    assert tuple(leaf.grad is not None for leaf in leaves) == needed
+
+
+def test_a_gradient_for_every_sample():
+    named = inputs((5, 7), 3, per_sample=False, bias=True)
+
+    def loss(weight, x):
+        return depthwise_conv(x[None], weight, named["bias"]).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(named["weight"], named["x"])
+    for sample, grad in zip(named["x"], each, strict=True):
+        weight = named["weight"].clone().requires_grad_()
+        (expected,) = torch.autograd.grad(by_taps(sample[None], weight, named["bias"]).square().sum(), weight)
+        torch.testing.assert_close(grad, expected)
+
+
 @pytest.mark.parametrize("given", [("residual",), ("factor",), ("residual", "factor")], ids="+".join)
 @pytest.mark.parametrize("gelu", [False, True])
 def test_what_follows_the_convolution(gelu, given):

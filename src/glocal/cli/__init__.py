@@ -67,7 +67,9 @@ def main(args: Sequence[str] | None = None) -> int:
             find_recipe=getattr(command, "find_recipe", None),
             find_run=getattr(command, "find_run", None),
         )
-        return command.run(parser.parse(rest))
+        config = parser.parse(rest)
+        _keep_freed_memory()
+        return command.run(config)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "stopped", 130)
     except BrokenPipeError:  # the reader of our output has gone, as in `glocal … | head`
@@ -110,6 +112,21 @@ def _fail(message: str, code: int) -> int:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what tensors free for the next ones, instead of giving it back to the system.
+
+    Otherwise the system clears every page of every larger result anew: x + 1 of 51 MB takes 25 ms, and 6 ms with it.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # in glibc
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: up to this size, memory comes from the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free memory at the heap's end that it keeps
 
 
 def _overview() -> str:

@@ -1,6 +1,8 @@
 """The two convolutions that every mixer is made of."""
 
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor
 
@@ -24,6 +26,22 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise_conv(x, self.weight, self.bias, self.dilation[0], gelu, residual, factor)
 
 
-def pointwise_conv(in_dim: int, out_dim: int, bias: bool = True) -> nn.Conv2d:
+@register_notrace_module
+class PointwiseConv2d(nn.Conv2d):
     """A 1×1 convolution: one linear layer for every position."""
-    return nn.Conv2d(in_dim, out_dim, 1, bias=bias)
+
+    def __init__(self, in_dim: int, out_dim: int, bias: bool = True):
+        super().__init__(in_dim, out_dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+            if linear_is_faster(x):
+                return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return F.conv2d(x, self.weight, self.bias)
+
+
+def linear_is_faster(x: Tensor) -> bool:
+    """Whether a linear layer computes a 1×1 convolution faster: on a CPU, on the smaller maps in channels_last."""
+    if not x.is_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return x.shape[-2] * x.shape[-1] <= 28 * 28 and x.is_contiguous(memory_format=torch.channels_last)

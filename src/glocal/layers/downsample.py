@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.layers.conv import pointwise_conv
+from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.fusion import absorb_norm
 from glocal.layers.norm import BatchNorm2d, LayerNorm2d
 
@@ -104,7 +104,7 @@ class TwoBranchDownsample(nn.Module):
         self.conv = nn.Conv2d(in_dim, dim, 3, 2, 1)
         self.norm1 = BatchNorm2d(dim)
         self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
-        self.residual = pointwise_conv(in_dim, dim)
+        self.residual = PointwiseConv2d(in_dim, dim)
         self.norm2 = BatchNorm2d(dim)
         self.act = nn.SiLU()
 

@@ -4,7 +4,7 @@ import torch.nn as nn
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor
 
-from glocal.layers.conv import pointwise_conv
+from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.norm import LayerNorm2d
 
 
@@ -24,7 +24,7 @@ class ClassifierHead(nn.Module):
         self.unpooled = not global_pool
         self.hidden = nn.Identity()
         if hidden_size > 0:
-            self.hidden = nn.Sequential(pointwise_conv(dim, hidden_size), nn.GELU(), LayerNorm2d(hidden_size))
+            self.hidden = nn.Sequential(PointwiseConv2d(dim, hidden_size), nn.GELU(), LayerNorm2d(hidden_size))
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
         self.drop = nn.Dropout(drop_rate)
         self.out_dim = (hidden_size or dim) * self.global_pool.feat_mult()  # width of the pre-logits

@@ -3,7 +3,7 @@
 import torch.nn as nn
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 
 
 class ConvFFN(nn.Module):
@@ -14,9 +14,9 @@ class ConvFFN(nn.Module):
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()
         hidden = int(dim * expansion)
-        self.fc1 = pointwise_conv(dim, hidden)
+        self.fc1 = PointwiseConv2d(dim, hidden)
         self.conv = DepthwiseConv2d(hidden, 3)
-        self.fc2 = pointwise_conv(hidden, dim)
+        self.fc2 = PointwiseConv2d(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,10 +31,10 @@ class ResidualConvFFN(nn.Module):
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()
         hidden = int(dim * expansion)
-        self.fc1 = pointwise_conv(dim, hidden)
+        self.fc1 = PointwiseConv2d(dim, hidden)
         self.act = nn.GELU()
         self.conv = DepthwiseConv2d(hidden, 3)
-        self.fc2 = pointwise_conv(hidden, dim)
+        self.fc2 = PointwiseConv2d(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:

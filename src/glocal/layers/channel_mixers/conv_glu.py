@@ -3,7 +3,7 @@
 import torch.nn as nn
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 
 
 class ConvGLU(nn.Module):
@@ -17,9 +17,9 @@ class ConvGLU(nn.Module):
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()
         hidden = int(2 / 3 * expansion * dim)
-        self.fc1 = pointwise_conv(dim, 2 * hidden)
+        self.fc1 = PointwiseConv2d(dim, 2 * hidden)
         self.conv = DepthwiseConv2d(hidden, 3)
-        self.fc2 = pointwise_conv(hidden, dim)
+        self.fc2 = PointwiseConv2d(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn as nn
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from glocal.layers.fusion import absorb_norm
 
 
@@ -28,11 +28,11 @@ class InvertedResidual(nn.Module):
     ):
         super().__init__()
         hidden = int(dim * expansion)
-        self.expand = pointwise_conv(dim, hidden, bias=False)
+        self.expand = PointwiseConv2d(dim, hidden, bias=False)
         self.norm1 = inner_norm(hidden) if inner_norm is not None else nn.Identity()
         self.conv = DepthwiseConv2d(hidden, kernel_size, bias=False)
         self.norm2 = inner_norm(hidden) if inner_norm is not None else nn.Identity()
-        self.project = pointwise_conv(hidden, dim, bias=False)
+        self.project = PointwiseConv2d(hidden, dim, bias=False)
         self.norm3 = norm(dim)
         self.act = nn.SiLU()
         self.drop = nn.Dropout2d(proj_drop)

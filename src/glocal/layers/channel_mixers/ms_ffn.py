@@ -4,7 +4,7 @@ import torch.nn as nn
 from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.norm import BatchNorm2d
 from glocal.ops import multi_scale_depthwise_conv
@@ -23,11 +23,11 @@ class MSFFN(nn.Module):
         hidden = int(dim * expansion)
         part = hidden // len(kernel_sizes)
         split = [hidden - part * (len(kernel_sizes) - 1)] + [part] * (len(kernel_sizes) - 1)
-        self.fc1 = pointwise_conv(dim, hidden, bias=False)
+        self.fc1 = PointwiseConv2d(dim, hidden, bias=False)
         self.norm1 = BatchNorm2d(hidden)
         self.convs = nn.ModuleList(DepthwiseConv2d(c, k) for c, k in zip(split, kernel_sizes, strict=True))
         self.norm2 = BatchNorm2d(hidden)
-        self.fc2 = pointwise_conv(hidden, dim, bias=False)
+        self.fc2 = PointwiseConv2d(hidden, dim, bias=False)
         self.norm3 = BatchNorm2d(dim)
         self.act = nn.GELU()
         self.drop = nn.Dropout(proj_drop)

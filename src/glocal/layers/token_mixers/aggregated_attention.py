@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor
 
-from glocal.layers.conv import pointwise_conv
+from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.norm import LayerNorm2d
 from glocal.layers.position import LogCPB
 from glocal.ops import aggregated_attention
@@ -67,9 +67,9 @@ class AggregatedAttention(LengthScaledQuery):
         super().__init__(dim, head_dim)
         self.reduction = reduction
         self.pool_size = pool_size if pool_size is not None else 0
-        self.q = pointwise_conv(dim, dim)
-        self.kv = pointwise_conv(dim, 2 * dim)
-        self.pool_proj = pointwise_conv(dim, dim)
+        self.q = PointwiseConv2d(dim, dim)
+        self.kv = PointwiseConv2d(dim, 2 * dim)
+        self.pool_proj = PointwiseConv2d(dim, dim)
         self.act = nn.GELU()
         self.pool_norm = LayerNorm2d(dim, eps=1e-5)
         base = None if base_size is None else (*base_size, *self.pooled_size(*base_size))
@@ -77,7 +77,7 @@ class AggregatedAttention(LengthScaledQuery):
         self.local_bias = nn.Parameter(torch.empty(self.num_heads, 9))
         self.tokens = nn.Parameter(torch.empty(self.num_heads, head_dim, 9))
         self.token_bias = nn.Parameter(torch.empty(self.num_heads, 9))
-        self.proj = pointwise_conv(dim, dim)
+        self.proj = PointwiseConv2d(dim, dim)
         self.drop = nn.Dropout(proj_drop)
         self.reset_parameters()
 
@@ -133,9 +133,9 @@ class CosineAttention(LengthScaledQuery):
         proj_drop: float = 0.0,
     ):
         super().__init__(dim, head_dim)
-        self.qkv = pointwise_conv(dim, 3 * dim)
+        self.qkv = PointwiseConv2d(dim, 3 * dim)
         self.position = LogCPB(self.num_heads, pretrain_size, None if base_size is None else (*base_size, *base_size))
-        self.proj = pointwise_conv(dim, dim)
+        self.proj = PointwiseConv2d(dim, dim)
         self.drop = nn.Dropout(proj_drop)
         self.reset_parameters()
 

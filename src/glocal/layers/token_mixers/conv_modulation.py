@@ -3,7 +3,7 @@
 import torch.nn as nn
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 
 
 class ConvModulation(nn.Module):
@@ -13,9 +13,9 @@ class ConvModulation(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int = 11, proj_drop: float = 0.0):
         super().__init__()
-        self.attention = nn.Sequential(pointwise_conv(dim, dim), nn.GELU(), DepthwiseConv2d(dim, kernel_size))
-        self.value = pointwise_conv(dim, dim)
-        self.proj = pointwise_conv(dim, dim)
+        self.attention = nn.Sequential(PointwiseConv2d(dim, dim), nn.GELU(), DepthwiseConv2d(dim, kernel_size))
+        self.value = PointwiseConv2d(dim, dim)
+        self.proj = PointwiseConv2d(dim, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.norm import BatchNorm2d
 from glocal.ops import depthwise_conv, taps_within_reach
@@ -60,10 +60,10 @@ class IDConv(nn.Module):
         hidden = dim // reduction
         self.proj = nn.Sequential(
             OrderedDict(
-                squeeze=pointwise_conv(dim, hidden, bias=False),
+                squeeze=PointwiseConv2d(dim, hidden, bias=False),
                 norm=BatchNorm2d(hidden),
                 act=nn.GELU(),
-                expand=pointwise_conv(hidden, num_groups * dim),
+                expand=PointwiseConv2d(hidden, num_groups * dim),
             )
         )
         self.reset_parameters()
@@ -104,8 +104,8 @@ class OSRA(nn.Module):
         if dim % num_heads:
             raise ValueError(f"{dim} channels cannot be split into {num_heads} heads")
         self.num_heads = num_heads
-        self.q = pointwise_conv(dim, dim)
-        self.kv = pointwise_conv(dim, 2 * dim)
+        self.q = PointwiseConv2d(dim, dim)
+        self.kv = PointwiseConv2d(dim, 2 * dim)
         self.reduce = nn.Identity()
         if reduction > 1:
             kernel = reduction + 3
@@ -150,9 +150,9 @@ class SqueezedTokenEnhancer(nn.Module):
         hidden = max(min_dim, dim // reduction)
         self.conv = DepthwiseConv2d(dim, 3)
         self.norm1 = BatchNorm2d(dim)
-        self.squeeze = pointwise_conv(dim, hidden)
+        self.squeeze = PointwiseConv2d(dim, hidden)
         self.norm2 = BatchNorm2d(hidden)
-        self.expand = pointwise_conv(hidden, dim)
+        self.expand = PointwiseConv2d(hidden, dim)
         self.norm3 = BatchNorm2d(dim)
         self.act = nn.GELU()
 

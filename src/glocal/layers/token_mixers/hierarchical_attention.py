@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.layers.conv import pointwise_conv
+from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.fusion import absorb_input_norm
 from glocal.ops import grid_attention
 
@@ -42,15 +42,15 @@ class HierarchicalAttention(nn.Module):
         self.grid = grid
         self.reduction = reduction
         self.norm = norm(dim)
-        self.qkv = pointwise_conv(dim, 3 * dim)
+        self.qkv = PointwiseConv2d(dim, 3 * dim)
         if grid > 1:
             self.grid_norm = norm(dim)
-            self.q = pointwise_conv(dim, dim)
+            self.q = PointwiseConv2d(dim, dim)
             self.pool_norm = norm(dim)
-            self.kv = pointwise_conv(dim, 2 * dim)
+            self.kv = PointwiseConv2d(dim, 2 * dim)
         else:
             self.grid_norm = self.q = self.pool_norm = self.kv = nn.Identity()
-        self.proj = pointwise_conv(dim, dim)
+        self.proj = PointwiseConv2d(dim, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn as nn
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, pointwise_conv
+from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 
 
 class LargeKernelAttention(nn.Module):
@@ -14,12 +14,12 @@ class LargeKernelAttention(nn.Module):
 
     def __init__(self, dim: int, proj_drop: float = 0.0):
         super().__init__()
-        self.expand = pointwise_conv(dim, dim)
+        self.expand = PointwiseConv2d(dim, dim)
         self.act = nn.GELU()
         self.attention = nn.Sequential(
-            DepthwiseConv2d(dim, 5), DepthwiseConv2d(dim, 7, dilation=3), pointwise_conv(dim, dim)
+            DepthwiseConv2d(dim, 5), DepthwiseConv2d(dim, 7, dilation=3), PointwiseConv2d(dim, dim)
         )
-        self.proj = pointwise_conv(dim, dim)
+        self.proj = PointwiseConv2d(dim, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glocal.ops.depthwise_conv import cpu
+
 
 def depthwise_conv(
     x: Tensor,
@@ -37,16 +39,22 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> T
     if one_tap and not weight.is_meta:  # torch takes such a convolution group by group
         y = x * weight.reshape(-1, channels, 1, 1)
         return y if bias is None else y + bias.reshape(-1, channels, 1, 1)
-    padding = [dilation * (weight.shape[-2] // 2), dilation * (weight.shape[-1] // 2)]
     if not per_sample:
-        return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=channels)
+        return _by_groups(x, weight, bias, dilation)
     # One kernel per sample and channel: a batch of one with B·C channels.
     x = x.reshape(1, batch * channels, height, width)
     weight = weight.reshape(batch * channels, 1, weight.shape[-2], weight.shape[-1])
     if bias is not None:
         bias = bias.reshape(batch * channels)
-    x = F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=batch * channels)
-    return x.reshape(batch, channels, height, width)
+    return _by_groups(x, weight, bias, dilation).reshape(batch, channels, height, width)
+
+
+def _by_groups(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+        if cpu.takes(x):
+            return cpu.convolve(x, weight, bias, dilation)
+    padding = [dilation * (weight.shape[-2] // 2), dilation * (weight.shape[-1] // 2)]
+    return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=weight.shape[0])
 
 
 def taps_within_reach(weight: Tensor, height: int, width: int, dilation: int = 1) -> Tensor:

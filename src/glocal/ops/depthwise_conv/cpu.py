@@ -1,0 +1,124 @@
+"""Depthwise convolution on a CPU, for what torch's own does slowly there: dilation, and the gradient of large kernels.
+
+Called by the reference, which has already left out taps beyond the map.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TILE = 14  # columns that share a matrix product in the kernels' gradient
+
+
+def takes(x: Tensor) -> bool:
+    """Whether this file is for a tensor: a graph that is compiled, exported or counted keeps torch's one operation."""
+    return x.is_cpu and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """Convolve (B, C, H, W) with one kernel per channel, (C, 1, rows, columns) with odd sides, keeping the size."""
+    height, width = x.shape[-2], x.shape[-1]
+    if dilation > 1 and (max(height, width) > 8 or len(weight) > 256):  # below, torch's is fast
+        # Positions that are `dilation` apart see each other only, so they are maps of their own, without dilation.
+        return _from_phases(convolve(_to_phases(x, dilation), weight, bias, 1), dilation, height, width)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        return _Convolution.apply(x, weight, bias, dilation)
+    return _convolve(x, weight, bias, dilation)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    padding = [dilation * (side // 2) for side in weight.shape[2:]]
+    return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=len(weight))
+
+
+class _Convolution(torch.autograd.Function):
+    """`_convolve`, with the bias's gradient as a sum, and the kernels' as matrix products where that is faster."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+        return _convolve(x, weight, bias, dilation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
+        x, weight, _, ctx.dilation = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias, _ = ctx.needs_input_grad
+        of_x = of_weight = None
+        if for_x:
+            of_x = _convolve(grad, weight.flip(2, 3), None, ctx.dilation)
+        if for_weight and (ctx.dilation > 1 or _products_are_faster(x, weight)):
+            of_weight = kernel_gradient(x, grad, weight.shape[-2], weight.shape[-1], ctx.dilation)
+        elif for_weight:
+            padding = [side // 2 for side in weight.shape[2:]]
+            of_weight = torch.ops.aten.convolution_backward(
+                grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], len(weight), [False, True, False]
+            )[1]
+        return of_x, of_weight, grad.sum((0, 2, 3)) if for_bias else None, None
+
+
+def kernel_gradient(x: Tensor, grad: Tensor, rows: int, columns: int, dilation: int = 1) -> Tensor:
+    """The gradient of the kernels, (C, 1, rows, columns), as one matrix product for every row of theirs.
+
+    The columns of the map are cut into tiles of T; every row of every tile of every image is a step of the inner sum.
+    The product of grad, (T, steps), and of x moved by a kernel's row, (steps, T + columns − 1), then holds that row's
+    gradient on its diagonals (with dilation, on some of them). It multiplies (T + columns − 1) / columns times as often
+    as needed, but at a matrix product's speed.
+    """
+    channels, width = x.shape[1], x.shape[3]
+    down, across = dilation * (rows // 2), dilation * (columns // 2)
+    tiles = max(1, round(width / TILE))
+    tile = -(-width // tiles)
+    wide, fill = tile + 2 * across, tile * tiles - width
+    # Rows of zeros between the images, so that none of a neighbour's is met.
+    x = F.pad(x.transpose(0, 1), [across, across + fill, 0, down]).unfold(3, wide, tile).reshape(channels, -1, wide)
+    grad = F.pad(grad.transpose(0, 1), [0, fill, 0, down]).reshape(channels, -1, tile)
+    steps = x.shape[1]
+    products = []
+    for row in range(-down, down + 1, dilation):
+        offset = row * tiles
+        of_grad = grad[:, max(0, -offset) : steps - max(0, offset)]
+        products.append(of_grad.transpose(1, 2) @ x[:, max(0, offset) : steps - max(0, -offset)])
+    product = torch.stack(products, dim=1)  # (C, rows, T, T + columns − 1)
+    diagonals = [product.diagonal(i, 2, 3) for i in range(0, wide - tile + 1, dilation)]
+    return torch.stack([diagonal.sum(-1) for diagonal in diagonals], dim=-1).unsqueeze(1)
+
+
+def _products_are_faster(x: Tensor, weight: Tensor) -> bool:
+    taps = weight.shape[-1]
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return taps > 7 or (taps > 3 and x.shape[-1] <= 16)
+    return taps > 3
+
+
+def _to_phases(x: Tensor, dilation: int) -> Tensor:
+    """(B, C, H, W) → (B·dilation², C, ⌈H / dilation⌉, ⌈W / dilation⌉), in the same memory format."""
+    x = F.pad(x, [0, -x.shape[-1] % dilation, 0, -x.shape[-2] % dilation])
+    batch, channels, height, width = x.shape
+    sides = height // dilation, dilation, width // dilation, dilation
+    if x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1).reshape(batch, *sides, channels).permute(0, 2, 4, 1, 3, 5)
+        return x.reshape(batch * dilation**2, sides[0], sides[2], channels).permute(0, 3, 1, 2)
+    x = x.reshape(batch, channels, *sides).permute(0, 3, 5, 1, 2, 4)
+    return x.reshape(batch * dilation**2, channels, sides[0], sides[2])
+
+
+def _from_phases(x: Tensor, dilation: int, height: int, width: int) -> Tensor:
+    """The inverse of `_to_phases`."""
+    channels, rows, columns = x.shape[1:]
+    if x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1).reshape(-1, dilation, dilation, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
+        x = x.reshape(-1, rows * dilation, columns * dilation, channels)
+        return x[:, :height, :width].contiguous().permute(0, 3, 1, 2)
+    x = x.reshape(-1, dilation, dilation, channels, rows, columns).permute(0, 3, 4, 1, 5, 2)
+    return x.reshape(-1, channels, rows * dilation, columns * dilation)[..., :height, :width].contiguous()
