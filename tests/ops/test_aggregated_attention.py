@@ -8,17 +8,23 @@ import torch
 import torch.nn.functional as F
 
 from agreement import assert_agree, inside_nan, random, run
-from glocal.ops import aggregated_attention
+from glocal.ops import aggregated_attention, dispatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCH, HEADS, DIM = 2, 2, 3
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["all products", "nine passes"])
+@pytest.fixture(autouse=True, params=["reference", "auto"])
 def way(request, monkeypatch):
-    """Both ways of the reference, whatever the size."""
-    monkeypatch.setattr(sys.modules["glocal.ops.aggregated_attention.reference"], "is_small", lambda q: request.param)
+    """The reference, and what a CPU computes; there with tiles small enough that a small map has several."""
+    module = sys.modules["glocal.ops.aggregated_attention.cpu"]
+    monkeypatch.setattr(module, "TILE", 3)
+    monkeypatch.setattr(module, "WHOLE", 20)
+    before = dispatch.backend()
+    dispatch.set_backend(request.param)
+    yield request.param
+    dispatch.set_backend(before)
 
 
 def position_by_position(

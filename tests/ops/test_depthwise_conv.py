@@ -5,12 +5,21 @@ import torch
 import torch.nn.functional as F
 
 from agreement import assert_agree, inside_nan, random
-from glocal.ops import depthwise_conv, multi_scale_depthwise_conv
+from glocal.ops import depthwise_conv, dispatch, multi_scale_depthwise_conv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZES = [(5, 7), (13, 9), (1, 1), (2, 3)]
 CHANNELS, BATCH = 3, 2
+
+
+@pytest.fixture(autouse=True, params=["reference", "auto"])
+def way(request):
+    """The reference, and what a CPU computes."""
+    before = dispatch.backend()
+    dispatch.set_backend(request.param)
+    yield request.param
+    dispatch.set_backend(before)
 
 
 def by_taps(x, weight, bias=None, dilation=1):

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,10 +31,27 @@ def convolve(dtype=torch.float32):
     return ops.depthwise_conv(torch.ones(1, 2, 4, 4, dtype=dtype), torch.ones(2, 1, 3, 3, dtype=dtype))
 
 
-def test_a_cpu_takes_the_reference(chosen):
-    chosen("auto")
+@pytest.mark.parametrize(
+    ("choice", "own"),
+    [("auto", {"aggregated_attention", "depthwise_conv"}), ("reference", set())],
+    ids=["auto", "reference"],
+)
+def test_a_cpu_takes_its_own_way_where_there_is_one(chosen, choice, own):
+    chosen(choice)
     assert not dispatch.takes_triton("depthwise_conv", [torch.ones(1)])
-    assert {(op, backend) for op, _, backend, _ in dispatch.report()} == {(op, "reference") for op in dispatch.OPS}
+    assert dispatch.takes_cpu(torch.ones(1)) == bool(own)
+    assert not dispatch.takes_cpu(torch.ones(1, device="meta"))
+    shown = {op: backend for op, _, backend, _ in dispatch.report()}
+    assert shown == {op: "cpu" if op in own else "reference" for op in dispatch.OPS}
+
+
+def test_ops_with_a_way_of_their_own_on_a_cpu():
+    assert {path.parent.name for path in Path(ops.__file__).parent.glob("*/cpu.py")} == set(dispatch.CPU_OPS)
+
+
+def test_a_graph_keeps_the_reference(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not dispatch.takes_cpu(torch.ones(1))
 
 
 def test_forced_kernels_say_which_check_failed(chosen):

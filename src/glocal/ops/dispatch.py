@@ -1,7 +1,8 @@
 """Which backend computes an op, and why the others do not: decided here alone.
 
 GLOCAL_OPS in the environment, or `set_backend`, chooses: "auto" (the default) takes the Triton kernels where they can
-run and the reference elsewhere; "reference" never takes them; "triton" always does, and is an error where it cannot.
+run, an op's `cpu.py`, if it has one, on a CPU, and the reference elsewhere; "reference" takes nothing else; "triton"
+always takes the kernels, and is an error where it cannot.
 """
 
 import logging
@@ -15,6 +16,7 @@ from torch import Tensor
 
 CHOICES = ("auto", "reference", "triton")
 OPS = ("aggregated_attention", "channel_norm", "depthwise_conv")  # those with kernels
+CPU_OPS = ("aggregated_attention", "depthwise_conv")  # those with a way of their own on a CPU
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOWEST_CAPABILITY = (8, 0)
 MOST_ELEMENTS = 2**31 - 1  # the kernels count in 32 bits
@@ -60,6 +62,11 @@ def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: str | None =
     return False
 
 
+def takes_cpu(x: Tensor) -> bool:
+    """Whether an op's `cpu.py` computes a call; not in a graph, where a compiler joins what the reference does."""
+    return x.is_cpu and _choice != "reference" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
 def refusal(device: torch.device) -> str | None:
     """Why the kernels cannot run on a device; None where they can."""
     return _refusal(device.type, device.index or 0)
@@ -102,7 +109,8 @@ def report() -> list[tuple[str, str, str]]:
             rows.append((op, device.type, "triton", ""))
         else:
             reason = against or "the interpreter is for checks: GLOCAL_OPS=triton takes it"
-            rows.append((op, device.type, "reference", reason))
+            own = device.type == "cpu" and op in CPU_OPS
+            rows.append((op, device.type, "cpu" if own else "reference", reason))
     return rows
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from glocal.ops import dispatch
-from glocal.ops.aggregated_attention import reference
+from glocal.ops.aggregated_attention import cpu, reference
 
 __all__ = ["aggregated_attention"]
 
@@ -48,6 +48,8 @@ def aggregated_attention(
         parameters = [query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias]
         if dispatch.takes_triton("aggregated_attention", maps + parameters, _limits(q)):
             return _by_triton(maps, parameters)
+        if dispatch.takes_cpu(q):
+            return cpu.aggregated_attention(*maps, *parameters)
     return reference.aggregated_attention(
         q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias
     )

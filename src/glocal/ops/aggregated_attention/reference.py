@@ -1,7 +1,4 @@
-"""Pure-PyTorch aggregated attention: the neighbours are nine shifted views of one padded map, never nine copies.
-
-On small maps the products of all queries and keys take their place, of which nine for each query are picked.
-"""
+"""Pure-PyTorch aggregated attention: the neighbours are nine shifted views of one padded map, never nine copies."""
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +27,8 @@ def aggregated_attention(
     q = q.flatten(3)  # (B, heads, d, H·W)
     scaled_q = (q + query_embedding.unsqueeze(-1)) * scale
 
-    small, places = is_small(q), neighbour_places(outside, width)
-    if small:
-        local_logits = (k.flatten(3).transpose(-2, -1) @ scaled_q).gather(2, places.expand(batch, heads, -1, -1))
-    else:
-        query_map = scaled_q.view(batch, heads, d, height, width)
-        local_logits = torch.stack([(query_map * neighbour).sum(2) for neighbour in neighbours(k)], dim=2).flatten(3)
+    query_map = scaled_q.view(batch, heads, d, height, width)
+    local_logits = torch.stack([(query_map * neighbour).sum(2) for neighbour in neighbours(k)], dim=2).flatten(3)
     local_bias = local_bias.unsqueeze(-1).masked_fill(outside, float("-inf"))  # (heads, 9, H·W)
     pooled_logits = pooled_k.transpose(-2, -1) @ scaled_q + pooled_bias  # (B, heads, P, H·W)
     attention = torch.cat([local_logits + local_bias, pooled_logits], dim=2).softmax(dim=2)
@@ -44,23 +37,11 @@ def aggregated_attention(
     positional = tokens.transpose(-2, -1) @ q + token_bias.unsqueeze(-1)  # (B, heads, 9, H·W)
     local_attention = local_attention + positional
     out = pooled_v @ pooled_attention
-    if small:
-        among_all = local_attention.new_zeros(batch, heads, height * width, height * width)
-        local_attention = local_attention.masked_fill(outside, 0.0)
-        among_all = among_all.scatter_add(2, places.expand(batch, heads, -1, -1), local_attention)
-        return (out + v.flatten(3) @ among_all).view(batch, heads, d, height, width)
     local_attention = local_attention.view(batch, heads, 9, height, width)
     out = out.view(batch, heads, d, height, width)
     for i, neighbour in enumerate(neighbours(v)):
         out = out + local_attention[:, :, i : i + 1] * neighbour
     return out
-
-
-def is_small(q: Tensor) -> bool:
-    """Whether the products of all queries and keys, though nine each are used, cost less than nine passes over q."""
-    if torch.compiler.is_compiling() or q.is_meta:  # compiled passes are one; there the definition's cost is counted
-        return False
-    return q.shape[-2] * q.shape[-1] <= 256
 
 
 def neighbours(x: Tensor) -> list[Tensor]:
@@ -78,10 +59,3 @@ def outside_map(height: int, width: int, device: torch.device) -> Tensor:
     """(9, H·W) bool: the neighbour falls outside the map."""
     inside = torch.ones(height, width, dtype=torch.bool, device=device)
     return torch.stack([~view for view in neighbours(inside)]).flatten(1)
-
-
-def neighbour_places(outside: Tensor, width: int) -> Tensor:
-    """(9, H·W) int64: where in the flattened map the neighbours are; 0 for those outside."""
-    steps = torch.arange(3, device=outside.device) - 1
-    offsets = (steps.unsqueeze(1) * width + steps).view(9, 1)
-    return (torch.arange(outside.shape[1], device=outside.device) + offsets).masked_fill(outside, 0)

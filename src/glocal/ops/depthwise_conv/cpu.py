@@ -12,11 +12,6 @@ from torch import Tensor
 TILE = 14  # columns that share a matrix product in the kernels' gradient
 
 
-def takes(x: Tensor) -> bool:
-    """Whether this file is for a tensor: a graph that is compiled, exported or counted keeps torch's one operation."""
-    return x.is_cpu and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-
-
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     """Convolve (B, C, H, W) with one kernel per channel, (C, 1, rows, columns) with odd sides, keeping the size."""
     height, width = x.shape[-2], x.shape[-1]

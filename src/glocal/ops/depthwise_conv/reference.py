@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glocal.ops import dispatch
 from glocal.ops.depthwise_conv import cpu
 
 
@@ -51,7 +52,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> T
 
 def _by_groups(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if cpu.takes(x):
+        if dispatch.takes_cpu(x):
             return cpu.convolve(x, weight, bias, dilation)
     padding = [dilation * (weight.shape[-2] // 2), dilation * (weight.shape[-1] // 2)]
     return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=weight.shape[0])

@@ -1,0 +1,146 @@
+"""Aggregated attention on a CPU, as matrix products.
+
+The map is cut into tiles, whose queries meet the keys of their tile and of the positions around it. Nine of these
+products are used for each query; that is cheaper than nine passes over the map.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TILE = 7  # side; a larger one wastes more products, a smaller one makes smaller matrices
+WHOLE = 64  # positions: a map with no more is one tile
+
+
+def aggregated_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pooled_k: Tensor,
+    pooled_v: Tensor,
+    query_embedding: Tensor,
+    temperature: Tensor,
+    local_bias: Tensor,
+    pooled_bias: Tensor,
+    tokens: Tensor,
+    token_bias: Tensor,
+) -> Tensor:
+    batch, heads, d, height, width = q.shape
+    pooled = pooled_k.shape[-1]
+    tile = (height, width) if height * width <= WHOLE else (_side(height), _side(width))
+    outside = _outside(height, width, tile, q.device)  # (M, 9), M positions: those of whole tiles, tile by tile
+    length = (9 + pooled - outside.sum(1, keepdim=True)).to(q.dtype)  # N: keys that each query really has
+
+    q = _to_tiles(q, tile).flatten(2, 3)  # (B, heads, M, d)
+    scaled_q = (q + query_embedding.unsqueeze(1)) * (temperature.view(heads, 1, 1) * length.log())
+    by_tile = batch, heads, -1, tile[0] * tile[1], d
+    products = scaled_q.view(by_tile) @ _to_windows(k, tile).transpose(-2, -1)  # (B, heads, tiles, queries, keys)
+    local_logits = _Pick.apply(products, tile).flatten(2, 3)  # (B, heads, M, 9)
+    local_bias = local_bias.unsqueeze(1).masked_fill(outside, float("-inf"))
+    pooled_bias = _to_tiles(pooled_bias.view(1, heads, pooled, height, width), tile).flatten(2, 3)
+    pooled_logits = scaled_q @ pooled_k + pooled_bias  # (B, heads, M, P)
+    attention = torch.cat([local_logits + local_bias, pooled_logits], dim=3).softmax(dim=3)
+    local_attention, pooled_attention = attention.split([9, pooled], dim=3)
+
+    positional = q @ tokens + token_bias.unsqueeze(1)  # (B, heads, M, 9)
+    local_weights = (local_attention + positional).view(*by_tile[:4], 9)
+    out = (_Place.apply(local_weights, tile) @ _to_windows(v, tile)).flatten(2, 3)
+    out = out + pooled_attention @ pooled_v.transpose(-2, -1)
+    return _from_tiles(out.view(by_tile), tile, height, width)
+
+
+def _side(length: int) -> int:
+    """The side of a tile, about TILE, that leaves little of the last one empty."""
+    return -(-length // round(length / TILE)) if length > TILE else length
+
+
+def _outside(height: int, width: int, tile: tuple[int, int], device: torch.device) -> Tensor:
+    """(M, 9) bool: the neighbour of the position, in row-major order, falls outside the map."""
+    places = torch.arange(height * width, device=device).view(1, 1, 1, height, width) + 1
+    places = _to_windows(places, tile).view(1, -1, 1, (tile[0] + 2) * (tile[1] + 2))
+    return _Pick.apply(places.repeat(1, 1, tile[0] * tile[1], 1), tile).view(-1, 9) == 0
+
+
+def _to_tiles(x: Tensor, tile: tuple[int, int]) -> Tensor:
+    """(B, heads, d, H, W) → (B, heads, tiles, positions of a tile, d), zeros beyond the edges."""
+    batch, heads, d = x.shape[:3]
+    x = F.pad(x, [0, -x.shape[4] % tile[1], 0, -x.shape[3] % tile[0]])
+    x = x.unflatten(4, (-1, tile[1])).unflatten(3, (-1, tile[0])).permute(0, 1, 3, 5, 4, 6, 2)
+    return x.reshape(batch, heads, -1, tile[0] * tile[1], d)
+
+
+def _from_tiles(x: Tensor, tile: tuple[int, int], height: int, width: int) -> Tensor:
+    """The inverse of `_to_tiles`; in memory the channels of a position stay together."""
+    batch, heads, _, _, d = x.shape
+    rows, columns = -(-height // tile[0]), -(-width // tile[1])
+    x = x.view(batch, heads, rows, columns, *tile, d).permute(0, 2, 4, 3, 5, 1, 6)
+    x = x.reshape(batch, rows * tile[0], columns * tile[1], heads, d)[:, :height, :width]
+    return x.contiguous().permute(0, 3, 4, 1, 2)
+
+
+def _to_windows(x: Tensor, tile: tuple[int, int]) -> Tensor:
+    """(B, heads, d, H, W) → (B, heads, tiles, positions of a tile and around it, d), zeros beyond the edges."""
+    x = F.pad(x, [1, 1 - x.shape[4] % -tile[1], 1, 1 - x.shape[3] % -tile[0]])
+    return _Windows.apply(x, tile).flatten(4, 5).flatten(2, 3)
+
+
+class _Windows(torch.autograd.Function):
+    """(B, heads, d, H + 2, W + 2), H and W of whole tiles → (B, heads, rows, columns, y, x, d): the windows' copies."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tile: tuple[int, int]) -> Tensor:
+        ctx.tile = tile
+        x = x.unfold(3, tile[0] + 2, tile[0]).unfold(4, tile[1] + 2, tile[1])
+        return x.permute(0, 1, 3, 4, 5, 6, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        batch, heads, rows, columns, _, _, d = grad.shape
+        down, across = ctx.tile
+        height, width = max(rows * down + 2, (rows + 1) * down), max(columns * across + 2, (columns + 1) * across)
+        out = grad.new_zeros(batch, height, width, heads, d)
+        grad = grad.permute(0, 2, 4, 3, 5, 1, 6)  # (B, rows, y, columns, x, heads, d)
+        for top, bottom in ((0, down), (down, down + 2)):  # the last two rows and columns lie in the next window
+            for left, right in ((0, across), (across, across + 2)):
+                whole = out[:, top : top + rows * down, left : left + columns * across]
+                whole = whole.unflatten(2, (columns, across)).unflatten(1, (rows, down))
+                whole[:, :, : bottom - top, :, : right - left] += grad[:, :, top:bottom, :, left:right]
+        return out[:, : rows * down + 2, : columns * across + 2].permute(0, 3, 4, 1, 2), None
+
+
+def _neighbours(x: Tensor, tile: tuple[int, int]) -> Tensor:
+    """A view, (…, rows, columns, 3, 3), of what each query of a tile has with its neighbours in (…, queries, keys)."""
+    across = tile[1] + 2
+    keys = (tile[0] + 2) * across
+    strides = tile[1] * keys + across, keys + 1, across, 1
+    return x.as_strided((*x.shape[:-2], *tile, 3, 3), (*x.stride()[:-2], *strides), x.storage_offset())
+
+
+class _Pick(torch.autograd.Function):
+    """(…, queries, keys) → (…, queries, 9): what each query has with its neighbours."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tile: tuple[int, int]) -> Tensor:
+        ctx.tile = tile
+        return _neighbours(x.contiguous(), tile).reshape(*x.shape[:-1], 9)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Place.apply(grad, ctx.tile), None
+
+
+class _Place(torch.autograd.Function):
+    """(…, queries, 9) → (…, queries, keys): the transpose of `_Pick`, zero elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tile: tuple[int, int]) -> Tensor:
+        ctx.tile = tile
+        out = x.new_zeros(*x.shape[:-1], (tile[0] + 2) * (tile[1] + 2))
+        _neighbours(out, tile).copy_(x.view(*x.shape[:-2], *tile, 3, 3))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Pick.apply(grad, ctx.tile), None
