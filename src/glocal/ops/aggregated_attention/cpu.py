@@ -91,23 +91,24 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tile: tuple[int, int]) -> Tensor:
-        ctx.tile = tile
         x = x.unfold(3, tile[0] + 2, tile[0]).unfold(4, tile[1] + 2, tile[1])
         return x.permute(0, 1, 3, 4, 5, 6, 2).contiguous()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        batch, heads, rows, columns, _, _, d = grad.shape
-        down, across = ctx.tile
-        height, width = max(rows * down + 2, (rows + 1) * down), max(columns * across + 2, (columns + 1) * across)
-        out = grad.new_zeros(batch, height, width, heads, d)
+        batch, heads, rows, columns, tall, wide, d = grad.shape
+        # The last two rows and columns of a window lie in the next one, if there is a next one.
+        down = tall - 2 if rows > 1 else tall
+        across = wide - 2 if columns > 1 else wide
+        out = grad.new_zeros(batch, (rows + 1) * down, (columns + 1) * across, heads, d)
         grad = grad.permute(0, 2, 4, 3, 5, 1, 6)  # (B, rows, y, columns, x, heads, d)
-        for top, bottom in ((0, down), (down, down + 2)):  # the last two rows and columns lie in the next window
-            for left, right in ((0, across), (across, across + 2)):
+        for top, bottom in ((0, down), (down, tall)):
+            for left, right in ((0, across), (across, wide)):
                 whole = out[:, top : top + rows * down, left : left + columns * across]
                 whole = whole.unflatten(2, (columns, across)).unflatten(1, (rows, down))
                 whole[:, :, : bottom - top, :, : right - left] += grad[:, :, top:bottom, :, left:right]
-        return out[:, : rows * down + 2, : columns * across + 2].permute(0, 3, 4, 1, 2), None
+        height, width = (rows - 1) * down + tall, (columns - 1) * across + wide
+        return out[:, :height, :width].permute(0, 3, 4, 1, 2), None
 
 
 def _neighbours(x: Tensor, tile: tuple[int, int]) -> Tensor:
