@@ -12,6 +12,7 @@ from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.norm import BatchNorm2d
 from glocal.ops import depthwise_conv, taps_within_reach
+from glocal.ops.dispatch import takes_cpu
 
 
 @register_notrace_module
@@ -126,7 +127,7 @@ class OSRA(nn.Module):
         source = self.local(source, residual=source) if self.adds_input else self.local(source)
         q = self.split_heads(self.q(x))
         k, v = self.split_heads(self.kv(source)).chunk(2, dim=1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=position)  # (B, heads, H·W, d)
+        out = biased_attention(q, k, v, position)  # (B, heads, H·W, d)
         return out.transpose(2, 3).reshape(x.shape)
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -140,6 +141,20 @@ class OSRA(nn.Module):
         if self.adds_input:
             absorb_residual(self.local)
             self.adds_input = False
+
+
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention with a bias of the logits; scale d^-0.5.
+
+    On a CPU torch goes a slow way, which also looks for rows without any key, where the bias requires a gradient, even
+    if none is asked for.
+    """
+    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+        if takes_cpu(q):
+            if torch.is_grad_enabled() and bias.requires_grad:
+                return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
+            bias = bias.detach()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 class SqueezedTokenEnhancer(nn.Module):
