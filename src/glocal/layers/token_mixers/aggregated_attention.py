@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.norm import LayerNorm2d
+from glocal.layers.pooling import adaptive_average_pool
 from glocal.layers.position import LogCPB
 from glocal.ops import aggregated_attention
 
@@ -98,7 +99,7 @@ class AggregatedAttention(LengthScaledQuery):
         q = F.normalize(self.split_heads(self.q(x)), dim=2)
         k, v = self.split_heads(self.kv(x)).chunk(2, dim=1)
 
-        pooled = F.adaptive_avg_pool2d(self.act(self.pool_proj(x)), [pooled_height, pooled_width])
+        pooled = adaptive_average_pool(self.act(self.pool_proj(x)), pooled_height, pooled_width)
         pooled_k, pooled_v = self.split_heads(self.kv(self.pool_norm(pooled))).flatten(3).chunk(2, dim=1)
         position = self.position(height, width, pooled_height, pooled_width)
         x = aggregated_attention(

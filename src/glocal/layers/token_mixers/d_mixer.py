@@ -11,6 +11,7 @@ from torch import Tensor
 from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.norm import BatchNorm2d
+from glocal.layers.pooling import adaptive_average_pool
 from glocal.ops import depthwise_conv, taps_within_reach
 from glocal.ops.dispatch import takes_cpu
 
@@ -76,7 +77,8 @@ class IDConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Two calls of proj, the kernels' first: in training its BN normalises and averages each by itself.
         height, width = x.shape[-2], x.shape[-1]
-        weight = self.mix(F.adaptive_avg_pool2d(x, self.kernel_size), self.weight, height, width)  # (B, C, K, K)
+        context = adaptive_average_pool(x, self.kernel_size, self.kernel_size)
+        weight = self.mix(context, self.weight, height, width)  # (B, C, K, K)
         bias = self.bias.unsqueeze(-1).unsqueeze(-1)
         bias = self.mix(x.mean(dim=(2, 3), keepdim=True), bias, height, width)  # (B, C, 1, 1)
         return depthwise_conv(x, weight, bias.flatten(1))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.fusion import absorb_input_norm
+from glocal.layers.pooling import adaptive_average_pool
 from glocal.ops import grid_attention
 
 
@@ -59,7 +60,7 @@ class HierarchicalAttention(nn.Module):
             x = self.grid_norm(x + grid_attention(q, k, v, self.grid).reshape(x.shape))
             height = max(1, x.shape[-2] // self.reduction)
             width = max(1, x.shape[-1] // self.reduction)
-            pooled = self.pool_norm(F.adaptive_avg_pool2d(x, [height, width]))
+            pooled = self.pool_norm(adaptive_average_pool(x, height, width))
             k, v = self.split_heads(self.kv(pooled)).chunk(2, dim=1)
             x = x + global_attention(self.split_heads(self.q(x)), k, v).reshape(x.shape)
         else:

@@ -1,0 +1,24 @@
+"""adaptive_average_pool equals torch's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from agreement import assert_agree, random
+from glocal.layers.pooling import adaptive_average_pool
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("target", [(7, 7), (1, 1), (2, 5), (13, 9)], ids=str)
+@pytest.mark.parametrize("size", [(8, 8), (1, 1), (2, 3), (13, 9), (30, 31)], ids=str)
+def test_equals_torch(size, target, layout):
+    x = random(2, 3, *size).contiguous(memory_format=layout)
+    assert_agree(lambda x: adaptive_average_pool(x, *target), lambda x: F.adaptive_avg_pool2d(x, target), {"x": x})
+
+
+def test_after_inference():
+    """The matrix is kept from call to call; one made in inference mode must not spoil a later gradient."""
+    x = random(2, 3, 9, 11)
+    with torch.inference_mode():
+        adaptive_average_pool(x, 4, 5)
+    assert_agree(lambda x: adaptive_average_pool(x, 4, 5), lambda x: F.adaptive_avg_pool2d(x, (4, 5)), {"x": x})
