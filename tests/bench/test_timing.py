@@ -5,6 +5,7 @@ import torch
 
 from glocal.bench import timing
 from glocal.bench.config import BenchConfig, numbers
+from glocal.bench.timing import Timing
 
 
 class Clock:
@@ -134,6 +135,29 @@ def test_memory_grows_with_the_batch_not_with_the_other_models():
         return timing.compare(config)[0].memory
 
     assert memory(["test_resnet"], "4") == memory(["transnext_pico"], "4") > 1.1 * memory(["test_vit"], "2") > 0
+
+
+def test_growth_is_the_exponent_in_pixels():
+    rows = [Timing("square", 1, side, ms=side**4, memory=3 * side**2) for side in (224, 448, 1024)]
+    rows += [Timing("linear", 1, side, ms=0.1 * side**2) for side in (224, 448, 1024)]
+    rows += [Timing("linear", 8, 224, ms=1.0), Timing("linear", 8, 448, error="out of memory")]
+    square, linear = timing.growth(rows)
+    assert (square.model, linear.model) == ("square", "linear")
+    assert (square.time, square.memory) == (pytest.approx(2), pytest.approx(1))
+    assert (linear.time, linear.memory) == (pytest.approx(1), None)
+
+
+def test_models_take_arguments():
+    config = BenchConfig(["transnext_pico,pool_size=1"], "transnext_pico", sizes="64", rounds=1, device="cpu")
+    base, linear = timing.compare(config)
+    assert (base.error, linear.error) == ("", "")
+    assert linear.memory < base.memory
+
+
+@pytest.mark.parametrize("text", ["van_pico,", "van_pico,3", "van_pico,=3", "van_pico,a b=3"])
+def test_arguments_that_are_none(text):
+    with pytest.raises(ValueError, match="models are given as NAME or NAME,argument=value, got"):
+        BenchConfig([text])
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "a", "1,,2", "1 2", "1,"])

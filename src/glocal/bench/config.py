@@ -1,8 +1,9 @@
 """What a benchmark can be told. Kept free of torch, so that `glocal bench --help` answers at once."""
 
 import re
+from ast import literal_eval
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -10,7 +11,7 @@ class BenchConfig:
     """A comparison of models' speed, side by side in one process.
 
     Args:
-        models: names of models, of this library or of timm
+        models: names of models, of this library or of timm; with arguments: transnext_tiny,pool_size=7
         baseline: the model whose time is 1
         mode: infer (a forward pass), or train (forward, backward and a step of AdamW)
         batch_sizes: images per step, for instance 1,8
@@ -44,6 +45,8 @@ class BenchConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"--{name} must be at least {low}, got {value}")
+        for model in self.models:
+            parse_model(model)
         numbers(self.batch_sizes, "--batch-sizes")
         numbers(self.sizes, "--sizes")
         for name, choices in (("mode", ("infer", "train")), ("precision", ("fp32", "bf16", "fp16"))):
@@ -59,3 +62,18 @@ def numbers(text: str, option: str) -> list[int]:
     if not all(re.fullmatch(r"[1-9]\d*", part) for part in parts):
         raise ValueError(f"{option} must be numbers such as 1,8, got {text!r}")
     return [int(part) for part in parts]
+
+
+def parse_model(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME,argument=value,…` as the name and the arguments; ValueError for anything else."""
+    name, *arguments = text.split(",")
+    options = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"models are given as NAME or NAME,argument=value, got {text!r}")
+        try:
+            options[key] = literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return name, options

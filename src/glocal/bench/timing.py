@@ -1,6 +1,7 @@
 """Models timed side by side: in turns, so that whatever else the machine does slows all of them alike."""
 
 import gc
+import math
 import os
 import platform
 import statistics
@@ -17,7 +18,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import reparameterize_model
 from torch import nn
 
-from glocal.bench.config import BenchConfig, numbers
+from glocal.bench.config import BenchConfig, numbers, parse_model
 from glocal.tasks.classifier import check_name, create_model, resolve_device
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,7 +56,7 @@ def compare(
     """
     names = list(dict.fromkeys([config.baseline, *config.models]))
     for name in names:
-        check_name(name)
+        check_name(parse_model(name)[0])
     device = resolve_device(config.device)
     cells = [(size, batch) for size in numbers(config.sizes, "") for batch in numbers(config.batch_sizes, "")]
     timings = []
@@ -110,9 +111,11 @@ def _cell(
 
 def _step(name: str, config: BenchConfig, device: torch.device, size: int, batch: int) -> Callable[[], object]:
     """One step of a model, ready to be called again and again."""
-    fixed = {"img_size": size} if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False) else {}
+    name, options = parse_model(name)
+    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        options = {"img_size": size} | options
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model: nn.Module = create_model(name, **fixed)
+    model: nn.Module = create_model(name, **options)
     if config.fuse:
         model = reparameterize_model(model)
     model = model.to(device, memory_format=layout)
@@ -185,6 +188,34 @@ def _threads(count: int | None):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a model's time and memory per image grow with the pixels of an image: as pixels ** exponent (fitted)."""
+
+    model: str
+    batch_size: int
+    time: float
+    memory: float | None
+
+
+def growth(timings: list[Timing]) -> list[Growth]:
+    """The growth of every model that was measured at three sizes or more, by batch size."""
+    groups: dict[tuple[str, int], list[Timing]] = {}
+    for timing in timings:
+        if not timing.error:
+            groups.setdefault((timing.model, timing.batch_size), []).append(timing)
+    found = []
+    for (model, batch), group in groups.items():
+        if len({timing.size for timing in group}) >= 3:
+            pixels = [2 * math.log(timing.size) for timing in group]
+            time = statistics.linear_regression(pixels, [math.log(timing.ms) for timing in group]).slope
+            memory = None
+            if all(timing.memory for timing in group):
+                memory = statistics.linear_regression(pixels, [math.log(timing.memory) for timing in group]).slope
+            found.append(Growth(model, batch, time, memory))
+    return found
 
 
 def machine(device: torch.device, threads: int | None) -> dict:

@@ -18,7 +18,7 @@ def run(config: BenchConfig) -> int:
 
     from rich.table import Table
 
-    from glocal.bench.timing import compare, machine
+    from glocal.bench.timing import compare, growth, machine
     from glocal.tasks.classifier import resolve_device
 
     if config.json is not None:  # before anything is timed
@@ -43,7 +43,18 @@ def run(config: BenchConfig) -> int:
         figures = f"{timing.ms:.2f}", f"{1000 / timing.ms:,.0f}", ratio, f"{timing.spread:.2f}", memory
         table.add_row(timing.model, size, batch, *figures)
     console().print(table)
+    grown = growth(timings)
+    if grown:
+        table = Table(title="growth with the pixels of an image: pixels to the power of", title_justify="left")
+        table.add_column("model", overflow="fold")
+        for heading in ("batch", "time", "memory"):
+            table.add_column(heading, justify="right")
+        for row in grown:
+            memory = "" if row.memory is None else f"{row.memory:.2f}"
+            table.add_row(row.model, str(row.batch_size), f"{row.time:.2f}", memory)
+        console().print(table)
     if config.json is not None:
-        result = {"machine": facts, "options": asdict(config), "timings": [asdict(timing) for timing in timings]}
+        result = {"machine": facts, "options": asdict(config)}
+        result |= {"timings": [asdict(row) for row in timings], "growth": [asdict(row) for row in grown]}
         Path(config.json).write_text(json.dumps(result, indent=1) + "\n")
     return 1 if any(timing.error for timing in timings) else 0
