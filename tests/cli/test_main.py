@@ -68,11 +68,11 @@ def test_freed_memory_is_kept(kept):
     program = f"""
 import torch
 from pathlib import Path
-from glocal.cli import _keep_freed_memory
+from glocal.cli import keep_freed_memory
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 if {kept}:
-    _keep_freed_memory()
+    keep_freed_memory()
 before = resident()
 torch.ones(100 * 2**18)
 print(resident() - before > 90)

@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
             find_run=getattr(command, "find_run", None),
         )
         config = parser.parse(rest)
-        _keep_freed_memory()
+        keep_freed_memory()
         return command.run(config)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "stopped", 130)
@@ -114,7 +114,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep what tensors free for the next ones, instead of giving it back to the system.
 
     Otherwise the system clears every page of every larger result anew: x + 1 of 51 MB takes 25 ms, and 6 ms with it.
