@@ -45,7 +45,11 @@ MACS = {
 ENTRIES = {entry.name: entry for entry in catalog()}
 
 
-@pytest.mark.parametrize("name", MACS)
+# One of each family in every run; counting the others takes a minute and a half.
+OFTEN = ("transxnet_t", "transnext_micro", "hat_net_tiny", "transcnn_tiny", "conv2former_n", "van_b0")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in MACS])
 def test_macs_equal_the_architecture(name):
     cost = measure(name)
     assert cost.macs / 1e9 == pytest.approx(MACS[name], rel=0.03)

@@ -54,7 +54,12 @@ def test_forward_equals_the_original(case):
         assert feature.square().mean().sqrt().item() == pytest.approx(float(golden[f"stage{i}_rms"]), rel=1e-6)
 
 
-@pytest.mark.parametrize("case", FORWARD)
+SMALL = ("transxnet_t_192x320", "transnext_micro", "hat_net_tiny", "transcnn", "conv2former_n", "van_b0")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case.startswith(SMALL) else pytest.mark.slow) for case in FORWARD]
+)
 def test_forward_in_single_precision(case):
     variant, height, width, kwargs = parse(case)
     golden = np.load(GOLDEN / f"{case}.npz")

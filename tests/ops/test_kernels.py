@@ -1,5 +1,7 @@
 """The Triton kernels compute what the references do, with every gradient; Triton's interpreter runs them on a CPU."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -112,9 +114,15 @@ def typed(named, dtype):
     return {name: tensor.to(dtype) for name, tensor in named.items()}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("op", OPS)
+def in_ci(*values):
+    """A case of every run: the interpreter takes seconds for aggregated attention, so most of its cases are slow."""
+    often = values[0] != "aggregated" or values[1:] in (
+        ((5, 7), "part"), ((9, 4), "channels_last"), ((1, 1), "contiguous"), (torch.bfloat16,)
+    )  # fmt: skip
+    return pytest.param(*values, marks=[] if often else pytest.mark.slow, id="-".join(map(str, values)))
+
+
+@pytest.mark.parametrize(("op", "size", "layout"), [in_ci(*case) for case in product(OPS, SIZES, LAYOUTS)])
 def test_matches_the_reference(op, size, layout):
     function, named = case(op, size)
     named = typed(named, torch.float32)
@@ -124,14 +132,15 @@ def test_matches_the_reference(op, size, layout):
     assert_equal(function, named, TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(("op", "dtype"), [in_ci(*case) for case in product(OPS, [torch.bfloat16, torch.float16])])
 def test_low_precision(op, dtype):
     function, named = case(op, (5, 7))
     assert_equal(function, typed(named, dtype), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (5, 1), (7, 3), (11, 1), (21, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "dilation"), [(1, 1), (5, 1), (7, 3), (11, 1), pytest.param(21, 1, marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("op", ["depthwise", "depthwise per sample"])
 def test_kernel_sizes(op, kernel, dilation):
     _, named = case(op, (6, 5), "channels_last", kernel, channels=3)
@@ -199,7 +208,7 @@ def test_autocast(op):
     torch.testing.assert_close(out.float(), expected.float(), rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [pytest.param(op, marks=[pytest.mark.slow] * (op == "aggregated")) for op in OPS])
 def test_compiles_without_a_graph_break(op):
     function, named = case(op, (5, 7))
     named = typed(named, torch.float32)

@@ -51,7 +51,7 @@ def one(digits_folder, tmp_path_factory):
     return train(config, Console(file=io.StringIO())).output
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])  # a minute
 def test_two_devices_equal_one_even_when_killed(digits_folder, tmp_path, one, strategy):
     output = tmp_path / "run"
     settings = dict(data=str(digits_folder), output=str(output), devices=2, strategy=strategy, **SETTINGS)

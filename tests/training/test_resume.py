@@ -96,8 +96,13 @@ def whole(digits_folder, tmp_path_factory):
     return run(digits_folder, tmp_path_factory.mktemp("whole") / "run").output
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("batch", [3, 9, 14, 21])  # in epoch 1; before its last step; in epoch 2; in epoch 3
+KILLED = [(3, 0), (14, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, 2), (14, 0)))]
+
+
+@pytest.mark.parametrize(
+    ("batch", "workers"),  # in epoch 1; in epoch 2; before the last step of epoch 1; in epoch 3
+    [*KILLED, (9, 2), (21, 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((9, 0), (21, 2)))],
+)
 def test_killed_run_reaches_the_same_weights(digits_folder, tmp_path, whole, batch, workers):
     assert in_child(run_and_die, digits_folder, tmp_path / "run", batch, workers=workers) == -signal.SIGKILL
     assert not (tmp_path / "run/summary.json").exists()
@@ -105,8 +110,7 @@ def test_killed_run_reaches_the_same_weights(digits_folder, tmp_path, whole, bat
     same(whole, tmp_path / "run")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("batch", [3, 14])
+@pytest.mark.parametrize(("batch", "workers"), KILLED)
 def test_killed_run_on_shards(digits_shards, tmp_path, batch, workers):
     options = dict(workers=workers, epochs=2)
     run(digits_shards, tmp_path / "whole", **options)

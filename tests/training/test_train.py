@@ -104,7 +104,14 @@ class TestSeed:
 
     @pytest.mark.parametrize(
         "model",
-        ["transxnet_pico", "transnext_pico", "hat_net_pico", "transcnn_pico", "conv2former_pico", "van_pico"],
+        [
+            "transxnet_pico",
+            "hat_net_pico",
+            *(
+                pytest.param(f"{family}_pico", marks=pytest.mark.slow)
+                for family in ("transnext", "transcnn", "conv2former", "van")
+            ),
+        ],
     )
     def test_same_seed_gives_the_same_file(self, digits_folder, tmp_path, model):
         torch.set_num_threads(2)
