@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "by_triton", "poisoned")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 SIZES = [(5, 7), (1, 1), (2, 3), (9, 4)]
 LAYOUTS = ["contiguous", "channels_last", "part"]
-OPS = ["depthwise", "depthwise per sample", "depthwise fused", "multi-scale", "aggregated", "norm"]
+OPS = ["depthwise", "depthwise per sample", "depthwise fused", "multi-scale", "aggregated", "norm", "sample norm"]
 
 
 @pytest.fixture
@@ -48,8 +48,9 @@ def laid_out(x, layout):
 def case(op, size, layout="contiguous", kernel=3, batch=2, channels=6):
     """The function and its named inputs."""
     x = laid_out(random(batch, channels, *size), layout)
-    if op == "norm":
-        return (lambda x, weight, bias: ops.channel_norm(x, weight, bias, 1e-6)), {
+    if op in ("norm", "sample norm"):
+        function = ops.channel_norm if op == "norm" else ops.sample_norm
+        return (lambda x, weight, bias: function(x, weight, bias, 1e-6)), {
             "x": x,
             "weight": random(channels, seed=1),
             "bias": random(channels, seed=2),
@@ -154,9 +155,16 @@ def test_more_than_one_block_of_everything():
     named["pooled_v"] = random(1, 2, 24, 40, seed=4)
     named["pooled_bias"] = random(2, 40, 99, seed=8)
     assert_equal(function, typed(named, torch.float32), TOLERANCE[torch.float32])
-    for op in ("depthwise fused", "norm"):
+    for op in ("depthwise fused", "norm", "sample norm"):
         function, named = case(op, (13, 12), "channels_last", channels=70)
         assert_equal(function, typed(named, torch.float32), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sample_shared_out_to_many_programs(layout):
+    function, named = case("sample norm", (13, 12), channels=300)
+    named["x"] = laid_out(named["x"] + 5, layout)
+    assert_equal(function, typed(named, torch.float32), TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -177,11 +185,12 @@ def test_large_logits_stay_finite():
     assert all(grad.isfinite().all() for grad in grads.values())
 
 
-@pytest.mark.parametrize("op", ["depthwise", "depthwise fused", "aggregated", "norm"])
+@pytest.mark.parametrize("op", ["depthwise", "depthwise fused", "aggregated", "norm", "sample norm"])
 def test_is_a_lawful_custom_op(op):
     from glocal.ops.aggregated_attention import triton as aggregated
     from glocal.ops.channel_norm import triton as norm
     from glocal.ops.depthwise_conv import triton as depthwise
+    from glocal.ops.sample_norm import triton as sample_norm
 
     _, named = case(op, (3, 4))
     leaves = [tensor.float().requires_grad_() for tensor in named.values()]
@@ -189,6 +198,8 @@ def test_is_a_lawful_custom_op(op):
         torch.library.opcheck(aggregated._op, leaves)
     elif op == "norm":
         torch.library.opcheck(norm._op, (*leaves, 1e-6))
+    elif op == "sample norm":
+        torch.library.opcheck(sample_norm._op, (*leaves, 1e-6))
     elif op == "depthwise":
         torch.library.opcheck(depthwise._op, (*leaves, None, None, None, 1, False, False))
     else:

@@ -45,6 +45,7 @@ ENTRIES = {
         "_bias_gradient",
     ],
     "channel_norm": ["_forward", "_backward"],
+    "sample_norm": ["_statistics", "_forward", "_sums", "_backward"],
 }
 
 
@@ -114,7 +115,7 @@ def step(modules, dtype):
     def parameter(*shape):
         return torch.empty(*shape, dtype=dtype, requires_grad=True)
 
-    conv, norm, attend = (modules[op] for op in ("depthwise_conv", "channel_norm", "aggregated_attention"))
+    conv, attend = modules["depthwise_conv"], modules["aggregated_attention"]
     for last in (True, False):
         x = maps(8, 64, 56, 56, last=last)
         for kernel, dilation in ((3, 1), (7, 3), (11, 1)):
@@ -123,7 +124,8 @@ def step(modules, dtype):
         conv.depthwise_conv(x, parameter(64, 1, 3, 3), parameter(64), gelu=True, residual=x, factor=x).sum().backward()
         weight, reach = conv.multi_scale([parameter(16, 1, k, k) for k in (1, 3, 5, 7)])
         conv.depthwise_conv(x, weight, parameter(64), residual=x, reach=reach).sum().backward()
-        norm.channel_norm(x, parameter(64), parameter(64), 1e-6).sum().backward()
+        for name in ("channel_norm", "sample_norm"):
+            getattr(modules[name], name)(x, parameter(64), parameter(64), 1e-6).sum().backward()
     heads, d, pooled = 3, 24, 49
     q, k, v = (maps(8, heads * d, 56, 56).unflatten(1, (heads, d)) for _ in range(3))
     keys, values = (parameter(8, heads, d, pooled) for _ in range(2))

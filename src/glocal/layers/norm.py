@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.ops import channel_norm
+from glocal.ops import channel_norm, sample_norm
 
 
 @register_notrace_module
@@ -28,11 +28,15 @@ class LayerNorm2d(nn.Module):
         return channel_norm(x, self.weight, self.bias, self.eps)
 
 
+@register_notrace_module
 class GroupNorm1(nn.GroupNorm):
     """GroupNorm with one group: normalises each sample over C, H and W together."""
 
     def __init__(self, dim: int, eps: float = 1e-5):
         super().__init__(1, dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sample_norm(x, self.weight, self.bias, self.eps)
 
 
 @register_notrace_module

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 CHOICES = ("auto", "reference", "triton")
-OPS = ("aggregated_attention", "channel_norm", "depthwise_conv")  # those with kernels
+OPS = ("aggregated_attention", "channel_norm", "depthwise_conv", "sample_norm")  # those with kernels
 CPU_OPS = ("aggregated_attention", "depthwise_conv")  # those with a way of their own on a CPU
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOWEST_CAPABILITY = (8, 0)

@@ -1,0 +1,209 @@
+"""Triton kernels of GroupNorm with one group, for maps with any strides: torch's copies a map in channels_last first.
+
+A sample is shared out to several programs. Forward: each finds the mean and the squares of its share, which are put
+together in a few numbers; then result = x · gain + shift, both by sample and channel. Backward: each adds up the
+gradient, and its product with x, by channel; then the gradient of x is again linear in g and x. Without atomics.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from glocal.ops.launch import launching
+
+TILE = 4096  # elements of a block
+PROGRAMS = 512  # that the sums of all samples are shared out to
+
+
+@triton.jit
+def _tile(start_n, start_c, CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Positions and channels of a block, the ones that are neighbours in memory along its last axis."""
+    n, c = start_n + tl.arange(0, BLOCK_N), start_c + tl.arange(0, BLOCK_C)
+    if CHANNELS_LAST:
+        n, c = n[:, None], c[None, :]
+    else:
+        n, c = n[None, :], c[:, None]
+    return n, c
+
+
+@triton.jit
+def _places(n, c, width, sb, sc, sh, sw):
+    """Offsets of positions `n` and channels `c` in the sample of this program."""
+    return tl.program_id(1) * sb + (n // width) * sh + (n % width) * sw + c * sc
+
+
+@triton.jit
+def _statistics(
+    x, partial, channels, area, width, xb, xc, xh, xw,
+    CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """partial[sample, program] = how many elements, their mean, and the sum of squared distances from it."""
+    count = 0.0
+    mean = 0.0
+    squares = 0.0
+    for start_n in range(tl.program_id(0) * BLOCK_N, area, tl.num_programs(0) * BLOCK_N):
+        for start_c in range(0, channels, BLOCK_C):
+            n, c = _tile(start_n, start_c, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+            real = (n < area) & (c < channels)
+            value = tl.load(x + _places(n, c, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
+            here = tl.minimum(area - start_n, BLOCK_N).to(tl.float32) * tl.minimum(channels - start_c, BLOCK_C)
+            average = tl.sum(value) / here
+            value = tl.where(real, value - average, 0.0)
+            step = average - mean
+            total = count + here
+            squares += tl.sum(value * value) + step * step * count * here / total
+            mean += step * here / total
+            count = total
+    place = partial + (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * 3
+    tl.store(place, count)
+    tl.store(place + 1, mean)
+    tl.store(place + 2, squares)
+
+
+@triton.jit
+def _forward(
+    x, gain, shift, y, channels, area, width, xb, xc, xh, xw, yb, yc, yh, yw,
+    CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    n, c = _tile(tl.program_id(0) * BLOCK_N, tl.program_id(2) * BLOCK_C, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    known = c < channels
+    real = (n < area) & known
+    value = tl.load(x + _places(n, c, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
+    by_channel = tl.program_id(1) * channels + c
+    value *= tl.load(gain + by_channel, mask=known, other=0.0)
+    value += tl.load(shift + by_channel, mask=known, other=0.0)
+    tl.store(y + _places(n, c, width, yb, yc, yh, yw), value, mask=real)
+
+
+@triton.jit
+def _sums(
+    x, g, mean, partial, channels, area, width, xb, xc, xh, xw, gb, gc, gh, gw,
+    CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """partial[sample, program, 0 or 1, channel] = the sum of g, and of g · (x − mean)."""
+    average = tl.load(mean + tl.program_id(1))
+    axis: tl.constexpr = 0 if CHANNELS_LAST else 1
+    block, c = _tile(0, tl.program_id(2) * BLOCK_C, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    known = c < channels
+    level = tl.zeros(c.shape, tl.float32)
+    along = tl.zeros(c.shape, tl.float32)
+    for start in range(tl.program_id(0) * BLOCK_N, area, tl.num_programs(0) * BLOCK_N):
+        n = start + block
+        real = (n < area) & known
+        value = tl.load(x + _places(n, c, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
+        up = tl.load(g + _places(n, c, width, gb, gc, gh, gw), mask=real, other=0.0).to(tl.float32)
+        level += tl.sum(up, axis, keep_dims=True)
+        along += tl.sum(up * (value - average), axis, keep_dims=True)
+    place = partial + (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
+    tl.store(place, level, mask=known)
+    tl.store(place + channels, along, mask=known)
+
+
+@triton.jit
+def _backward(
+    x, g, gain, slope, level, gx, channels, area, width, xb, xc, xh, xw, gb, gc, gh, gw, ob, oc, oh, ow,
+    CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    n, c = _tile(tl.program_id(0) * BLOCK_N, tl.program_id(2) * BLOCK_C, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    known = c < channels
+    real = (n < area) & known
+    value = tl.load(x + _places(n, c, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
+    up = tl.load(g + _places(n, c, width, gb, gc, gh, gw), mask=real, other=0.0).to(tl.float32)
+    up *= tl.load(gain + tl.program_id(1) * channels + c, mask=known, other=0.0)
+    up += value * tl.load(slope + tl.program_id(1)) + tl.load(level + tl.program_id(1))
+    tl.store(gx + _places(n, c, width, ob, oc, oh, ow), up, mask=real)
+
+
+@torch.library.custom_op("glocal::sample_norm", mutates_args=())
+def _op(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The result, and each sample's mean and inverse deviation."""
+    y = torch.empty_like(x)
+    sizes, blocks = _blocks(x)
+    programs = _programs(x, blocks)
+    partial = x.new_empty((x.shape[0], programs, 3), dtype=torch.float32)
+    with launching(x):
+        _statistics[(programs, x.shape[0])](x, partial, *sizes, *x.stride(), **blocks)
+        count, average, squares = partial.unbind(2)
+        total = x[0].numel()
+        mean = (count * average).sum(1) / total
+        squares = squares.sum(1) + (count * (average - mean.unsqueeze(1)).square()).sum(1)
+        inverse = (squares / total + eps).rsqrt()
+        gain = inverse.unsqueeze(1) * weight.float()
+        shift = bias.float() - mean.unsqueeze(1) * gain
+        _forward[_grid(x, blocks)](x, gain, shift, y, *sizes, *x.stride(), *y.stride(), **blocks)
+    return y, mean, inverse
+
+
+@_op.register_fake
+def _(x, weight, bias, eps):
+    return torch.empty_like(x), *(x.new_empty(x.shape[0], dtype=torch.float32) for _ in range(2))
+
+
+@torch.library.custom_op("glocal::sample_norm_backward", mutates_args=())
+def _backward_op(x: Tensor, weight: Tensor, g: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of x, and those of weight and bias, (2, C) in float32."""
+    gx = torch.empty_like(x)
+    sizes, blocks = _blocks(x)
+    programs = _programs(x, blocks)
+    partial = x.new_empty((x.shape[0], programs, 2, x.shape[1]), dtype=torch.float32)
+    with launching(x):
+        shares = (programs, x.shape[0], triton.cdiv(x.shape[1], blocks["BLOCK_C"]))
+        _sums[shares](x, g, mean, partial, *sizes, *x.stride(), *g.stride(), **blocks)
+        level, along = partial.sum(1).unbind(1)  # (B, C) each
+        along = along * inverse.unsqueeze(1)  # with the normalised x
+        gain = inverse.unsqueeze(1) * weight.float()
+        total = x[0].numel()
+        slope = -inverse * (gain * along).sum(1) / total
+        offset = -(gain * level).sum(1) / total - mean * slope
+        strides = *x.stride(), *g.stride(), *gx.stride()
+        _backward[_grid(x, blocks)](x, g, gain, slope, offset, gx, *sizes, *strides, **blocks)
+    return gx, torch.stack([along.sum(0), level.sum(0)])
+
+
+@_backward_op.register_fake
+def _(x, weight, g, mean, inverse):
+    return torch.empty_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
+
+
+def _save(ctx, inputs, output):
+    x, weight, bias, _ = inputs
+    ctx.bias_dtype = bias.dtype
+    ctx.save_for_backward(x, weight, *output[1:])
+
+
+def _gradients(ctx, g, *_):
+    x, weight, mean, inverse = ctx.saved_tensors
+    gx, parameters = _backward_op(x, weight, g, mean, inverse)
+    return gx, parameters[0].to(weight.dtype), parameters[1].to(ctx.bias_dtype), None
+
+
+_op.register_autograd(_gradients, setup_context=_save)
+
+
+def sample_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """As `glocal.ops.sample_norm`; the parameters may be of another type than the map."""
+    return _op(x, weight, bias, eps)[0]
+
+
+def _blocks(x: Tensor) -> tuple[tuple[int, int, int], dict]:
+    """Channels, positions and width of a map, and the blocks: long along what is contiguous."""
+    channels, area = x.shape[1], x.shape[2] * x.shape[3]
+    channels_last = x.stride(1) == 1 and channels > 1
+    if channels_last:
+        block_c = min(triton.next_power_of_2(channels), 256)
+        block_n = min(triton.next_power_of_2(area), TILE // block_c)
+    else:
+        block_n = min(triton.next_power_of_2(area), 1024)
+        block_c = min(triton.next_power_of_2(channels), TILE // block_n)
+    return (channels, area, x.shape[3]), {"CHANNELS_LAST": channels_last, "BLOCK_N": block_n, "BLOCK_C": block_c}
+
+
+def _programs(x: Tensor, blocks: dict) -> int:
+    """How many programs share the positions of a sample."""
+    return min(triton.cdiv(x.shape[2] * x.shape[3], blocks["BLOCK_N"]), triton.cdiv(PROGRAMS, x.shape[0]))
+
+
+def _grid(x: Tensor, blocks: dict) -> tuple[int, int, int]:
+    area = x.shape[2] * x.shape[3]
+    return triton.cdiv(area, blocks["BLOCK_N"]), x.shape[0], triton.cdiv(x.shape[1], blocks["BLOCK_C"])
