@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from rich.console import Console
 
 import glocal  # noqa: F401  registers the models
 from glocal.tasks.checkpoint import read_weights
+from glocal.training import fit
+from glocal.training import train as train_module
 from glocal.training.config import TrainConfig
+from glocal.training.module import ClassificationModule
 from glocal.training.train import train
 from run_output import rows
 
@@ -70,6 +74,79 @@ def test_two_devices_equal_one_even_when_killed(digits_folder, tmp_path, one, st
         assert ours.keys() == theirs.keys()
         for key in theirs:
             assert torch.allclose(ours[key], theirs[key], atol=1e-5), key
+
+
+@pytest.fixture
+def damaged(digits_folder, tmp_path):
+    """Broken files of which each of two devices gets some."""
+    root = tmp_path / "damaged"
+    shutil.copytree(digits_folder, root / "train")
+    shutil.copytree(digits_folder, root / "val")
+    for number in range(10):
+        (root / f"train/zero/{number:02}.png").write_bytes(b"broken")
+    return root
+
+
+def test_unreadable_files_of_all_devices_are_named_and_counted(damaged, tmp_path):
+    settings = SETTINGS | dict(data=str(damaged), output=str(tmp_path / "run"), devices=2, val_fraction=None)
+    finished = launch(settings | dict(batch_size=6, accumulate=1))  # every image is seen
+    assert finished.returncode == 0, finished.stderr
+    log = (tmp_path / "run/train.log").read_text()
+    assert [log.count(f"skipped {damaged}/train/zero/{number:02}.png") for number in range(10)] == [1] * 10
+    assert int(rows(tmp_path / "run")[0]["unread"]) >= 10
+
+
+def test_the_limit_of_unreadable_files_is_for_all_devices(damaged, tmp_path):
+    settings = SETTINGS | dict(data=str(damaged), output=str(tmp_path / "run"), devices=2, val_fraction=None)
+    stopped = launch(settings | dict(batch_size=6, accumulate=1, max_bad="9%"))  # 8 of 90, and no device alone meets more
+    assert stopped.returncode != 0
+    assert "of 90 images cannot be read, more than --max-bad 9% allows" in stopped.stderr
+
+
+def test_batch_norm_over_all_devices_with_fsdp(monkeypatch):
+    """Lightning knows it for DDP only."""
+    model = timm.create_model("van_pico", num_classes=3)
+    module = ClassificationModule(model, TrainConfig(strategy="fsdp"), lr=0.1, classes=3, images=8, steps_per_epoch=1)
+    monkeypatch.setattr(ClassificationModule, "device_mesh", {"data_parallel": None})
+    monkeypatch.setattr(torch.distributed.fsdp, "fully_shard", lambda part, mesh: None)
+    module.sync_batch_norm = True
+    module.configure_model()
+    norms = [part for part in module.model.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) > 10
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+
+
+@pytest.mark.parametrize(("choice", "devices", "kind", "synced"), [
+    ("auto", 2, "cuda", True), ("auto", 1, "cuda", False), ("auto", 2, "cpu", False), ("never", 2, "cuda", False),
+    ("always", 1, "cuda", True),
+])  # fmt: skip
+def test_where_batch_norm_is_over_all_devices(choice, devices, kind, synced):
+    config = TrainConfig(sync_bn=choice, devices=devices)
+    assert fit._syncs_batch_norm(config, torch.device(kind)) == synced
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes"),
+    [
+        ({}, 1, 1),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, 4, 1),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, 2, 2),
+    ],
+)
+def test_torchrun_says_how_many_devices(environment, devices, nodes, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if environment:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    config = train_module._as_launched(TrainConfig())
+    assert (config.devices, config.num_nodes) == (devices, nodes)
+
+
+def test_torchrun_and_an_option_that_disagree(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="--devices 3: torchrun has started 4"):
+        train_module._as_launched(TrainConfig(devices=3))
 
 
 @pytest.mark.parametrize("model", ["transxnet", "transnext", "hat_net", "transcnn", "conv2former", "van"])

@@ -320,6 +320,23 @@ class TestEngine:
         assert low.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=0.2)
         assert all(t.dtype != torch.bfloat16 for t in read_weights(low.output / "model.safetensors").values())
 
+    @pytest.mark.parametrize(("options", "where"), [({}, "on a CPU"), ({"strategy": "fsdp"}, "with --strategy fsdp")])
+    def test_refuses_fp16_where_it_would_be_something_else(self, digits_folder, tmp_path, options, where):
+        with pytest.raises(ValueError, match=f"--precision fp16 is not for training {where}: bf16 is"):
+            run(digits_folder, tmp_path / "1", precision="fp16", **options)
+
+    def test_compiled_on_a_gpu_only_unless_told(self):
+        assert TrainConfig().compile == "auto"
+        config = TrainConfig(compile="auto")
+        assert [fit_module._compiles(config, torch.device(kind)) for kind in ("cpu", "cuda")] == [False, True]
+        assert fit_module._compiles(TrainConfig(compile="always"), torch.device("cpu"))
+        assert not fit_module._compiles(TrainConfig(compile="never"), torch.device("cuda"))
+
+    def test_weights_and_images_are_channels_last(self, digits_folder, tmp_path, spy):
+        run(digits_folder, tmp_path / "1", model="van_pico")
+        weight = spy[0][0].model.stem.conv.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+
     def test_checkpointing_of_activations_changes_nothing(self, digits_folder, tmp_path, spy):
         plain = run(digits_folder, tmp_path / "1", model="transnext_pico")
         saved = run(digits_folder, tmp_path / "2", model="transnext_pico", grad_checkpointing=True)

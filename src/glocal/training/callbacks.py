@@ -109,6 +109,7 @@ class KeepLast(Callback):
         wait = self.seconds if left > parts else self.seconds / 10
         if trainer.world_size > 1 and left > parts and (batch_idx + 1) // parts % STEPS_BETWEEN_TALKS:
             return
+        module.share_unread()
         stop = any_device(trainer, self.signal is not None)
         if stop or any_device(trainer, time.monotonic() - self.saved_at >= wait):
             module.fetch_losses()  # not after a loss that is not finite
@@ -124,6 +125,7 @@ class KeepLast(Callback):
 
     def on_train_epoch_end(self, trainer, module) -> None:
         module.data_epoch = trainer.current_epoch + 1
+        module.share_unread()
         self._save(trainer)
         stop = any_device(trainer, self.signal is not None)
         if stop and trainer.current_epoch + 1 < trainer.max_epochs:
@@ -220,7 +222,8 @@ class EpochLog(Callback):
         self.images += self.epoch_images
         self.seconds += self.epoch_seconds
         rate = self.epoch_images / self.epoch_seconds if self.epoch_seconds else 0.0
-        unread = module.unread.total() - self.unread_before
+        unread = torch.tensor([module.unread.total() - self.unread_before], dtype=torch.float64)
+        unread = int(module.sum_over_devices(unread))
         epoch, loss = trainer.current_epoch + 1, module.train_loss
         lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         row = {"epoch": epoch, "lr": lr, "train_loss": loss, "train_images_per_second": rate}

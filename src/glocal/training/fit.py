@@ -102,6 +102,9 @@ def leads() -> bool:
 def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     """Create the model, seeded, and check that it takes the images; raises ValueError, TypeError or OSError."""
     device = resolve_device(config.device)
+    if config.precision == "fp16" and (device.type == "cpu" or config.strategy == "fsdp"):
+        where = "with --strategy fsdp" if config.strategy == "fsdp" else "on a CPU"
+        raise ValueError(f"--precision fp16 is not for training {where}: bf16 is")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     check_name(name)
     img_size = config.img_size or source.img_size
@@ -152,6 +155,8 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
     best = KeepBest({"": output / run_folder.BEST, "raw": output / run_folder.RAW}, run.describe, figure)
     epochs = EpochLog(console, output / run_folder.METRICS, figure)
     last = KeepLast(output / run_folder.LAST, config.save_every_minutes)
+    sync_batch_norm = _syncs_batch_norm(config, run.device)
+    module.sync_batch_norm = sync_batch_norm and config.strategy == "fsdp"
     with _quiet_lightning(), _deterministic(run.device):
         trainer = lightning.Trainer(
             max_epochs=config.epochs + config.cooldown_epochs,
@@ -163,7 +168,7 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
             precision=PRECISIONS[config.precision],
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=config.clip_grad,
-            sync_batchnorm=_syncs_batch_norm(config, run.device),
+            sync_batchnorm=sync_batch_norm and config.strategy != "fsdp",
             limit_train_batches=QUICK_BATCHES * config.accumulate if config.quick else None,
             limit_val_batches=QUICK_BATCHES if config.quick else None,
             logger=_loggers(config, output),
@@ -176,7 +181,7 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        if config.compile == "always" or (config.compile == "auto" and run.device.type == "cuda"):
+        if _compiles(config, run.device):
             module.model.compile()
         data, interrupt = RunData(run), signal.getsignal(signal.SIGINT)
         try:
@@ -211,6 +216,10 @@ def _syncs_batch_norm(config: TrainConfig, device: torch.device) -> bool:
         raise ValueError("--sync-bn always: torch has it on GPUs only")
     several = config.world_size > 1 and device.type == "cuda"
     return config.sync_bn == "always" or (config.sync_bn == "auto" and several)
+
+
+def _compiles(config: TrainConfig, device: torch.device) -> bool:
+    return config.compile == "always" or (config.compile == "auto" and device.type == "cuda")
 
 
 def _loggers(config: TrainConfig, output: Path) -> list:

@@ -98,9 +98,12 @@ class ClassificationModule(LightningModule):
         self.max_bad = 1.0 if max_bad is None else max_bad
         self.unread: Counter[str] = Counter()
         self.unread_in_training: set[str] = set()
+        self.unread_elsewhere: set[str] = set()  # of the other devices, so far as they have said
+        self.unread_shared = 0  # how many files the other devices know of
         self.loss_sum, self.loss_steps = 0.0, 0  # of the epoch's batches so far
         self.pending: list[tuple[int, Tensor]] = []  # steps, and their losses that are still on the device
         self.grouped = False
+        self.sync_batch_norm = False  # with FSDP2: to be set before the run
 
     @property
     def train_loss(self) -> float:
@@ -129,6 +132,9 @@ class ClassificationModule(LightningModule):
         if self.device_mesh is None or self.grouped:
             return
         from torch.distributed.fsdp import fully_shard
+
+        if self.sync_batch_norm:  # Lightning does it for DDP only
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
 
         mesh = self.device_mesh["data_parallel"]
         for model in [self.model] if self.ema is None else [self.model, self.ema.module]:
@@ -184,9 +190,26 @@ class ClassificationModule(LightningModule):
             if self.training:
                 self.unread_in_training.add(reason)
         if self.training:
-            self._check_unread()
+            if self.trainer.world_size == 1:
+                self._check_unread()
             images, labels = self._fill_up(images, labels)
         return images, labels
+
+    def share_unread(self) -> None:
+        """Learn which files the other devices could not read, and stop where they are too many; all devices ask."""
+        if self.trainer.world_size > 1:
+            news = len(self.unread) > self.unread_shared
+            if not self.trainer.strategy.reduce_boolean_decision(news, all=False):
+                return
+            parts = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, (sorted(self.unread), sorted(self.unread_in_training)))
+            elsewhere = {reason for reasons, _ in parts for reason in reasons} - set(self.unread)
+            for reason in sorted(elsewhere - self.unread_elsewhere):
+                log.warning("skipped %s", reason)
+            self.unread_elsewhere = elsewhere
+            self.unread_in_training.update(*(reasons for _, reasons in parts))
+            self.unread_shared = len(self.unread)
+        self._check_unread()
 
     def _fill_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Put readable images of the batch in the place of those for which there was no replacement."""
