@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from glocal import cli
 from glocal.cli import main
@@ -253,7 +254,8 @@ class TestExitCodes:
             (KeyboardInterrupt(), 130, "stopped"),
             (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "No space left on device: 'x'"),
             (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "Permission denied: 'x'"),
-            (MemoryError(), 1, "out of memory: try a smaller --batch-size"),
+            (MemoryError(), 1, "out of memory: try a smaller --batch-size or --img-size, and in training --accumulate"),
+            (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), 1, "(CUDA out of memory. Tried 2 GiB)"),
             (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "try a smaller --batch-size"),
         ],
     )

@@ -130,6 +130,11 @@ class TestMultiLabel:
         assert source.splits["train"].labels == [(0, 1), (0, 2), ()]
         assert source.splits["val"].labels == [(2,)]
 
+    @pytest.mark.parametrize("cell", ["nan", "NaN", "a|nan"])
+    def test_refuses_what_is_no_label(self, table, cell):
+        with pytest.raises(ValueError, match=r"row 3: no label \('.*' in the column 'labels'\)"):
+            open_for_training(table(f"path,labels,split\n00.png,a,train\n01.png,{cell},val\n"))
+
     def test_name_that_is_there_twice_counts_once(self, table):
         source = open_for_training(table("path,labels,split\n00.png,b|b|a,train\n01.png,a,val\n"))
         assert source.splits["train"].labels == [(0, 1)]

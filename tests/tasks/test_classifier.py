@@ -140,9 +140,10 @@ class TestFineTuning:
         started = load_for_finetuning("test_resnet", folder, 3)
         assert torch.equal(started.get_classifier().weight, model.get_classifier().weight)
 
-    def test_other_classes_take_all_but_the_classifier(self, run):
+    def test_other_classes_take_all_but_the_classifier(self, run, caplog):
         folder, model = run
         started = load_for_finetuning("test_resnet", folder, 7)
+        assert "is for 3 classes, the data has 7: the classifier starts anew" in caplog.text
         assert started.num_classes == 7
         assert torch.equal(started.conv1[0].weight, model.conv1[0].weight)
 

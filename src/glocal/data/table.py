@@ -116,8 +116,9 @@ def _read(file: Path) -> _Table:
     for line, row in rows:
         cell = row[label_column]
         names = cell.replace(";", "|").split("|") if multi_label else [cell]
+        missing = multi_label and any(name.strip().lower() == "nan" for name in names)  # an empty cell: of no class
         names = [name.strip() for name in names if name.strip().lower() not in MISSING]
-        if not names and not multi_label:
+        if missing or (not names and not multi_label):
             raise ValueError(f"{file}, row {line}: no label ({cell!r} in the column {header[label_column]!r})")
         labels.append(tuple(names))
     paths = [row[path_column] for _, row in rows]

@@ -1,5 +1,6 @@
 """A classifier ready for use: a timm-contract model with its weights and the names of its classes."""
 
+import logging
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import nn
 import glocal.models  # noqa: F401 (registers the models)
 from glocal.models.build import NoWeightsError, reading_weights
 from glocal.tasks.checkpoint import CheckpointInfo, find_checkpoint, read_info, read_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def load_for_finetuning(name: str, checkpoint: str | Path | None, num_classes: i
     _load_strictly(path, info, model)
     if len(info.class_names) != num_classes:
         model.reset_classifier(num_classes)
+        known = len(info.class_names)
+        log.warning("%s is for %d classes, the data has %d: the classifier starts anew", path, known, num_classes)
     return model
 
 
