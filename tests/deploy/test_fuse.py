@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from timm.utils import reparameterize_model
+from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
 
 import glocal  # noqa: F401
@@ -50,6 +51,31 @@ def test_equals_the_model_in_float32(name):
     with torch.no_grad():
         expected = model(x)
         assert (fuse(model)(x) - expected).abs().max() / expected.std() < 1e-5
+
+
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, freeze_batch_norm_2d])
+@pytest.mark.parametrize("name", ["transxnet_pico", "transcnn_pico", "van_pico"])
+def test_other_kinds_of_batch_norm(name, convert):
+    model = convert(randomised(timm.create_model(name), scale=0.05).eval())
+    x = random(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+        assert (fuse(model)(x) - expected).abs().max() / expected.std() < 1e-9
+
+
+def test_a_scale_after_an_unknown_norm_stays():
+    class Doubled(nn.Module):
+        def forward(self, x):
+            return 2 * x + 1
+
+    model = randomised(timm.create_model("transxnet_pico"), scale=0.05).eval()
+    for stage in model.stages:
+        for block in stage.blocks:
+            block.channel_mixer.norm3 = Doubled()
+    x = random(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+        assert (fuse(model)(x) - expected).abs().max() / expected.std() < 1e-9
 
 
 @pytest.mark.parametrize("name", REMAIN)

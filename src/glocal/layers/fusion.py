@@ -10,13 +10,16 @@ output, where these are convolutions that a `Block` may merge with a norm or a L
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from glocal.layers.scale import LayerScale
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)  # of one device or all, or frozen by timm
 
 
 def absorb_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
     """Let a convolution do the batch norm after it."""
-    if not isinstance(norm, nn.BatchNorm2d):
+    if not isinstance(norm, BATCH_NORMS):
         return norm
     factor, shift = _affine(norm)
     _set(conv, factor.view(-1, 1, 1, 1) * conv.weight.double(), factor * _bias(conv) + shift)
@@ -25,7 +28,7 @@ def absorb_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
 
 def absorb_input_norm(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
     """Let a 1×1 convolution do the batch norm before it. (A larger one pads with zeros after the norm.)"""
-    if not isinstance(norm, nn.BatchNorm2d):
+    if not isinstance(norm, BATCH_NORMS):
         return norm
     factor, shift = _affine(norm)
     weight = conv.weight.double()
@@ -52,7 +55,7 @@ def absorb_residual(conv: nn.Conv2d) -> None:
     _set(conv, weight, None if conv.bias is None else _bias(conv))
 
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Factor and shift of a batch norm in eval mode."""
     factor = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
     return factor, norm.bias.detach().double() - norm.running_mean.double() * factor

@@ -14,7 +14,7 @@ from glocal.ops import multi_scale_depthwise_conv
 class MSFFN(nn.Module):
     """pw → GELU → BN → y + depthwise 1/3/5/7(y), a quarter of the channels each → GELU → BN → pw → BN."""
 
-    input_conv, output_conv = "fc1", "fc2"
+    input_conv, output_conv = "fc1", None  # the last is a norm
 
     def __init__(
         self, dim: int, expansion: float = 4.0, kernel_sizes: tuple[int, ...] = (1, 3, 5, 7), proj_drop: float = 0.0
@@ -49,6 +49,8 @@ class MSFFN(nn.Module):
     def reparameterize(self):
         self.norm2 = absorb_input_norm(self.norm2, self.fc2)
         self.norm3 = absorb_norm(self.fc2, self.norm3)
+        if isinstance(self.norm3, nn.Identity):
+            self.output_conv = "fc2"
         if self.adds_input:
             for conv in self.convs:
                 absorb_residual(conv)
