@@ -117,6 +117,22 @@ def test_gradcheck(size):
     assert torch.autograd.gradcheck(aggregated_attention, tuple(named.values()))
 
 
+def test_a_gradient_for_every_image():
+    named = inputs((5, 7), 3)
+    q, others = named.pop("q"), {name: tensor for name, tensor in named.items()}
+    images = ("k", "v", "pooled_k", "pooled_v")
+
+    def loss(tokens, q, *maps):
+        one = others | dict(zip(images, (each[None] for each in maps), strict=True)) | {"tokens": tokens}
+        return aggregated_attention(q[None], **one).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, *[0] * 5))(others["tokens"], q, *(others[n] for n in images))
+    for number, grad in enumerate(each):
+        tokens = others["tokens"].clone().requires_grad_()
+        value = loss(tokens, q[number], *(others[name][number] for name in images))
+        torch.testing.assert_close(grad, torch.autograd.grad(value, tokens)[0])
+
+
 def test_reads_nothing_outside_the_map():
     named = inputs((5, 7), 6)
     expected = position_by_position(**named)

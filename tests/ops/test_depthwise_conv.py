@@ -78,6 +78,20 @@ def test_keeps_the_memory_format(size, dilation):
     assert depthwise_conv(x.contiguous(), weight, dilation=dilation).is_contiguous()
 
 
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_empty_batch(dilation):
+    x, weight = torch.empty(0, 4, 12, 13, requires_grad=True), torch.ones(4, 1, 7, 7, requires_grad=True)
+    out = depthwise_conv(x, weight, dilation=dilation)
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert not weight.grad.any()
+
+
+def test_per_sample_kernels_keep_the_memory_format():
+    x = random(2, 32, 9, 8).contiguous(memory_format=torch.channels_last)
+    assert depthwise_conv(x, random(2, 32, 3, 3)).is_contiguous(memory_format=torch.channels_last)
+
+
 def test_autocast_computes_in_bfloat16_and_keeps_the_gradients_types():
     x, weight, bias = (random(*shape, dtype=torch.float32) for shape in [(2, 8, 9, 9), (8, 1, 5, 5), (8,)])
     leaves = [tensor.requires_grad_() for tensor in (x, weight, bias)]

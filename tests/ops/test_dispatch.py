@@ -36,8 +36,9 @@ def convolve(dtype=torch.float32):
     [("auto", {"aggregated_attention", "depthwise_conv"}), ("reference", set())],
     ids=["auto", "reference"],
 )
-def test_a_cpu_takes_its_own_way_where_there_is_one(chosen, choice, own):
+def test_a_cpu_takes_its_own_way_where_there_is_one(chosen, choice, own, monkeypatch):
     chosen(choice)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert not dispatch.takes_triton("depthwise_conv", [torch.ones(1)])
     assert dispatch.takes_cpu(torch.ones(1)) == bool(own)
     assert not dispatch.takes_cpu(torch.ones(1, device="meta"))
@@ -47,6 +48,40 @@ def test_a_cpu_takes_its_own_way_where_there_is_one(chosen, choice, own):
 
 def test_ops_with_a_way_of_their_own_on_a_cpu():
     assert {path.parent.name for path in Path(ops.__file__).parent.glob("*/cpu.py")} == set(dispatch.CPU_OPS)
+
+
+def test_a_view_of_a_tensor_too_large_to_count_in_32_bits():
+    view = torch.empty(2, device="meta").as_strided((2,), (2**31,))
+    assert dispatch._against([view]) == "a tensor spans more than 2,147,483,647 elements"
+    assert dispatch._against([view[:1]]) is None
+
+
+def test_more_samples_than_a_launch_has_programs():
+    assert dispatch.too_many(65535) is None
+    assert "more than 65,535" in dispatch.too_many(65536)
+
+
+def test_report_of_kernels_that_cannot_run(chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    chosen("triton", interpret=False)
+    assert {(backend, reason[:20]) for _, _, backend, reason in dispatch.report()} == {("none", "GLOCAL_OPS=triton, b")}
+
+
+def test_meta_tensors_take_no_kernel(chosen):
+    chosen("triton")
+    x, weight = torch.ones(1, 2, 4, 4, device="meta"), torch.ones(2, 1, 3, 3, device="meta")
+    assert ops.depthwise_conv(x, weight).shape == x.shape
+
+
+def test_a_gpu_without_a_compiler_is_refused(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(dispatch, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    dispatch._examine.cache_clear()
+    try:
+        assert "needs a C compiler" in dispatch._examine("cuda", 0)
+    finally:
+        dispatch._examine.cache_clear()
 
 
 def test_a_graph_keeps_the_reference(monkeypatch):
@@ -96,7 +131,7 @@ def test_a_fallback_is_said_once(chosen, monkeypatch, caplog):
     monkeypatch.setattr(dispatch, "refusal", lambda device: None)
 
     class OnGPU:
-        is_cuda, device, dtype = True, torch.device("cuda"), torch.float64
+        is_cuda, is_meta, device, dtype = True, False, torch.device("cuda"), torch.float64
 
     with caplog.at_level(logging.WARNING, "glocal"):
         for _ in range(2):

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agreement import inside_nan, random, run
+from agreement import inside_nan, random, randomised, run
 from glocal import ops
+from glocal.layers.token_mixers.d_mixer import IDConv
 from glocal.ops import dispatch
 
 pytest.importorskip("triton")
@@ -165,6 +166,36 @@ def test_sample_shared_out_to_many_programs(layout):
     function, named = case("sample norm", (13, 12), channels=300)
     named["x"] = laid_out(named["x"] + 5, layout)
     assert_equal(function, typed(named, torch.float32), TOLERANCE[torch.float32])
+
+
+def test_only_the_residual_needs_a_gradient():
+    _, named = case("depthwise", (5, 7))
+    residual = random(2, 6, 5, 7, seed=3).float().requires_grad_()
+    out = ops.depthwise_conv(**typed(named, torch.float32), gelu=True, residual=residual)
+    out.square().sum().backward()
+    torch.testing.assert_close(residual.grad, 2 * out.detach())
+
+
+def test_refuses_kernels_that_are_not_square():
+    with pytest.raises(RuntimeError, match="kernels of 3 × 5 are not square"):
+        ops.depthwise_conv(torch.ones(2, 4, 3, 4), torch.ones(2, 4, 3, 5))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"factor": (2, 4, 1, 1)}, {"residual": (1, 4, 5, 5)}, {"weight": (1, 1, 3, 3)}], ids=str
+)
+def test_refuses_shapes_that_only_broadcasting_makes_equal(wrong):
+    shapes = {"x": (2, 4, 5, 5), "weight": (4, 1, 3, 3)} | wrong
+    with pytest.raises(RuntimeError, match="only broadcasting makes equal"):
+        ops.depthwise_conv(**{name: torch.ones(shape) for name, shape in shapes.items()})
+
+
+@pytest.mark.parametrize("size", [(3, 4), (2, 9), (1, 1)], ids=str)
+def test_dynamic_kernels_on_maps_smaller_than_they(size):
+    layer, x = randomised(IDConv(8)).float().eval(), random(2, 8, *size).float()
+    actual = layer(x)
+    dispatch.set_backend("reference")
+    torch.testing.assert_close(actual, layer(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("op", OPS)

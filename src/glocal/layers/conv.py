@@ -7,6 +7,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.ops import depthwise_conv
+from glocal.ops.dispatch import takes_cpu
 
 
 @register_notrace_module
@@ -42,6 +43,4 @@ class PointwiseConv2d(nn.Conv2d):
 
 def linear_is_faster(x: Tensor) -> bool:
     """Whether a linear layer computes a 1×1 convolution faster: on a CPU, on the smaller maps in channels_last."""
-    if not x.is_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return x.shape[-2] * x.shape[-1] <= 28 * 28 and x.is_contiguous(memory_format=torch.channels_last)
+    return takes_cpu(x) and x.shape[-2] * x.shape[-1] <= 28 * 28 and x.is_contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,5 @@
 """Average pooling to a given size."""
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,20 +15,15 @@ def adaptive_average_pool(x: Tensor, rows: int, columns: int) -> Tensor:
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
         if takes_cpu(x) and torch.is_grad_enabled() and x.requires_grad and x.shape[-2] * x.shape[-1] <= 28 * 28:
             batch, channels, height, width = x.shape
-            weight = _averages(height, width, rows, columns).to(x.dtype)
-            x = weight @ x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+            weight = torch.kron(_averages(height, rows), _averages(width, columns)).to(x.dtype)
+            with torch.autocast("cpu", enabled=False):  # as torch's
+                x = weight @ x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
             return x.view(batch, rows, columns, channels).permute(0, 3, 1, 2)
     return F.adaptive_avg_pool2d(x, [rows, columns])
 
 
-@lru_cache(maxsize=16)
-def _averages(height: int, width: int, rows: int, columns: int) -> Tensor:
-    """(rows·columns, height·width): what every position contributes to every mean."""
-    return torch.kron(_averages_along(height, rows), _averages_along(width, columns))
-
-
-def _averages_along(length: int, parts: int) -> Tensor:
+def _averages(length: int, parts: int) -> Tensor:
     """(parts, length): part i is the mean of positions ⌊i·length/parts⌋ to ⌈(i + 1)·length/parts⌉ − 1."""
-    position, part = torch.arange(length), torch.arange(parts).unsqueeze(1)
+    position, part = torch.arange(length, device="cpu"), torch.arange(parts, device="cpu").unsqueeze(1)
     first, end = part * length // parts, -(-(part + 1) * length // parts)
     return ((position >= first) & (position < end)) / (end - first).double()

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
+from shutil import which
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ CPU_OPS = ("aggregated_attention", "depthwise_conv")  # those with a way of thei
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOWEST_CAPABILITY = (8, 0)
 MOST_ELEMENTS = 2**31 - 1  # the kernels count in 32 bits
+MOST_PROGRAMS = 65535  # along the second and third axis of a launch
 
 log = logging.getLogger("glocal")
 _choice = os.environ.get("GLOCAL_OPS", "auto")
@@ -47,7 +49,7 @@ def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: str | None =
     Raises RuntimeError, with the check that failed, where they must compute it and cannot. A call on a GPU that falls
     back to the reference says so once for each reason.
     """
-    if _choice == "auto" and not tensors[0].is_cuda:
+    if tensors[0].is_meta or (_choice == "auto" and not tensors[0].is_cuda):
         return False
     if backend() == "reference":
         return False
@@ -64,7 +66,17 @@ def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: str | None =
 
 def takes_cpu(x: Tensor) -> bool:
     """Whether an op's `cpu.py` computes a call; not in a graph, where a compiler joins what the reference does."""
-    return x.is_cpu and _choice != "reference" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return (
+        x.is_cpu
+        and x.numel() > 0
+        and _choice != "reference"
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    )
+
+
+def too_many(samples: int) -> str | None:
+    """What the kernels have against more samples, or heads of samples, than they can share out."""
+    return None if samples <= MOST_PROGRAMS else f"there are more than {MOST_PROGRAMS:,} samples or heads"
 
 
 def refusal(device: torch.device) -> str | None:
@@ -81,6 +93,8 @@ def _refusal(kind: str, index: int) -> str | None:
 def _examine(kind: str, index: int) -> str | None:
     if find_spec("triton") is None:
         return "Triton is not installed"
+    if kind == "cuda" and not ("CC" in os.environ or any(which(name) for name in ("cc", "gcc", "clang"))):
+        return "Triton needs a C compiler when it starts: cc, gcc or clang"
     if kind == "cpu":
         return None if interprets() else "the tensors are on the CPU, and TRITON_INTERPRET=1 is not set"
     if kind != "cuda" or torch.version.cuda is None:
@@ -107,6 +121,8 @@ def report() -> list[tuple[str, str, str]]:
             rows.append((op, device.type, "reference", "GLOCAL_OPS=reference"))
         elif against is None and (device.type == "cuda" or backend() == "triton"):
             rows.append((op, device.type, "triton", ""))
+        elif backend() == "triton":
+            rows.append((op, device.type, "none", f"GLOCAL_OPS=triton, but {against}"))
         else:
             reason = against or "the interpreter is for checks: GLOCAL_OPS=triton takes it"
             own = device.type == "cpu" and op in CPU_OPS
@@ -137,8 +153,8 @@ def _against(tensors: Sequence[Tensor | None]) -> str | None:
             return f"its tensors are on {first.device} and {tensor.device}"
         if tensor.numel() == 0:
             return "a tensor is empty"
-        if tensor.numel() > MOST_ELEMENTS:
-            return f"a tensor has more than {MOST_ELEMENTS:,} elements"
+        if sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) > MOST_ELEMENTS:
+            return f"a tensor spans more than {MOST_ELEMENTS:,} elements"
     return None
 
 

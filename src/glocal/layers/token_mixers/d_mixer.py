@@ -90,7 +90,8 @@ class IDConv(nn.Module):
         """
         hidden = self.proj.act(self.proj.norm(self.proj.squeeze(context)))  # BN averages over all of the context
         if not torch.jit.is_scripting():
-            hidden, bank = taps_within_reach(hidden, height, width), taps_within_reach(bank, height, width)
+            side = max(height, width)  # the kernels stay square
+            hidden, bank = taps_within_reach(hidden, side, side), taps_within_reach(bank, side, side)
         groups, channels, rows, columns = bank.shape
         weights = self.proj.expand(hidden).reshape(-1, groups, channels, rows, columns).softmax(dim=1)
         return (weights * bank).sum(dim=1)
@@ -155,7 +156,8 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         if takes_cpu(q):
             if torch.is_grad_enabled() and bias.requires_grad:
                 return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
-            bias = bias.detach()
+            if not torch.is_grad_enabled():
+                bias = bias.detach()
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 

@@ -56,7 +56,9 @@ def aggregated_attention(
 
 
 def _limits(q: Tensor) -> str | None:
-    return None if q.shape[2] <= 128 else f"heads of {q.shape[2]} channels are wider than 128"
+    if q.shape[2] > 128:
+        return f"heads of {q.shape[2]} channels are wider than 128"
+    return dispatch.too_many(q.shape[0] * q.shape[1])
 
 
 def _by_triton(maps: list[Tensor], parameters: list[Tensor]) -> Tensor:

@@ -58,9 +58,11 @@ def _side(length: int) -> int:
 
 def _outside(height: int, width: int, tile: tuple[int, int], device: torch.device) -> Tensor:
     """(M, 9) bool: the neighbour of the position, in row-major order, falls outside the map."""
-    places = torch.arange(height * width, device=device).view(1, 1, 1, height, width) + 1
-    places = _to_windows(places, tile).view(1, -1, 1, (tile[0] + 2) * (tile[1] + 2))
-    return _Pick.apply(places.repeat(1, 1, tile[0] * tile[1], 1), tile).view(-1, 9) == 0
+    places = torch.arange(height * width, device=device).view(1, 1, 1, height, width)
+    places = _to_tiles(places, tile).view(-1, 1)
+    steps = torch.arange(9, device=device)
+    row, column = places // width + steps // 3 - 1, places % width + steps % 3 - 1
+    return (row < 0) | (row >= height) | (column < 0) | (column >= width)
 
 
 def _to_tiles(x: Tensor, tile: tuple[int, int]) -> Tensor:
@@ -90,9 +92,18 @@ class _Windows(torch.autograd.Function):
     """(B, heads, d, H + 2, W + 2), H and W of whole tiles → (B, heads, rows, columns, y, x, d): the windows' copies."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tile: tuple[int, int]) -> Tensor:
+    def forward(x: Tensor, tile: tuple[int, int]) -> Tensor:
         x = x.unfold(3, tile[0] + 2, tile[0]).unfold(4, tile[1] + 2, tile[1])
         return x.permute(0, 1, 3, 4, 5, 6, 2).contiguous()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
+        x = x.movedim(in_dims[0], 0)
+        return _Windows.apply(x.flatten(0, 1), tile).unflatten(0, x.shape[:2]), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -123,9 +134,16 @@ class _Pick(torch.autograd.Function):
     """(…, queries, keys) → (…, queries, 9): what each query has with its neighbours."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tile: tuple[int, int]) -> Tensor:
-        ctx.tile = tile
+    def forward(x: Tensor, tile: tuple[int, int]) -> Tensor:
         return _neighbours(x.contiguous(), tile).reshape(*x.shape[:-1], 9)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
+        ctx.tile = inputs[1]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
+        return _Pick.apply(x.movedim(in_dims[0], 0), tile), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -136,11 +154,18 @@ class _Place(torch.autograd.Function):
     """(…, queries, 9) → (…, queries, keys): the transpose of `_Pick`, zero elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tile: tuple[int, int]) -> Tensor:
-        ctx.tile = tile
+    def forward(x: Tensor, tile: tuple[int, int]) -> Tensor:
         out = x.new_zeros(*x.shape[:-1], (tile[0] + 2) * (tile[1] + 2))
         _neighbours(out, tile).copy_(x.view(*x.shape[:-2], *tile, 3, 3))
         return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
+        ctx.tile = inputs[1]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
+        return _Place.apply(x.movedim(in_dims[0], 0), tile), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

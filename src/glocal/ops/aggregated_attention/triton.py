@@ -408,6 +408,7 @@ def _(q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, poo
 
 
 def _save(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs, output[1])
 
 

@@ -18,7 +18,8 @@ def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def _limits(x: Tensor) -> str | None:
-    return None if x.shape[1] <= 8192 else f"{x.shape[1]} channels are more than the 8192 that a program can hold"
+    most = 8192
+    return None if x.shape[1] <= most else f"{x.shape[1]} channels are more than the {most} that a program can hold"
 
 
 def _by_triton(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -32,8 +32,9 @@ def depthwise_conv(
     Returns:
         (B, C, H, W).
     """
-    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if dispatch.takes_triton("depthwise_conv", [x, weight, bias, residual, factor]):
+    if not torch.jit.is_scripting():
+        limits = _limits(x, weight, bias, residual, factor)
+        if dispatch.takes_triton("depthwise_conv", [x, weight, bias, residual, factor], limits):
             return _by_triton(x, weight, bias, dilation, gelu, residual, factor)
     return reference.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
 
@@ -51,9 +52,22 @@ def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Te
         (B, C, H, W).
     """
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if dispatch.takes_triton("depthwise_conv", [x, weights[0], biases[0]]):
+        if dispatch.takes_triton("depthwise_conv", [x, weights[0], biases[0]], dispatch.too_many(len(x))):
             return _multi_scale_by_triton(x, weights, biases, residual)
     return reference.multi_scale_depthwise_conv(x, weights, biases, residual)
+
+
+def _limits(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Tensor | None) -> str | None:
+    """What the kernels, which check no shape, have against a call."""
+    if weight.shape[-1] != weight.shape[-2]:
+        return f"its kernels of {weight.shape[-2]} × {weight.shape[-1]} are not square"
+    shared = weight.shape[0] == x.shape[1] and weight.shape[1] == 1
+    per_sample = weight.shape[0] == x.shape[0] and weight.shape[1] == x.shape[1]
+    if not (shared or per_sample) or any(other is not None and other.shape != x.shape for other in others):
+        return "its tensors have shapes that only broadcasting makes equal"
+    if bias is not None and bias.numel() != (x.shape[1] if shared else x.shape[0] * x.shape[1]):
+        return f"a bias of {bias.numel()} numbers is not one for each kernel"
+    return dispatch.too_many(x.shape[0])
 
 
 def _by_triton(

@@ -42,12 +42,14 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> T
         return y if bias is None else y + bias.reshape(-1, channels, 1, 1)
     if not per_sample:
         return _by_groups(x, weight, bias, dilation)
-    # One kernel per sample and channel: a batch of one with B·C channels.
+    # One kernel per sample and channel: a batch of one with B·C channels, whose maps have to be contiguous.
+    last = channels > 1 and x.is_contiguous(memory_format=torch.channels_last)
     x = x.reshape(1, batch * channels, height, width)
     weight = weight.reshape(batch * channels, 1, weight.shape[-2], weight.shape[-1])
     if bias is not None:
         bias = bias.reshape(batch * channels)
-    return _by_groups(x, weight, bias, dilation).reshape(batch, channels, height, width)
+    x = _by_groups(x, weight, bias, dilation).reshape(batch, channels, height, width)
+    return x.contiguous(memory_format=torch.channels_last) if last else x
 
 
 def _by_groups(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

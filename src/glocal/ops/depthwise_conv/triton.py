@@ -271,6 +271,7 @@ def _(x, g, kernel_size, per_sample, dilation):
 
 def _save(ctx, inputs, output):
     x, weight, bias, residual, factor, reach, ctx.dilation, ctx.gelu, _ = inputs
+    ctx.set_materialize_grads(False)  # none of zeros for z, which no one differentiates
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.residual_dtype = None if residual is None else residual.dtype
     ctx.save_for_backward(x, weight, factor, reach, output[1])
@@ -278,12 +279,12 @@ def _save(ctx, inputs, output):
 
 def _backward(ctx, g, _):
     x, weight, factor, reach, z = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias, needs_residual, needs_factor = ctx.needs_input_grad[:5]
     g_residual, g_factor = g, None
-    if ctx.gelu or factor is not None:
+    if (ctx.gelu or factor is not None) and (needs_x or needs_weight or needs_bias or needs_factor):
         g, g_factor = _gate_gradient_op(g, z, factor, ctx.gelu)
     g = g.to(x.dtype)
     per_sample = _per_sample(x, weight)
-    needs_x, needs_weight, needs_bias, needs_residual, needs_factor = ctx.needs_input_grad[:5]
     gx = _input_gradient_op(g, weight, reach, ctx.dilation) if needs_x else None
     g_weight = g_bias = None
     if needs_weight:

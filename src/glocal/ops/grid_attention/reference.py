@@ -24,9 +24,9 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B·cells, heads, g², d)
 
     out = out.reshape(batch, rows, columns, heads, down, across, width_per_head)
-    out = out.permute(0, 3, 6, 1, 4, 2, 5)  # (B, heads, d, rows, g, columns, g)
-    out = out.reshape(batch, heads, width_per_head, rows * down, columns * across)
-    return out[..., :height, :width]
+    out = out.permute(0, 1, 4, 2, 5, 3, 6)  # (B, rows, g, columns, g, heads, d)
+    out = out.reshape(batch, rows * down, columns * across, heads, width_per_head)[:, :height, :width]
+    return out.permute(0, 3, 4, 1, 2)  # in memory the channels of a position stay together
 
 
 def pad(x: Tensor, bottom: int, right: int) -> Tensor:
