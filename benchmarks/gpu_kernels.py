@@ -29,19 +29,31 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
+    rows = measure_all()
+    if args.json:
+        args.json.write_text(json.dumps({"device": torch.cuda.get_device_name(), "rows": rows}, indent=1) + "\n")
+
+
+def measure_all() -> list[dict]:
+    """A row for every case and type, shown as a table too."""
     table = Table("case", "type", "worst error", "of", "ms", "reference ms", "speed-up", title="forward and backward")
     rows = []
     for name, (function, inputs) in cases().items():
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            row = {"case": name, "dtype": str(dtype).removeprefix("torch.")} | measure(function, inputs, dtype)
+            row = {"case": name, "dtype": str(dtype).removeprefix("torch.")}
             rows.append(row)
+            try:
+                row |= measure(function, inputs, dtype)
+            except Exception as error:  # whatever a compiler or a driver raises, the other cases are measured
+                row["failure"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                table.add_row(name, row["dtype"], row["failure"])
+                continue
             table.add_row(
                 name, row["dtype"], f"{row['error']:.1e}", row["of"], f"{row['ms']:.3f}", f"{row['reference_ms']:.3f}",
                 f"{row['reference_ms'] / row['ms']:.1f}",
             )  # fmt: skip
-    Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps({"device": torch.cuda.get_device_name(), "rows": rows}, indent=1) + "\n")
+    Console(width=140).print(table)
+    return rows
 
 
 def cases() -> dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]]:
@@ -89,10 +101,10 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]]:
             "token_bias": torch.randn(heads, 9).double(),
         }
 
-    def norm(channels: int, side: int):
+    def norm(op: Callable[..., Tensor], channels: int, side: int):
         weight, bias = torch.randn(2, channels, dtype=torch.float64)
         inputs = {"x": image_map(channels, side), "weight": weight, "bias": bias}
-        return (lambda **named: ops.channel_norm(**named, eps=1e-6)), inputs
+        return (lambda **named: op(**named, eps=1e-6)), inputs
 
     return {
         "depthwise 3x3, 192 at 56": depthwise(192, 56, 3),
@@ -103,19 +115,26 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]]:
         "multi-scale 1 3 5 7, 192 at 56": multi_scale(192, 56),
         "aggregated, 3 heads at 56": aggregated(3, 56, 49),
         "aggregated, 12 heads at 14": aggregated(12, 14, 49),
-        "channel norm, 72 at 56": norm(72, 56),
+        "channel norm, 72 at 56": norm(ops.channel_norm, 72, 56),
+        "sample norm, 48 at 56": norm(ops.sample_norm, 48, 56),
     }
 
 
 def measure(function: Callable[..., Tensor], inputs: dict[str, Tensor], dtype: torch.dtype) -> dict:
+    try:
+        return _measure(function, inputs, dtype)
+    finally:
+        dispatch.set_backend("auto")
+
+
+def _measure(function: Callable[..., Tensor], inputs: dict[str, Tensor], dtype: torch.dtype) -> dict:
     leaves = {name: tensor.to(DEVICE, dtype).requires_grad_() for name, tensor in inputs.items()}
     exact = {name: tensor.detach().double().requires_grad_() for name, tensor in leaves.items()}
     dispatch.set_backend("reference")
     expected = function(**exact)
-    weight = torch.randn_like(expected)
+    weight = torch.randn_like(expected).to(dtype).double()
     expected_all = {"output": expected, **dict(zip(exact, gradients(expected, weight, exact), strict=True))}
-    with torch.no_grad():
-        weight = weight.to(dtype)
+    weight = weight.to(dtype)
 
     def step() -> dict[str, Tensor]:
         out = function(**leaves)
@@ -130,7 +149,6 @@ def measure(function: Callable[..., Tensor], inputs: dict[str, Tensor], dtype: t
     }
     worst = max(errors, key=errors.get)
     ms = do_bench(step, return_mode="median")
-    dispatch.set_backend("auto")
     return {"error": errors[worst], "of": worst, "errors": errors, "ms": ms, "reference_ms": reference_ms}
 
 

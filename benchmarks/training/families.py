@@ -19,11 +19,11 @@ import torch
 
 # As many epochs of Fashion-MNIST as fit into 15 minutes on two cores of 2.5 GHz.
 EPOCHS = {
-    "transxnet_pico": 8,
-    "transnext_pico": 10,
-    "hat_net_pico": 13,
-    "conv2former_pico": 13,
-    "van_pico": 13,
+    "transxnet_pico": 6,
+    "transnext_pico": 7,
+    "hat_net_pico": 9,
+    "conv2former_pico": 9,
+    "van_pico": 9,
     "convnext_atto": 6,
     "pvt_v2_b0": 6,
 }

@@ -43,7 +43,7 @@ def test_median_ratio_and_spread(clocked):
     (base, other), _ = clocked(seconds, rounds=5, batch_sizes="4")
     assert (base.model, base.ms, base.ratio) == ("test_resnet", 1000 * 6 / 4, 1)
     assert (other.model, other.ms, other.ratio) == ("test_vit", 1000 * 3 / 4, 0.5)
-    assert base.spread == pytest.approx(9 / 3)
+    assert base.spread == pytest.approx(8 / 4)
 
 
 def test_models_take_turns(clocked):

@@ -5,6 +5,7 @@ import timm
 import torch
 from timm.layers import set_scriptable
 from timm.models import FeatureListNet, get_notrace_functions, get_notrace_modules
+from torch._dynamo.testing import CompileCounter
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import glocal
@@ -114,6 +115,17 @@ class TestCompile:
         torch.testing.assert_close(*outputs)
         for p, q in zip(plain.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad)
+
+    @pytest.mark.slow
+    def test_batch_sizes_share_a_graph(self, model):
+        """One graph for the first batch size, one for all others."""
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        compiled = torch.compile(model, fullgraph=True, backend=counter)
+        with torch.no_grad():
+            for batch in (2, 3, 4, 7, 16):
+                torch.testing.assert_close(compiled(image(32, 32, batch=batch)), model(image(32, 32, batch=batch)))
+        assert counter.frame_count == 2
 
     @pytest.mark.slow
     def test_aot_autograd(self, model):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import accumulate
 
 import timm
@@ -19,6 +21,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from glocal.bench.config import BenchConfig, numbers, parse_model
+from glocal.ops import dispatch
 from glocal.tasks.classifier import check_name, create_model, resolve_device
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,7 +85,7 @@ def _cell(
             steps[name]()
             seconds = _now(device) - start
             repeats[name] = max(1, round(SHORTEST / seconds)) if device.type != "cpu" else 1
-        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever a model, a compiler or a driver raises, the others are timed
             steps.pop(name, None)
             errors[name] = " ".join(str(error).split())[:200] or type(error).__name__
     seconds = {name: [] for name in steps}
@@ -100,12 +103,16 @@ def _cell(
         if name in errors:
             timings.append(Timing(name, batch, size, error=errors[name]))
             continue
-        quartiles = statistics.quantiles(seconds[name], n=4) if len(seconds[name]) > 1 else [1.0, 1.0, 1.0]
+        quartiles = (
+            statistics.quantiles(seconds[name], n=4, method="inclusive") if len(seconds[name]) > 1 else [1.0, 1.0, 1.0]
+        )
         ratio = medians[name] / base if base else None
         spread = quartiles[2] / quartiles[0]
         timings.append(Timing(name, batch, size, 1000 * medians[name], spread, ratio, memory.get(name)))
     steps.clear()
     gc.collect()
+    if config.compile:  # else the next size is compiled for any size, and one of the next not at all
+        torch.compiler.reset()
     return timings
 
 
@@ -230,5 +237,8 @@ def machine(device: torch.device, threads: int | None) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
+        "triton": version("triton") if find_spec("triton") else None,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "ops": dispatch.backend(),
         "glocal": __version__,
     }
