@@ -98,7 +98,7 @@ def test_unreadable_files_of_all_devices_are_named_and_counted(damaged, tmp_path
 
 def test_the_limit_of_unreadable_files_is_for_all_devices(damaged, tmp_path):
     settings = SETTINGS | dict(data=str(damaged), output=str(tmp_path / "run"), devices=2, val_fraction=None)
-    stopped = launch(settings | dict(batch_size=6, accumulate=1, max_bad="9%"))  # 8 of 90, and no device alone meets more
+    stopped = launch(settings | dict(batch_size=6, accumulate=1, max_bad="9%"))  # 8 of 90; no device meets more
     assert stopped.returncode != 0
     assert "of 90 images cannot be read, more than --max-bad 9% allows" in stopped.stderr
 
