@@ -69,7 +69,6 @@ def fastest(function, repeats: int = 7) -> float:
     return min(seconds)
 
 
-@torch.inference_mode()
 def blocks(name: str, size: int, batch: int, rounds: int) -> list[dict]:
     """What a block of each stage costs, and how long it takes: the median over rounds and blocks."""
     costs = [stage for stage in measure(name, size).stages if stage.blocks]
@@ -83,8 +82,9 @@ def blocks(name: str, size: int, batch: int, rounds: int) -> list[dict]:
             block.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
             block.register_forward_hook(lambda block, *_: seconds[block].append(time.perf_counter() - starts.pop()))
             seconds[block] = []
-    for _ in range(rounds + 1):
-        model(images)
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            model(images)
     rows = []
     for index, (stage, cost) in enumerate(zip(stages, costs, strict=True)):
         weights = sum(parameter.numel() for parameter in stage.blocks.parameters()) / cost.blocks
