@@ -28,6 +28,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=480, help="nothing new is begun after them (default: 480)")
     parser.add_argument("--output", type=Path, default=Path(os.environ.get("OUT", "benchmarks/results")))
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("error: torch finds no GPU here")
     start = time.monotonic()
     name = torch.cuda.get_device_name().lower().replace(" ", "-")
     file = args.output / f"{name}-{date.today().isoformat()}.json"
