@@ -4,17 +4,15 @@ import argparse
 import json
 import os
 import time
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
 import gpu_kernels
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from glocal.bench.config import BenchConfig
-from glocal.bench.timing import compare, growth, machine
+from glocal.cli import bench
 from glocal.ops import dispatch
 
 MODELS = ["transxnet_t", "transnext_tiny", "conv2former_t", "hat_net_tiny", "van_b1"]
@@ -34,7 +32,7 @@ def main():
     name = torch.cuda.get_device_name().lower().replace(" ", "-")
     file = args.output / f"{name}-{date.today().isoformat()}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    results: dict = {"machine": machine(torch.device("cuda"), None), "left_out": []}
+    results: dict = {"left_out": []}
     for part, measure in parts().items():
         if time.monotonic() - start > args.seconds:
             results["left_out"].append(part)
@@ -49,43 +47,28 @@ def main():
 def parts() -> dict:
     """The parts by name, those that matter most first; compiling a model for training takes a minute or so."""
     compiled = {
-        f"train-compiled-{model}": lambda model=model: timed(BenchConfig([model], **TRAIN, compile=True, **COMMON))
+        f"train-compiled-{model}": lambda model=model: bench.measure(
+            BenchConfig([model], **TRAIN, compile=True, **COMMON)
+        )
         for model in ("van_b1", "conv2former_t", "hat_net_tiny", "transxnet_t", "transnext_tiny")
     }
     sizes = dict(batch_sizes="8", sizes="224,384,512,768,1024", precision="bf16", rounds=5)
     return {
         "kernels": gpu_kernels.measure_all,
-        "train": lambda: timed(BenchConfig(MODELS, **TRAIN, **COMMON)),
-        "infer": lambda: timed(
+        "train": lambda: bench.measure(BenchConfig(MODELS, **TRAIN, **COMMON)),
+        "infer": lambda: bench.measure(
             BenchConfig(MODELS, fuse=True, precision="bf16", batch_sizes="1,128", rounds=20, **COMMON)
         ),
-        "growth": lambda: timed(BenchConfig([*MODELS, LINEAR], **sizes, **COMMON)),
+        "growth": lambda: bench.measure(BenchConfig([*MODELS, LINEAR], **sizes, **COMMON)),
         "train-reference": lambda: by_reference(BenchConfig(MODELS, **TRAIN, **COMMON)),
         **compiled,
-    }
-
-
-def timed(config: BenchConfig) -> dict:
-    timings = compare(config)
-    table = Table("model", "size", "batch", "images/s", f"speed to {config.baseline}", "MiB", "")
-    for row in timings:
-        figures = ("", "", "")
-        if not row.error:
-            ratio = "" if row.ratio is None else f"{1 / row.ratio:.2f}"
-            figures = f"{1000 / row.ms:.0f}", ratio, f"{row.memory:.0f}"
-        table.add_row(row.model, str(row.size), str(row.batch_size), *figures, row.error)
-    Console(width=140).print(table)
-    return {
-        "options": asdict(config),
-        "timings": [asdict(row) for row in timings],
-        "growth": [asdict(row) for row in growth(timings)],
     }
 
 
 def by_reference(config: BenchConfig) -> dict:
     dispatch.set_backend("reference")
     try:
-        return timed(config)
+        return bench.measure(config)
     finally:
         dispatch.set_backend("auto")
 

@@ -13,16 +13,25 @@ POSITIONAL = {"models": "+"}
 
 def run(config: BenchConfig) -> int:
     import json
-    from dataclasses import asdict
     from pathlib import Path
+
+    if config.json is not None:  # before anything is timed
+        check_target("--json", config.json)
+    result = measure(config)
+    if config.json is not None:
+        Path(config.json).write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if any(timing["error"] for timing in result["timings"]) else 0
+
+
+def measure(config: BenchConfig) -> dict:
+    """Time the models, show the figures, and return them with the machine and the options, ready for JSON."""
+    from dataclasses import asdict
 
     from rich.table import Table
 
     from glocal.bench.timing import compare, growth, machine
     from glocal.tasks.classifier import resolve_device
 
-    if config.json is not None:  # before anything is timed
-        check_target("--json", config.json)
     timings = compare(config, lambda items, total: track(items, total, "rounds"))
     facts = machine(resolve_device(config.device), config.threads)
     kind = "training step" if config.mode == "train" else "inference"
@@ -53,8 +62,9 @@ def run(config: BenchConfig) -> int:
             memory = "" if row.memory is None else f"{row.memory:.2f}"
             table.add_row(row.model, str(row.batch_size), f"{row.time:.2f}", memory)
         console().print(table)
-    if config.json is not None:
-        result = {"machine": facts, "options": asdict(config)}
-        result |= {"timings": [asdict(row) for row in timings], "growth": [asdict(row) for row in grown]}
-        Path(config.json).write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if any(timing.error for timing in timings) else 0
+    return {
+        "machine": facts,
+        "options": asdict(config),
+        "timings": [asdict(row) for row in timings],
+        "growth": [asdict(row) for row in grown],
+    }
