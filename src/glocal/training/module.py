@@ -197,18 +197,19 @@ class ClassificationModule(LightningModule):
 
     def share_unread(self) -> None:
         """Learn which files the other devices could not read, and stop where they are too many; all devices ask."""
-        if self.trainer.world_size > 1:
-            news = len(self.unread) > self.unread_shared
-            if not self.trainer.strategy.reduce_boolean_decision(news, all=False):
-                return
-            parts = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, (sorted(self.unread), sorted(self.unread_in_training)))
-            elsewhere = {reason for reasons, _ in parts for reason in reasons} - set(self.unread)
-            for reason in sorted(elsewhere - self.unread_elsewhere):
-                log.warning("skipped %s", reason)
-            self.unread_elsewhere = elsewhere
-            self.unread_in_training.update(*(reasons for _, reasons in parts))
-            self.unread_shared = len(self.unread)
+        if self.trainer.world_size == 1:  # checked with each batch
+            return
+        news = len(self.unread) > self.unread_shared
+        if not self.trainer.strategy.reduce_boolean_decision(news, all=False):
+            return
+        parts = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, (sorted(self.unread), sorted(self.unread_in_training)))
+        elsewhere = {reason for reasons, _ in parts for reason in reasons} - set(self.unread)
+        for reason in sorted(elsewhere - self.unread_elsewhere):
+            log.warning("skipped %s", reason)
+        self.unread_elsewhere = elsewhere
+        self.unread_in_training.update(*(reasons for _, reasons in parts))
+        self.unread_shared = len(self.unread)
         self._check_unread()
 
     def _fill_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
