@@ -1,6 +1,7 @@
-"""Functions on tensors, one folder per op: `reference.py` is pure PyTorch and right, `triton.py` its twin on GPUs.
+"""Functions on tensors, one folder per op: `reference.py` is pure PyTorch and right.
 
-The package of that name is the op; `dispatch.py` chooses between the two.
+The package of that name is the op; `triton.py` and `cpu.py`, where there are, compute the same faster on a GPU and on a
+CPU; `dispatch.py` chooses.
 """
 
 from glocal.ops.aggregated_attention import aggregated_attention

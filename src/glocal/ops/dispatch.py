@@ -7,7 +7,7 @@ always takes the kernels, and is an error where it cannot.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from shutil import which
@@ -41,10 +41,11 @@ def backend() -> str:
     return _choice
 
 
-def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: str | None = None) -> bool:
+def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: Callable[[], str | None] = lambda: None) -> bool:
     """Whether the kernels compute this call of an op.
 
-    tensors: its arguments, the first one a map. limits: what the op itself has against it, if anything.
+    tensors: its arguments, the first one a map. limits: asks the op itself what it has
+    against it, where the kernels could run at all.
 
     Raises RuntimeError, with the check that failed, where they must compute it and cannot. A call on a GPU that falls
     back to the reference says so once for each reason.
@@ -53,7 +54,7 @@ def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: str | None =
         return False
     if backend() == "reference":
         return False
-    reason = refusal(tensors[0].device) or _against(tensors) or limits
+    reason = refusal(tensors[0].device) or _against(tensors) or limits()
     if reason is None:
         return True
     if _choice == "triton":

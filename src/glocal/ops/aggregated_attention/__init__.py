@@ -1,5 +1,7 @@
 """Aggregated attention: 3×3 local keys and pooled keys in one softmax (TransNeXt)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ def aggregated_attention(
     if not torch.jit.is_scripting():  # by itself, so that TorchScript compiles nothing of it
         maps = [q, k, v, pooled_k, pooled_v]
         parameters = [query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias]
-        if dispatch.takes_triton("aggregated_attention", maps + parameters, _limits(q)):
+        if dispatch.takes_triton("aggregated_attention", maps + parameters, partial(_limits, q)):
             return _by_triton(maps, parameters)
         if dispatch.takes_cpu(q):
             return cpu.aggregated_attention(*maps, *parameters)

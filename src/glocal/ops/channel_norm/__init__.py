@@ -1,5 +1,7 @@
 """LayerNorm over the channels of a feature map."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ __all__ = ["channel_norm"]
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise each position of (B, C, H, W) over C, then scale and shift by `weight` and `bias`, both (C,)."""
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if dispatch.takes_triton("channel_norm", [x, weight, bias], _limits(x)):
+        if dispatch.takes_triton("channel_norm", [x, weight, bias], partial(_limits, x)):
             return _by_triton(x, weight, bias, eps)
     return reference.channel_norm(x, weight, bias, eps)
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glocal.ops.launch import launching
+from glocal.ops.launch import channels_are_neighbours, launching, register_norm_gradients
 
 TILE = 4096  # elements of a block
 PROGRAMS = 512  # that the parameters' gradients are shared out to
@@ -121,25 +121,7 @@ def _backward_op(x: Tensor, weight: Tensor, g: Tensor, mean: Tensor, scale: Tens
     return gx, partial.sum(0)
 
 
-@_backward_op.register_fake
-def _(x, weight, g, mean, scale):
-    return torch.empty_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
-
-
-def _save(ctx, inputs, output):
-    ctx.set_materialize_grads(False)
-    x, weight, bias, _ = inputs
-    ctx.bias_dtype = bias.dtype
-    ctx.save_for_backward(x, weight, *output[1:])
-
-
-def _gradients(ctx, g, *_):
-    x, weight, mean, scale = ctx.saved_tensors
-    gx, parameters = _backward_op(x, weight, g, mean, scale)
-    return gx, parameters[0].to(weight.dtype), parameters[1].to(ctx.bias_dtype), None
-
-
-_op.register_autograd(_gradients, setup_context=_save)
+register_norm_gradients(_op, _backward_op)
 
 
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -152,4 +134,4 @@ def _blocks(x: Tensor) -> tuple[int, dict]:
     count = x.shape[0] * x.shape[2] * x.shape[3]
     block_c = triton.next_power_of_2(x.shape[1])
     block_n = min(triton.next_power_of_2(count), max(1, TILE // block_c))
-    return count, {"CHANNELS_LAST": x.stride(1) == 1 and x.shape[1] > 1, "BLOCK_N": block_n, "BLOCK_C": block_c}
+    return count, {"CHANNELS_LAST": channels_are_neighbours(x), "BLOCK_N": block_n, "BLOCK_C": block_c}

@@ -1,5 +1,7 @@
 """Depthwise convolution with static or per-sample kernels, and what the mixers do with its result."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def depthwise_conv(
         (B, C, H, W).
     """
     if not torch.jit.is_scripting():
-        limits = _limits(x, weight, bias, residual, factor)
+        limits = partial(_limits, x, weight, bias, residual, factor)
         if dispatch.takes_triton("depthwise_conv", [x, weight, bias, residual, factor], limits):
             return _by_triton(x, weight, bias, dilation, gelu, residual, factor)
     return reference.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
@@ -52,7 +54,7 @@ def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Te
         (B, C, H, W).
     """
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if dispatch.takes_triton("depthwise_conv", [x, weights[0], biases[0]], dispatch.too_many(len(x))):
+        if dispatch.takes_triton("depthwise_conv", [x, weights[0], biases[0]], partial(dispatch.too_many, x.shape[0])):
             return _multi_scale_by_triton(x, weights, biases, residual)
     return reference.multi_scale_depthwise_conv(x, weights, biases, residual)
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glocal.ops import dispatch
+
 TILE = 14  # columns that share a matrix product in the kernels' gradient
 
 
@@ -19,10 +21,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> T
         # Positions that are `dilation` apart see each other only, so they are maps of their own, without dilation.
         return _from_phases(convolve(_to_phases(x, dilation), weight, bias, 1), dilation, height, width)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        return _Convolution.apply(x, weight, bias, dilation)
+        return _Convolution.apply(*dispatch.autocast(x, weight, bias), dilation)
     return _convolve(x, weight, bias, dilation)
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glocal.ops.launch import launching
+from glocal.ops.launch import channels_are_neighbours, launching
 
 POSITIONS = {True: 32, False: 128}  # of a block, by whether the channels are contiguous
 CHANNELS = {True: 64, False: 4}
@@ -244,7 +244,7 @@ def _weight_gradient_op(x: Tensor, g: Tensor, kernel_size: int, per_sample: bool
     batch, channels, height, width = x.shape
     samples = batch if per_sample else 1
     count = height * width * (1 if per_sample else batch)
-    last = _channels_last(x)
+    last = channels_are_neighbours(x)
     block_k = triton.next_power_of_2(kernel_size)
     block_c = min(triton.next_power_of_2(channels), 32 if last else 2)
     block_p = min(triton.next_power_of_2(count), max(1, TILE // (block_k * block_c)))
@@ -327,15 +327,11 @@ def _launch(x, weight, bias, residual, factor, reach, dilation, gelu, y, z, flip
 
 def _grid(x: Tensor) -> tuple[tuple[int, int, int], dict]:
     batch, channels, height, width = x.shape
-    last = _channels_last(x)
+    last = channels_are_neighbours(x)
     block_p = min(triton.next_power_of_2(height * width), POSITIONS[last])
     block_c = min(triton.next_power_of_2(channels), CHANNELS[last])
     grid = (triton.cdiv(height * width, block_p), triton.cdiv(channels, block_c), batch)
     return grid, {"CHANNELS_LAST": last, "BLOCK_P": block_p, "BLOCK_C": block_c}
-
-
-def _channels_last(x: Tensor) -> bool:
-    return x.stride(1) == 1 and x.shape[1] > 1
 
 
 def _per_sample(x: Tensor, weight: Tensor) -> bool:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glocal.ops.launch import launching
+from glocal.ops.launch import channels_are_neighbours, launching, register_norm_gradients
 
 TILE = 4096  # elements of a block
 PROGRAMS = 512  # that the sums of all samples are shared out to
@@ -161,25 +161,7 @@ def _backward_op(x: Tensor, weight: Tensor, g: Tensor, mean: Tensor, inverse: Te
     return gx, torch.stack([along.sum(0), level.sum(0)])
 
 
-@_backward_op.register_fake
-def _(x, weight, g, mean, inverse):
-    return torch.empty_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
-
-
-def _save(ctx, inputs, output):
-    ctx.set_materialize_grads(False)
-    x, weight, bias, _ = inputs
-    ctx.bias_dtype = bias.dtype
-    ctx.save_for_backward(x, weight, *output[1:])
-
-
-def _gradients(ctx, g, *_):
-    x, weight, mean, inverse = ctx.saved_tensors
-    gx, parameters = _backward_op(x, weight, g, mean, inverse)
-    return gx, parameters[0].to(weight.dtype), parameters[1].to(ctx.bias_dtype), None
-
-
-_op.register_autograd(_gradients, setup_context=_save)
+register_norm_gradients(_op, _backward_op)
 
 
 def sample_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -190,7 +172,7 @@ def sample_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def _blocks(x: Tensor) -> tuple[tuple[int, int, int], dict]:
     """Channels, positions and width of a map, and the blocks: long along what is contiguous."""
     channels, area = x.shape[1], x.shape[2] * x.shape[3]
-    channels_last = x.stride(1) == 1 and channels > 1
+    channels_last = channels_are_neighbours(x)
     if channels_last:
         block_c = min(triton.next_power_of_2(channels), 256)
         block_n = min(triton.next_power_of_2(area), TILE // block_c)
