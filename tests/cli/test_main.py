@@ -113,7 +113,6 @@ class TestUsageErrors:
             (["train", "--val_fraction", "1.5"], "--val-fraction must be more than 0 and less than 1, got 1.5"),
             (["train", "a", "b"], "takes no further argument 'b'"),
             (["train", "--config", "none.yaml"], "--config: File does not exist"),
-            (["train", "--pretrained", "--checkpoint", "x"], "give one of them"),
             (["predict"], "glocal predict needs IMAGE"),
             (["predict", "x.png"], "give --checkpoint, or --model"),
             (["predict", "x.png", "--model", "van_b0", "--top-k", "0"], "--top-k must be at least 1"),

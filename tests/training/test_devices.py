@@ -17,6 +17,8 @@ from glocal.tasks.checkpoint import read_weights
 from glocal.training import fit
 from glocal.training import train as train_module
 from glocal.training.config import TrainConfig
+from glocal.training.eval_config import EvalConfig
+from glocal.training.evaluate import evaluate
 from glocal.training.module import ClassificationModule
 from glocal.training.train import train
 from run_output import rows
@@ -74,6 +76,22 @@ def test_two_devices_equal_one_even_when_killed(digits_folder, tmp_path, one, st
         assert ours.keys() == theirs.keys()
         for key in theirs:
             assert torch.allclose(ours[key], theirs[key], atol=1e-5), key
+
+
+@pytest.mark.slow  # 40 seconds
+def test_two_devices_on_shards_even_when_killed(digits_shards, tmp_path):
+    settings = dict(data=str(digits_shards), devices=2, **SETTINGS)
+    for name, die in (("whole", -1), ("killed", 7), ("killed", -1)):
+        finished = launch(settings | dict(output=str(tmp_path / name)), die)
+        assert (finished.returncode == 0) == (die < 0), finished.stderr
+    assert "going on from" in finished.stdout
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    state = torch.load(tmp_path / "whole/last.ckpt", weights_only=True)
+    assert state["global_step"] == 60 // 12  # one shard of three is held out
+    result = evaluate(EvalConfig(str(digits_shards), str(tmp_path / "whole"), workers=0, device="cpu"))
+    assert result.images == 30  # each of them once, though two processes shared them
+    assert float(rows(tmp_path / "whole")[0]["val_loss"]) == pytest.approx(result.loss, rel=1e-5)
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
 """What the options of a training do, each against something independent."""
 
+import csv
 import io
+import re
 import shutil
 import sys
+from pathlib import Path
 
+import lightning.pytorch as lightning
 import pytest
 import timm
 import torch
@@ -13,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from glocal.deploy.predictor import Predictor
+from glocal.tasks import classifier as classifier_module
 from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.tasks.classifier import Classifier, create_model
 from glocal.training import fit as fit_module
@@ -224,6 +229,24 @@ class TestDistillation:
         assert result.metrics["top1"] > 60
         assert not any("teacher" in name for name in torch.load(tmp_path / "student/last.ckpt")["state_dict"])
 
+    def test_teacher_with_its_published_weights(self, digits_folder, tmp_path, monkeypatch, spy):
+        torch.manual_seed(1)
+        published = create_model("van_pico", num_classes=3)
+        torch.save({"state_dict": published.state_dict()}, tmp_path / "van.pth")
+        asked = []
+
+        def download(name, **kwargs):
+            asked.append((name, kwargs))
+            return create_model(
+                name, num_classes=3, pretrained_cfg_overlay={"file": str(tmp_path / "van.pth")}, **kwargs
+            )
+
+        monkeypatch.setattr(classifier_module, "create_model", download)
+        run(digits_folder, tmp_path / "student", teacher="van_pico")
+        assert asked == [("van_pico", {"pretrained": True})]
+        weight = spy[0][0].teacher.model.state_dict()["model.stem.conv.weight"]
+        assert torch.equal(weight, published.stem.conv.weight)
+
     def test_other_number_of_classes(self, teacher_run, tmp_path):
         with pytest.raises(ValueError, match="has 3 classes, the data 10"):
             run("digits", tmp_path / "student", teacher_checkpoint=str(teacher_run), hflip=None)
@@ -293,7 +316,8 @@ class TestData:
         with pytest.raises(ValueError, match=r"--max-bad must be a part such as 1% or 0\.01"):
             TrainConfig(max_bad=limit)
 
-    def test_several_labels_per_image(self, tmp_path):
+    @pytest.mark.parametrize("loss", [None, "asl"])
+    def test_several_labels_per_image(self, tmp_path, loss):
         torch.manual_seed(0)
         lines = ["path,labels"]
         for index in range(48):
@@ -301,7 +325,7 @@ class TestData:
             Image.new("RGB", (32, 32), (255 * red, 255 * green, 99)).save(tmp_path / f"{index}.png")
             lines.append(f"{index}.png,{'|'.join(['red'] * red + ['green'] * green)}")
         (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
-        settings = dict(epochs=8, batch_size=8, val_fraction=0.25, color_jitter=0.0)
+        settings = dict(epochs=8, batch_size=8, val_fraction=0.25, color_jitter=0.0, loss=loss)
         result = run(tmp_path / "labels.csv", tmp_path / "out", **settings)
         assert result.metrics["map"] > 90
         assert set(rows(tmp_path / "out")[0]) >= {"val_map", "val_loss"}
@@ -309,6 +333,41 @@ class TestData:
         assert abs(sum(prediction.probabilities) - 1) > 1e-3  # each on its own, not one of all
         with pytest.raises(ValueError, match="--mixup is for one label per image"):
             run(tmp_path / "labels.csv", tmp_path / "other", mixup=0.1)
+
+
+class TestFineTuning:
+    def test_recipe_from_a_run_of_other_classes(self, digits_folder, tmp_path, spy):
+        start = run(digits_folder, tmp_path / "start", model="van_pico")
+        few = tmp_path / "few"
+        for name in ("one", "two"):
+            shutil.copytree(digits_folder / name, few / name)
+        config = TrainConfig.from_recipe(
+            "finetune", data=str(few), checkpoint=str(start.output), output=str(tmp_path / "tuned"), epochs=1,
+            warmup_epochs=0, img_size=32, device="cpu", workers=0, lr=1e-12, warmup_lr=1e-12, min_lr=0.0, hflip=0.0,
+        )  # fmt: skip
+        train(config, Console(file=io.StringIO()))
+        assert read_info(tmp_path / "tuned/model.safetensors").model == "van_pico"
+        before, after = (read_weights(path / "model.safetensors") for path in (start.output, tmp_path / "tuned"))
+        assert after["head.fc.weight"].shape[0] == 2
+        for name, tensor in before.items():
+            if not name.startswith("head.") and "running" not in name and "num_batches" not in name:
+                assert torch.allclose(after[name], tensor, atol=1e-8), name
+
+
+class TestProgress:
+    def test_bar_on_a_terminal(self, digits_folder, tmp_path):
+        text = io.StringIO()
+        console = Console(file=text, force_terminal=True, width=100, color_system=None)
+        train(TrainConfig(str(digits_folder), output=str(tmp_path / "run"), **SETTINGS | dict(epochs=2)), console)
+        bars = [line for line in re.split(r"[\r\n]", text.getvalue()) if "GiB" in line]
+        assert bars
+        assert re.search(r"epoch 2/2 .* [\d,]+ images/s, \d+\.\d GiB \d:\d\d:\d\d", bars[-1])
+
+    def test_no_bar_in_a_file(self, digits_folder, tmp_path):
+        text = io.StringIO()
+        train(TrainConfig(str(digits_folder), output=str(tmp_path / "run"), **SETTINGS), Console(file=text))
+        assert "GiB" not in text.getvalue()
+        assert "epoch 1/1" in text.getvalue()
 
 
 class TestEngine:
@@ -367,6 +426,24 @@ class TestEngine:
     def test_tensorboard(self, digits_folder, tmp_path):
         run(digits_folder, tmp_path, loggers="tensorboard")
         assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+    @pytest.mark.parametrize("name", ["wandb", "mlflow"])
+    def test_other_loggers_get_options_and_figures(self, digits_folder, tmp_path, monkeypatch, name):
+        class Recorder(lightning.loggers.CSVLogger):
+            def __init__(self, **where):
+                super().__init__(tmp_path / "recorded")
+                self.where = where
+                made.append(self)
+
+        made = []
+        monkeypatch.setattr(lightning.loggers, {"wandb": "WandbLogger", "mlflow": "MLFlowLogger"}[name], Recorder)
+        run(digits_folder, tmp_path / "out", loggers=name, epochs=2)
+        recorder = made[0]
+        assert recorder.where.get("name", recorder.where.get("experiment_name")) == "out"
+        assert recorder.experiment.hparams["epochs"] == 2
+        with open(Path(recorder.log_dir) / "metrics.csv", newline="") as file:
+            logged = [row["val_loss"] for row in csv.DictReader(file)]
+        assert logged == [row["val_loss"] for row in rows(tmp_path / "out")]
 
     def test_logger_that_is_not_installed(self, digits_folder, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", None)

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import time
 
 import pytest
 import torch
@@ -227,6 +228,35 @@ def test_full_disk_keeps_the_last_state(digits_folder, tmp_path, whole, monkeypa
     monkeypatch.undo()
     run(digits_folder, output)
     same(whole, output)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "saved"),
+    [
+        (2, [2, 4, 5, 7, 9, 10, 12, 14, 15]),  # the last step but one of an epoch saves after a tenth of the time
+        (12, [4, 5, 9, 10, 14, 15]),
+        (1000, [5, 10, 15]),  # the ends of the epochs
+    ],
+)
+def test_saves_by_the_clock(digits_folder, tmp_path, monkeypatch, minutes, saved):
+    """Of five steps an epoch, each of a minute on the clock."""
+    clock, steps = time.monotonic, []
+    step, save = ClassificationModule.optimizer_step, callbacks.AtomicCheckpointIO.save_checkpoint
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 60 * len(steps))
+    seen = []
+
+    def count(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        steps.append(1)
+
+    def note(self, checkpoint, *args, **kwargs):
+        save(self, checkpoint, *args, **kwargs)
+        seen.append(checkpoint["global_step"])
+
+    monkeypatch.setattr(ClassificationModule, "optimizer_step", count)
+    monkeypatch.setattr(callbacks.AtomicCheckpointIO, "save_checkpoint", note)
+    run(digits_folder, tmp_path / "run", save_every_minutes=minutes)
+    assert seen == saved
 
 
 class TestWhatIsContinued:

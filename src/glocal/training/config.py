@@ -63,8 +63,8 @@ class TrainConfig:
         val_fraction: part of each class to hold out of data without a validation part (default: 0.2)
         val_every: epochs from one validation to the next; the last epoch always has one
         pretrained: start from the model's published weights
-        checkpoint: start from these weights: a run folder, a .safetensors file of a run, or a file of the authors'
-            weights
+        checkpoint: start from these weights, also in the place of published ones (--pretrained): a run folder, a
+            .safetensors file of a run, or a file of the authors' weights
         freeze: parts of the model to leave as they are, for instance stem,stages.0-2
         teacher: timm's name of a model to learn from, with its published weights or those of --teacher-checkpoint
         teacher_checkpoint: weights of the teacher: as --checkpoint
@@ -209,8 +209,6 @@ class TrainConfig:
             if logger not in LOGGERS:
                 raise ValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
         part_of(self.max_bad, "--max-bad")
-        if self.pretrained and self.checkpoint is not None:
-            raise ValueError("--pretrained and --checkpoint both say where to start: give one of them")
         if self.teacher_checkpoint is None and self.teacher is None and self.distillation != "soft":
             raise ValueError("--distillation needs a --teacher or a --teacher-checkpoint")
         if self.overwrite and self.resume:

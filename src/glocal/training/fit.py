@@ -4,7 +4,7 @@ import logging
 import signal
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -183,6 +183,8 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
         )
         if _compiles(config, run.device):
             module.model.compile()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(asdict(config))
         data, interrupt = RunData(run), signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
@@ -225,7 +227,7 @@ def _compiles(config: TrainConfig, device: torch.device) -> bool:
 def _loggers(config: TrainConfig, output: Path) -> list:
     """Lightning's loggers by name; metrics.csv is `EpochLog`'s."""
     makers = {
-        "tensorboard": lambda: lightning.loggers.TensorBoardLogger(output, name="", version="tensorboard"),
+        "tensorboard": lambda: lightning.loggers.TensorBoardLogger(output, "", "tensorboard", default_hp_metric=False),
         "wandb": lambda: lightning.loggers.WandbLogger(save_dir=output, name=output.name),
         "mlflow": lambda: lightning.loggers.MLFlowLogger(experiment_name=output.name),
     }
