@@ -60,11 +60,11 @@ class TestConvModulation:
     @pytest.mark.parametrize("size", SIZES, ids=str)
     def test_equals_its_formula(self, size, k):
         mixer, x = randomised(ConvModulation(6, k)), random(2, 6, *size)
-        attention = dw(mixer.attention[2], F.gelu(pw(mixer.attention[0], x)))
+        attention = dw(mixer.conv, F.gelu(pw(mixer.query, x)))
         torch.testing.assert_close(mixer(x), pw(mixer.proj, attention * pw(mixer.value, x)))
 
     def test_default_kernel(self):
-        assert ConvModulation(6).attention[2].kernel_size == (11, 11)
+        assert ConvModulation(6).conv.kernel_size == (11, 11)
 
 
 class TestLargeKernelAttention:

@@ -148,8 +148,41 @@ def test_what_follows_the_convolution(gelu, given):
     assert_agree(lambda **named: depthwise_conv(**named, gelu=gelu), step_by_step, named)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("size", [*SIZES, (17, 23)], ids=str)
+@pytest.mark.parametrize(("k", "dilation", "per_sample"), [(3, 1, False), (7, 1, True), (9, 1, False), (3, 2, False)])
+@torch.no_grad()
+def test_gelu_without_gradients(size, k, dilation, per_sample, layout):
+    named = inputs(size, k, per_sample, bias=True)
+    expected = F.gelu(by_taps(**named, dilation=dilation))
+    single = {name: tensor.float() for name, tensor in named.items()}
+    single["x"] = inside_nan(single["x"]) if layout is torch.contiguous_format else single["x"].to(memory_format=layout)
+    out = depthwise_conv(**single, dilation=dilation, gelu=True)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (17, 23)], ids=str)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@torch.no_grad()
+def test_kernels_of_several_sizes_without_gradients(size, residual, gelu):
+    kernels, channels = (1, 3, 7), (2, 1, 3)
+    x = random(BATCH, sum(channels), *size)
+    weights = [random(c, 1, k, k, seed=k) for k, c in zip(kernels, channels, strict=True)]
+    biases = [random(c, seed=k + 1) for k, c in zip(kernels, channels, strict=True)]
+    before = [weight.clone() for weight in weights]
+    expected = torch.cat([by_taps(*part) for part in zip(x.split(channels, 1), weights, biases, strict=True)], dim=1)
+    expected = x + expected if residual else expected
+    out = multi_scale_depthwise_conv(
+        x.float(), [w.float() for w in weights], [b.float() for b in biases], residual, gelu
+    )
+    torch.testing.assert_close(out.double(), F.gelu(expected) if gelu else expected, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(*pair) for pair in zip(weights, before, strict=True))
+
+
+@pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_kernels_of_several_sizes(size):
+def test_kernels_of_several_sizes(size, gelu):
     kernels, channels = (1, 3, 7), (2, 1, 3)
     named = {"x": random(BATCH, sum(channels), *size)}
     named |= {f"weight{k}": random(c, 1, k, k, seed=k) for k, c in zip(kernels, channels, strict=True)}
@@ -157,12 +190,13 @@ def test_kernels_of_several_sizes(size):
 
     def together(x, **named):
         return multi_scale_depthwise_conv(
-            x, [named[f"weight{k}"] for k in kernels], [named[f"bias{k}"] for k in kernels]
+            x, [named[f"weight{k}"] for k in kernels], [named[f"bias{k}"] for k in kernels], gelu=gelu
         )
 
     def one_by_one(x, **named):
         parts = zip(x.split(channels, dim=1), kernels, strict=True)
-        return x + torch.cat([by_taps(part, named[f"weight{k}"], named[f"bias{k}"]) for part, k in parts], dim=1)
+        y = x + torch.cat([by_taps(part, named[f"weight{k}"], named[f"bias{k}"]) for part, k in parts], dim=1)
+        return F.gelu(y) if gelu else y
 
     assert_agree(together, one_by_one, named)
 

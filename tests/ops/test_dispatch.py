@@ -33,7 +33,7 @@ def convolve(dtype=torch.float32):
 
 @pytest.mark.parametrize(
     ("choice", "own"),
-    [("auto", {"aggregated_attention", "depthwise_conv"}), ("reference", set())],
+    [("auto", {"aggregated_attention", "depthwise_conv", "pointwise_conv"}), ("reference", set())],
     ids=["auto", "reference"],
 )
 def test_a_cpu_takes_its_own_way_where_there_is_one(chosen, choice, own, monkeypatch):
@@ -43,7 +43,7 @@ def test_a_cpu_takes_its_own_way_where_there_is_one(chosen, choice, own, monkeyp
     assert dispatch.takes_cpu(torch.ones(1)) == bool(own)
     assert not dispatch.takes_cpu(torch.ones(1, device="meta"))
     shown = {op: backend for op, _, backend, _ in dispatch.report()}
-    assert shown == {op: "cpu" if op in own else "reference" for op in dispatch.OPS}
+    assert shown == {op: "cpu" if op in own else "reference" for op in (*dispatch.OPS, "pointwise_conv")}
 
 
 def test_ops_with_a_way_of_their_own_on_a_cpu():
@@ -64,7 +64,9 @@ def test_more_samples_than_a_launch_has_programs():
 def test_report_of_kernels_that_cannot_run(chosen, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     chosen("triton", interpret=False)
-    assert {(backend, reason[:20]) for _, _, backend, reason in dispatch.report()} == {("none", "GLOCAL_OPS=triton, b")}
+    shown = {op: (backend, reason[:20]) for op, _, backend, reason in dispatch.report()}
+    assert shown.pop("pointwise_conv") == ("cpu", "there is no kernel: ")
+    assert shown == dict.fromkeys(dispatch.OPS, ("none", "GLOCAL_OPS=triton, b"))
 
 
 def test_meta_tensors_take_no_kernel(chosen):

@@ -1,13 +1,10 @@
 """The two convolutions that every mixer is made of."""
 
-import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.ops import depthwise_conv
-from glocal.ops.dispatch import takes_cpu
+from glocal.ops import depthwise_conv, pointwise_conv
 
 
 @register_notrace_module
@@ -29,18 +26,10 @@ class DepthwiseConv2d(nn.Conv2d):
 
 @register_notrace_module
 class PointwiseConv2d(nn.Conv2d):
-    """A 1×1 convolution: one linear layer for every position."""
+    """A 1×1 convolution: one linear layer for every position. `forward` also takes the GELU after it."""
 
     def __init__(self, in_dim: int, out_dim: int, bias: bool = True):
         super().__init__(in_dim, out_dim, 1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-            if linear_is_faster(x):
-                return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-        return F.conv2d(x, self.weight, self.bias)
-
-
-def linear_is_faster(x: Tensor) -> bool:
-    """Whether a linear layer computes a 1×1 convolution faster: on a CPU, on the smaller maps in channels_last."""
-    return takes_cpu(x) and x.shape[-2] * x.shape[-1] <= 28 * 28 and x.is_contiguous(memory_format=torch.channels_last)
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        return pointwise_conv(x, self.weight, self.bias, gelu)

@@ -8,6 +8,7 @@ from glocal.ops.aggregated_attention import aggregated_attention
 from glocal.ops.channel_norm import channel_norm
 from glocal.ops.depthwise_conv import depthwise_conv, multi_scale_depthwise_conv, taps_within_reach
 from glocal.ops.grid_attention import grid_attention
+from glocal.ops.pointwise_conv import pointwise_conv
 from glocal.ops.sample_norm import sample_norm
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "depthwise_conv",
     "grid_attention",
     "multi_scale_depthwise_conv",
+    "pointwise_conv",
     "sample_norm",
     "taps_within_reach",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 CHOICES = ("auto", "reference", "triton")
 OPS = ("aggregated_attention", "channel_norm", "depthwise_conv", "sample_norm")  # those with kernels
-CPU_OPS = ("aggregated_attention", "depthwise_conv")  # those with a way of their own on a CPU
+CPU_OPS = ("aggregated_attention", "depthwise_conv", "pointwise_conv")  # those with a way of their own on a CPU
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOWEST_CAPABILITY = (8, 0)
 MOST_ELEMENTS = 2**31 - 1  # the kernels count in 32 bits
@@ -72,6 +72,24 @@ def takes_cpu(x: Tensor) -> bool:
         and x.numel() > 0
         and _choice != "reference"
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not torch._C._functorch.peek_interpreter_stack()  # torch.func: its tensors do not tell their layout
+    )
+
+
+def joins_gelu(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can apply GELU to a convolution's result before writing it, where `takes_cpu` has said yes.
+
+    The operations are those that torch.compile puts into its graphs; they have no gradient, know no autocast, and
+    whoever watches the operations, to count them for instance, knows the common ones only.
+    """
+    return (
+        type(x) is Tensor
+        and x.dtype == torch.float32 == weight.dtype
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._len_torch_dispatch_stack()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
     )
 
 
@@ -117,9 +135,12 @@ def report() -> list[tuple[str, str, str]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     against = refusal(device)
     rows = []
-    for op in OPS:
+    for op in sorted({*OPS, *CPU_OPS}):
         if backend() == "reference":
             rows.append((op, device.type, "reference", "GLOCAL_OPS=reference"))
+        elif op not in OPS:
+            own = "cpu" if device.type == "cpu" else "reference"
+            rows.append((op, device.type, own, "there is no kernel: it is a matrix product"))
         elif against is None and (device.type == "cuda" or backend() == "triton"):
             rows.append((op, device.type, "triton", ""))
         elif backend() == "triton":

@@ -32,11 +32,10 @@ class ResidualConvFFN(nn.Module):
         super().__init__()
         hidden = int(dim * expansion)
         self.fc1 = PointwiseConv2d(dim, hidden)
-        self.act = nn.GELU()
         self.conv = DepthwiseConv2d(hidden, 3)
         self.fc2 = PointwiseConv2d(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
+        x = self.fc1(x, gelu=True)
         return self.drop(self.fc2(self.drop(self.conv(x, gelu=True, residual=x))))

@@ -29,12 +29,11 @@ class MSFFN(nn.Module):
         self.norm2 = BatchNorm2d(hidden)
         self.fc2 = PointwiseConv2d(hidden, dim, bias=False)
         self.norm3 = BatchNorm2d(dim)
-        self.act = nn.GELU()
         self.drop = nn.Dropout(proj_drop)
         self.adds_input = True  # else the kernels do
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(self.act(self.fc1(x)))
+        x = self.norm1(self.fc1(x, gelu=True))
         weights: list[Tensor] = []
         biases: list[Tensor] = []
         for conv in self.convs:  # TorchScript knows no comprehension over modules
@@ -42,8 +41,7 @@ class MSFFN(nn.Module):
             bias = conv.bias
             if bias is not None:  # always so, which TorchScript does not know
                 biases.append(bias)
-        x = multi_scale_depthwise_conv(x, weights, biases, self.adds_input)
-        x = self.norm2(self.act(x))
+        x = self.norm2(multi_scale_depthwise_conv(x, weights, biases, self.adds_input, gelu=True))
         return self.drop(self.norm3(self.fc2(self.drop(x))))
 
     def reparameterize(self):

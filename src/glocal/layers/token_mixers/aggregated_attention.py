@@ -71,7 +71,6 @@ class AggregatedAttention(LengthScaledQuery):
         self.q = PointwiseConv2d(dim, dim)
         self.kv = PointwiseConv2d(dim, 2 * dim)
         self.pool_proj = PointwiseConv2d(dim, dim)
-        self.act = nn.GELU()
         self.pool_norm = LayerNorm2d(dim, eps=1e-5)
         base = None if base_size is None else (*base_size, *self.pooled_size(*base_size))
         self.position = LogCPB(self.num_heads, pretrain_size, base)
@@ -99,7 +98,7 @@ class AggregatedAttention(LengthScaledQuery):
         q = F.normalize(self.split_heads(self.q(x)), dim=2)
         k, v = self.split_heads(self.kv(x)).chunk(2, dim=1)
 
-        pooled = adaptive_average_pool(self.act(self.pool_proj(x)), pooled_height, pooled_width)
+        pooled = adaptive_average_pool(self.pool_proj(x, gelu=True), pooled_height, pooled_width)
         pooled_k, pooled_v = self.split_heads(self.kv(self.pool_norm(pooled))).flatten(3).chunk(2, dim=1)
         position = self.position(height, width, pooled_height, pooled_width)
         x = aggregated_attention(

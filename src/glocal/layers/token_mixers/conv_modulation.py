@@ -13,11 +13,12 @@ class ConvModulation(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int = 11, proj_drop: float = 0.0):
         super().__init__()
-        self.attention = nn.Sequential(PointwiseConv2d(dim, dim), nn.GELU(), DepthwiseConv2d(dim, kernel_size))
+        self.query = PointwiseConv2d(dim, dim)
+        self.conv = DepthwiseConv2d(dim, kernel_size)
         self.value = PointwiseConv2d(dim, dim)
         self.proj = PointwiseConv2d(dim, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.attention[1](self.attention[0](x))
-        return self.drop(self.proj(self.attention[2](y, factor=self.value(x))))
+        y = self.query(x, gelu=True)
+        return self.drop(self.proj(self.conv(y, factor=self.value(x))))

@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.ops import dispatch
@@ -41,7 +42,9 @@ def depthwise_conv(
     return reference.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
 
 
-def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool = True) -> Tensor:
+def multi_scale_depthwise_conv(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool = True, gelu: bool = False
+) -> Tensor:
     """x + a depthwise convolution whose channels have kernels of several sizes (TransXNet's MS-FFN).
 
     Args:
@@ -49,14 +52,15 @@ def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Te
         weights: (C_i, 1, k_i, k_i), odd k_i, for the first C_0 channels, the next C_1, …; ΣC_i = C.
         biases: (C_i,) each.
         residual: whether to add x.
+        gelu: apply GELU to all of it.
 
     Returns:
         (B, C, H, W).
     """
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
         if dispatch.takes_triton("depthwise_conv", [x, weights[0], biases[0]], partial(dispatch.too_many, x.shape[0])):
-            return _multi_scale_by_triton(x, weights, biases, residual)
-    return reference.multi_scale_depthwise_conv(x, weights, biases, residual)
+            return _multi_scale_by_triton(x, weights, biases, residual, gelu)
+    return reference.multi_scale_depthwise_conv(x, weights, biases, residual, gelu)
 
 
 def _limits(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Tensor | None) -> str | None:
@@ -87,9 +91,14 @@ def _by_triton(
     return triton.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
 
 
-def _multi_scale_by_triton(x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool) -> Tensor:
+def _multi_scale_by_triton(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool, gelu: bool
+) -> Tensor:
     from glocal.ops.depthwise_conv import triton
 
     weight, reach = triton.multi_scale(weights)
     inner, weight, bias = dispatch.autocast(x, weight, torch.cat(biases))
-    return triton.depthwise_conv(inner, weight, bias, residual=x if residual else None, reach=reach)
+    if not residual:
+        return triton.depthwise_conv(inner, weight, bias, gelu=gelu, reach=reach)
+    y = triton.depthwise_conv(inner, weight, bias, residual=x, reach=reach)
+    return F.gelu(y) if gelu else y

@@ -1,4 +1,6 @@
-"""Depthwise convolution on a CPU, for what torch's own does slowly there: dilation, and the gradient of large kernels.
+"""Depthwise convolution on a CPU, for what torch's own does slowly there.
+
+That is dilation, the gradient of large kernels, GELU as a pass of its own, and channels that are split into parts.
 
 Called by the reference, which has already left out taps beyond the map.
 """
@@ -11,18 +13,42 @@ from torch import Tensor
 
 from glocal.ops import dispatch
 
+LARGEST_JOINED = 7  # side of the kernels up to which oneDNN's convolution with GELU is faster than without and GELU
 TILE = 14  # columns that share a matrix product in the kernels' gradient
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu: bool = False) -> Tensor:
     """Convolve (B, C, H, W) with one kernel per channel, (C, 1, rows, columns) with odd sides, keeping the size."""
     height, width = x.shape[-2], x.shape[-1]
     if dilation > 1 and (max(height, width) > 8 or len(weight) > 256):  # below, torch's is fast
         # Positions that are `dilation` apart see each other only, so they are maps of their own, without dilation.
-        return _from_phases(convolve(_to_phases(x, dilation), weight, bias, 1), dilation, height, width)
+        return _from_phases(convolve(_to_phases(x, dilation), weight, bias, 1, gelu), dilation, height, width)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Convolution.apply(*dispatch.autocast(x, weight, bias), dilation)
-    return _convolve(x, weight, bias, dilation)
+        y = _Convolution.apply(*dispatch.autocast(x, weight, bias), dilation)
+    elif gelu and max(weight.shape[2:]) <= LARGEST_JOINED and dispatch.joins_gelu(x, weight):
+        padding = [dilation * (side // 2) for side in weight.shape[2:]]
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, padding, [1, 1], [dilation, dilation], len(weight), "gelu", [], "none"
+        )
+    else:
+        y = _convolve(x, weight, bias, dilation)
+    return F.gelu(y) if gelu else y
+
+
+def as_one(weights: list[Tensor], residual: bool) -> Tensor:
+    """Kernels of several sizes, (C_i, 1, k_i, k_i), as those of one convolution, which adds its input if asked to.
+
+    It multiplies more often than several do, but the map is neither split nor joined.
+    """
+    sides = [max(weight.shape[i] for weight in weights) for i in (2, 3)]
+    whole = []
+    for weight in weights:
+        down, across = ((side - own) // 2 for side, own in zip(sides, weight.shape[2:], strict=True))
+        whole.append(F.pad(weight, [across, across, down, down]))
+    weight = torch.cat(whole)
+    if residual:
+        weight[:, 0, sides[0] // 2, sides[1] // 2] += 1
+    return weight
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -32,8 +58,6 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> 
 
 class _Convolution(torch.autograd.Function):
     """`_convolve`, with the bias's gradient as a sum, and the kernels' as matrix products where that is faster."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

@@ -17,21 +17,27 @@ def depthwise_conv(
     residual: Tensor | None = None,
     factor: Tensor | None = None,
 ) -> Tensor:
-    y = convolve(x, weight, bias, dilation)
-    if gelu:
-        y = F.gelu(y)
+    y = convolve(x, weight, bias, dilation, gelu)
     if factor is not None:
         y = y * factor
     return y if residual is None else residual + y
 
 
-def multi_scale_depthwise_conv(x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool) -> Tensor:
+def multi_scale_depthwise_conv(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool, gelu: bool = False
+) -> Tensor:
+    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+        if dispatch.takes_cpu(x) and dispatch.joins_gelu(x, weights[0]):
+            return convolve(x, cpu.as_one(weights, residual), torch.cat(biases), 1, gelu)
     parts = x.split([len(weight) for weight in weights], dim=1)
-    y = torch.cat([convolve(part, weights[i], biases[i], 1) for i, part in enumerate(parts)], dim=1)
-    return x + y if residual else y
+    y = torch.cat([convolve(part, weights[i], biases[i], 1, gelu and not residual) for i, part in enumerate(parts)], 1)
+    if residual:
+        y = x + y
+        return F.gelu(y) if gelu else y
+    return y
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu: bool = False) -> Tensor:
     batch, channels, height, width = x.shape
     per_sample = weight.shape[1] != 1 or weight.shape[0] != channels  # else one kernel per channel
     if not torch.jit.is_scripting():
@@ -39,25 +45,29 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> T
     one_tap = weight.shape[-2] == 1 and weight.shape[-1] == 1
     if one_tap and not weight.is_meta:  # torch takes such a convolution group by group
         y = x * weight.reshape(-1, channels, 1, 1)
-        return y if bias is None else y + bias.reshape(-1, channels, 1, 1)
+        y = y if bias is None else y + bias.reshape(-1, channels, 1, 1)
+        return F.gelu(y) if gelu else y
     if not per_sample:
-        return _by_groups(x, weight, bias, dilation)
+        return _by_groups(x, weight, bias, dilation, gelu)
+    if batch == 1:
+        return _by_groups(x, weight.transpose(0, 1), None if bias is None else bias.reshape(-1), dilation, gelu)
     # One kernel per sample and channel: a batch of one with B·C channels, whose maps have to be contiguous.
     last = channels > 1 and x.is_contiguous(memory_format=torch.channels_last)
     x = x.reshape(1, batch * channels, height, width)
     weight = weight.reshape(batch * channels, 1, weight.shape[-2], weight.shape[-1])
     if bias is not None:
         bias = bias.reshape(batch * channels)
-    x = _by_groups(x, weight, bias, dilation).reshape(batch, channels, height, width)
+    x = _by_groups(x, weight, bias, dilation, gelu).reshape(batch, channels, height, width)
     return x.contiguous(memory_format=torch.channels_last) if last else x
 
 
-def _by_groups(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+def _by_groups(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu: bool) -> Tensor:
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
         if dispatch.takes_cpu(x):
-            return cpu.convolve(x, weight, bias, dilation)
+            return cpu.convolve(x, weight, bias, dilation, gelu)
     padding = [dilation * (weight.shape[-2] // 2), dilation * (weight.shape[-1] // 2)]
-    return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=weight.shape[0])
+    y = F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=weight.shape[0])
+    return F.gelu(y) if gelu else y
 
 
 def taps_within_reach(weight: Tensor, height: int, width: int, dilation: int = 1) -> Tensor:

@@ -1,0 +1,124 @@
+"""pointwise_conv equals a matrix product at every position."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from agreement import assert_agree, inside_nan, random
+from glocal.ops import dispatch, pointwise_conv
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.fixture(autouse=True, params=["reference", "auto"])
+def way(request):
+    """The reference, and what a CPU computes."""
+    before = dispatch.backend()
+    dispatch.set_backend(request.param)
+    yield request.param
+    dispatch.set_backend(before)
+
+
+def by_position(x, weight, bias=None, gelu=False):
+    y = torch.einsum("bchw,dc->bdhw", x, weight[:, :, 0, 0])
+    y = y if bias is None else y + bias.view(-1, 1, 1)
+    return y * 0.5 * (1 + torch.erf(y / 2**0.5)) if gelu else y
+
+
+def inputs(size, bias=True, dtype=torch.float64, layout="contiguous"):
+    x = random(2, 5, *size, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
+    named = {"x": x, "weight": random(3, 5, 1, 1, seed=1, dtype=dtype)}
+    return named | ({"bias": random(3, seed=2, dtype=dtype)} if bias else {})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (31, 33)], ids=str)  # the last is too large for a linear layer
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_with_gradients(size, layout, gelu, bias):
+    named = inputs(size, bias, layout=layout)
+    assert_agree(lambda **named: pointwise_conv(**named, gelu=gelu), lambda **n: by_position(**n, gelu=gelu), named)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (31, 33)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_without_gradients(size, layout, bias):
+    named = inputs(size, bias, torch.float32, layout)
+    out = pointwise_conv(**named, gelu=True)
+    expected = by_position(**{name: tensor.double() for name, tensor in named.items()}, gelu=True)
+    torch.testing.assert_close(out, expected.float())
+    assert out.is_contiguous(memory_format=LAYOUTS[layout])
+
+
+@torch.no_grad()
+def test_empty_batch():
+    assert pointwise_conv(torch.empty(0, 5, 3, 2), torch.ones(3, 5, 1, 1), gelu=True).shape == (0, 3, 3, 2)
+
+
+@torch.no_grad()
+def test_reads_nothing_outside_the_map():
+    named = inputs((5, 7), dtype=torch.float32)
+    expected = by_position(**named, gelu=True)
+    named["x"] = inside_nan(named["x"])
+    torch.testing.assert_close(pointwise_conv(**named, gelu=True), expected)
+
+
+class TestGeluWithinTheProduct:
+    """It is taken where nothing else has a say: no gradient, no other type, nobody who watches."""
+
+    @pytest.fixture
+    def joined(self, way, monkeypatch):
+        """Asks whether a call was joined."""
+        if way == "reference":
+            pytest.skip("the definition joins nothing")
+        answers = []
+        original = dispatch.joins_gelu
+        monkeypatch.setattr(dispatch, "joins_gelu", lambda *args: answers.append(original(*args)) or answers[-1])
+
+        def ask(named):
+            pointwise_conv(**named, gelu=True)
+            return answers.pop()
+
+        return ask
+
+    @pytest.fixture
+    def named(self):
+        return inputs((5, 7), dtype=torch.float32, layout="channels_last")
+
+    def test_without_gradients(self, joined, named):
+        assert joined(named)
+        with torch.inference_mode():
+            assert joined(named)
+
+    def test_weights_that_learn(self, joined, named):
+        named["weight"].requires_grad_()
+        assert not joined(named)
+        with torch.no_grad():
+            assert joined(named)
+
+    @torch.no_grad()
+    def test_other_types(self, joined, named):
+        assert not joined({name: tensor.double() for name, tensor in named.items()})
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not joined(named)
+
+    @torch.no_grad()
+    def test_switched_off_by_torch(self, joined, named):
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not joined(named)
+
+    @torch.no_grad()
+    def test_operations_that_are_counted(self, joined, named):
+        with FlopCounterMode(display=False) as counter:
+            assert not joined(named)
+        assert counter.get_total_flops() == 2 * 2 * 5 * 7 * 5 * 3
+
+    @torch.no_grad()
+    def test_mapped_over_samples(self, named):
+        mapped = torch.func.vmap(lambda x: pointwise_conv(x[None], named["weight"], named["bias"], gelu=True)[0])
+        torch.testing.assert_close(mapped(named["x"]), F.gelu(F.conv2d(**{"input": named.pop("x")}, **named)))
