@@ -15,12 +15,12 @@ from glocal.layers.scale import LayerScale
 
 # How many of these remain: a norm whose result is added to something, or that a padded convolution follows.
 REMAIN = {
-    "transxnet_pico": {nn.BatchNorm2d: 5, LayerScale: 5},  # MS-FFN's first; scale1, after STE's own residual
+    "transxnet_pico": {nn.BatchNorm2d: 5, LayerScale: 0},  # MS-FFN's first
     "transnext_pico": {nn.BatchNorm2d: 0, LayerScale: 0},
     "hat_net_pico": {nn.BatchNorm2d: 0, LayerScale: 0},
     "transcnn_pico": {nn.BatchNorm2d: 4, LayerScale: 0},  # H-MHSA's second
     "conv2former_pico": {nn.BatchNorm2d: 2, LayerScale: 0},  # the stem's, after a GELU
-    "van_pico": {nn.BatchNorm2d: 5, LayerScale: 5},  # norm1 and scale1, around a mixer with its own residual
+    "van_pico": {nn.BatchNorm2d: 5, LayerScale: 0},  # norm1, before a mixer with its own residual
 }
 
 

@@ -37,11 +37,16 @@ def absorb_input_norm(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
 
 
 def absorb_scale(layer: nn.Module, scale: nn.Module) -> nn.Module:
-    """Let the `output_conv` of a layer do the LayerScale after the layer."""
+    """Let the `output_conv` of a layer do the LayerScale after the layer.
+
+    A layer that ends with a sum has `scale_input(weight)` too, for its other term.
+    """
     name = getattr(layer, "output_conv", None)
     if name is None or not isinstance(scale, LayerScale):
         return scale
-    conv = getattr(layer, name)
+    conv = layer.get_submodule(name)
+    if hasattr(layer, "scale_input"):  # what the convolution's result is added to
+        layer.scale_input(scale.weight)
     factor = scale.weight.detach().double().flatten()
     shift = 0.0 if scale.bias is None else scale.bias.detach().double().flatten()
     _set(conv, factor.view(-1, 1, 1, 1) * conv.weight.double(), factor * _bias(conv) + shift)

@@ -50,6 +50,14 @@ class DMixer(nn.Module):
         x = torch.cat([self.local_unit(local), self.global_unit(distant, position)], dim=1)
         return self.drop(self.enhancer(x))
 
+    def reparameterize(self):
+        self.enhancer.reparameterize()
+        if isinstance(self.enhancer.norm3, nn.Identity):
+            self.output_conv = "enhancer.expand"
+
+    def scale_input(self, weight: Tensor):
+        self.enhancer.input_scale = nn.Parameter(weight.detach().clone(), weight.requires_grad)
+
 
 class IDConv(nn.Module):
     """Input-dependent depthwise convolution: each sample's kernels are a softmax mixture of a learned bank."""
@@ -173,12 +181,13 @@ class SqueezedTokenEnhancer(nn.Module):
         self.norm2 = BatchNorm2d(hidden)
         self.expand = PointwiseConv2d(hidden, dim)
         self.norm3 = BatchNorm2d(dim)
-        self.act = nn.GELU()
+        self.register_parameter("input_scale", None)  # of x, where a LayerScale has been merged
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(self.conv(x, gelu=True))
-        y = self.norm2(self.act(self.squeeze(y)))
-        return x + self.norm3(self.expand(y))
+        y = self.norm2(self.squeeze(y, gelu=True))
+        y = self.norm3(self.expand(y))
+        return x + y if self.input_scale is None else torch.addcmul(y, x, self.input_scale)
 
     def reparameterize(self):
         self.norm1 = absorb_input_norm(self.norm1, self.squeeze)
