@@ -134,6 +134,16 @@ class TestCompile:
 
 
 class TestExport:
+    @pytest.mark.parametrize("size", [(33, 47), (64, 96), (100, 75)], ids=str)
+    def test_formulations_for_graphs_change_nothing(self, model, monkeypatch, size):
+        """Without the export itself, which takes its time."""
+        x = image(*size)
+        with torch.no_grad():
+            expected = model(x)
+            monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+            torch.testing.assert_close(model(x), expected, rtol=1e-8, atol=1e-8)
+
     @pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.slow), (33, 47)], ids=str)
     def test_static(self, model, size):
         program = torch.export.export(model, (image(*size),))

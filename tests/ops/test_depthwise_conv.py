@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from agreement import assert_agree, inside_nan, random
 from glocal.ops import depthwise_conv, dispatch, multi_scale_depthwise_conv
+from glocal.ops.depthwise_conv import graph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,6 +36,15 @@ def by_taps(x, weight, bias=None, dilation=1):
             top, left = dilation * i, dilation * j
             total = total + kernels[:, :, i, j, None, None] * padded[..., top : top + height, left : left + width]
     return total
+
+
+@pytest.mark.parametrize("size", [*SIZES, (17, 23)], ids=str)
+@pytest.mark.parametrize(("k", "dilation"), [(1, 1), (3, 1), (7, 1), (5, 2), (7, 3)], ids=str)
+def test_as_matrix_products_in_a_graph(size, k, dilation):
+    named = inputs(size, k, per_sample=True, bias=False)
+    assert_agree(
+        lambda x, weight: graph.convolve(x, weight, dilation), lambda **n: by_taps(**n, dilation=dilation), named
+    )
 
 
 def inputs(size, k, per_sample, bias):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
@@ -60,6 +61,8 @@ class EvenConv2d(nn.Conv2d):
         super().__init__(in_dim, dim, 2, 2, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and torch.compiler.is_exporting():
+            return F.conv2d(F.pad(x, [0, 1, 0, 1]), self.weight, self.bias, self.stride)  # an even size drops it again
         pad_bottom, pad_right = x.shape[-2] % 2, x.shape[-1] % 2
         if pad_bottom > 0 or pad_right > 0:
             x = F.pad(x, [0, pad_right, 0, pad_bottom])

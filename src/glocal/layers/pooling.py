@@ -10,9 +10,13 @@ from glocal.ops.dispatch import takes_cpu
 def adaptive_average_pool(x: Tensor, rows: int, columns: int) -> Tensor:
     """F.adaptive_avg_pool2d of (B, C, H, W) to (B, C, rows, columns).
 
-    On a CPU torch's gradient takes many times as long as its result: where one is needed, this is a matrix product.
+    On a CPU torch's gradient takes many times as long as its result: where one is needed, this is a matrix product. In
+    an exported graph it is two.
     """
-    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_exporting():  # ONNX's pooling is wrong for sizes that are not known
+            down, across = (_averages(*sides).to(x) for sides in ((x.shape[-2], rows), (x.shape[-1], columns)))
+            return down @ (x @ across.transpose(0, 1))
         if takes_cpu(x) and torch.is_grad_enabled() and x.requires_grad and x.shape[-2] * x.shape[-1] <= 28 * 28:
             batch, channels, height, width = x.shape
             weight = torch.kron(_averages(height, rows), _averages(width, columns)).to(x.dtype)
@@ -22,8 +26,14 @@ def adaptive_average_pool(x: Tensor, rows: int, columns: int) -> Tensor:
     return F.adaptive_avg_pool2d(x, [rows, columns])
 
 
+def pooled_side(side: int, reduction: int) -> int:
+    """⌊side / reduction⌋, but at least 1."""
+    pooled = side // reduction
+    return pooled if pooled > 0 else 1  # not max: runtimes know none of symbols
+
+
 def _averages(length: int, parts: int) -> Tensor:
     """(parts, length): part i is the mean of positions ⌊i·length/parts⌋ to ⌈(i + 1)·length/parts⌉ − 1."""
     position, part = torch.arange(length, device="cpu"), torch.arange(parts, device="cpu").unsqueeze(1)
-    first, end = part * length // parts, -(-(part + 1) * length // parts)
+    first, end = part * length // parts, ((part + 1) * length + parts - 1) // parts
     return ((position >= first) & (position < end)) / (end - first).double()

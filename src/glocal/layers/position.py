@@ -126,9 +126,33 @@ class RelativePosition(SizeCached):
 
     def resize(self, height: int, width: int) -> Tensor:
         keys = ((height - 1) // self.reduction + 1) * ((width - 1) // self.reduction + 1)
+        exporting = (
+            not torch.jit.is_scripting() and torch.compiler.is_exporting()
+        )  # the graph shall take other sizes too
+        if exporting:  # the graph shall take other sizes too, and runtimes differ in what they call bicubic
+            return _resample(_resample(self.encoding, 2, height * width), 3, keys)
         if self.encoding.shape[2] == height * width and self.encoding.shape[3] == keys:
             return self.encoding
         return resize_bias(self.encoding, height * width, keys)
+
+
+def _resample(x: Tensor, dim: int, size: int) -> Tensor:
+    """Bicubic resize (a = −0.75, half-pixel centres) of one axis, as a sum of four gathers."""
+    length = x.shape[dim]
+    whole = torch.full([], size, device=x.device, dtype=x.dtype)  # runtimes divide tensors, not symbols
+    place = (torch.arange(size, device=x.device, dtype=x.dtype) + 0.5) * length / whole - 0.5
+    first = place.floor()
+    total = torch.zeros(1, device=x.device, dtype=x.dtype)
+    shape = [size if axis == dim else 1 for axis in range(x.ndim)]
+    for tap in range(-1, 3):
+        distance = (place - first - tap).abs()
+        if tap in (0, 1):
+            weight = (1.25 * distance - 2.25) * distance * distance + 1
+        else:
+            weight = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
+        index = (first + tap).clamp(0, length - 1).to(torch.int64)
+        total = total + x.index_select(dim, index) * weight.view(shape)
+    return total
 
 
 def resize_bias(bias: Tensor, queries: int, keys: int) -> Tensor:
@@ -213,7 +237,10 @@ class LogCPB(SizeCached):
         key = torch.arange(pooled, device=device)
         start, end = key * size // pooled, ((key + 1) * size + pooled - 1) // pooled
         doubled = 2 * torch.arange(size, device=device).unsqueeze(1) - (start + end - 1)  # 2·(query − key)
-        if size % pooled == 0:  # equal windows: all doubled offsets have the same parity
+        exporting = (
+            not torch.jit.is_scripting() and torch.compiler.is_exporting()
+        )  # the graph shall take other sizes too
+        if not exporting and size % pooled == 0:  # equal windows: all doubled offsets have the same parity
             reach, step = 2 * size - 1 - size // pooled, 2
         else:
             reach, step = 2 * size - 2, 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.norm import LayerNorm2d
-from glocal.layers.pooling import adaptive_average_pool
+from glocal.layers.pooling import adaptive_average_pool, pooled_side
 from glocal.layers.position import LogCPB
 from glocal.ops import aggregated_attention
 
@@ -90,7 +90,7 @@ class AggregatedAttention(LengthScaledQuery):
     def pooled_size(self, height: int, width: int) -> tuple[int, int]:
         if self.pool_size > 0:
             return self.pool_size, self.pool_size
-        return max(1, height // self.reduction), max(1, width // self.reduction)
+        return pooled_side(height, self.reduction), pooled_side(width, self.reduction)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
@@ -142,7 +142,8 @@ class CosineAttention(LengthScaledQuery):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
         q, k, v = self.split_heads(self.qkv(x)).flatten(3).transpose(2, 3).chunk(3, dim=1)  # (B, heads, H·W, d) each
-        scale = F.softplus(self.temperature) * math.log(height * width)
+        length = torch.full([], height * width, dtype=self.temperature.dtype, device=x.device)
+        scale = F.softplus(self.temperature) * length.log()
         q = (F.normalize(q, dim=-1) + self.query_embedding.unsqueeze(1)) * scale.view(-1, 1, 1)
         position = self.position(height, width, height, width).unsqueeze(0).to(q.dtype)
         x = F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, attn_mask=position, scale=1.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.fusion import absorb_input_norm
-from glocal.layers.pooling import adaptive_average_pool
+from glocal.layers.pooling import adaptive_average_pool, pooled_side
 from glocal.ops import grid_attention
 
 
@@ -58,8 +58,7 @@ class HierarchicalAttention(nn.Module):
         q, k, v = self.split_heads(self.qkv(self.norm(x))).chunk(3, dim=1)
         if self.grid > 1:
             x = self.grid_norm(x + grid_attention(q, k, v, self.grid).reshape(x.shape))
-            height = max(1, x.shape[-2] // self.reduction)
-            width = max(1, x.shape[-1] // self.reduction)
+            height, width = pooled_side(x.shape[-2], self.reduction), pooled_side(x.shape[-1], self.reduction)
             pooled = self.pool_norm(adaptive_average_pool(x, height, width))
             k, v = self.split_heads(self.kv(pooled)).chunk(2, dim=1)
             x = x + global_attention(self.split_heads(self.q(x)), k, v).reshape(x.shape)

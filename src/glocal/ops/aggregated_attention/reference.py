@@ -32,7 +32,7 @@ def aggregated_attention(
     local_bias = local_bias.unsqueeze(-1).masked_fill(outside, float("-inf"))  # (heads, 9, H·W)
     pooled_logits = pooled_k.transpose(-2, -1) @ scaled_q + pooled_bias  # (B, heads, P, H·W)
     attention = torch.cat([local_logits + local_bias, pooled_logits], dim=2).softmax(dim=2)
-    local_attention, pooled_attention = attention.split([9, pooled], dim=2)
+    local_attention, pooled_attention = attention[:, :, :9], attention[:, :, 9:]
 
     positional = tokens.transpose(-2, -1) @ q + token_bias.unsqueeze(-1)  # (B, heads, 9, H·W)
     local_attention = local_attention + positional

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.ops import dispatch
-from glocal.ops.depthwise_conv import cpu
+from glocal.ops.depthwise_conv import cpu, graph
 
 
 def depthwise_conv(
@@ -51,6 +51,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu
         return _by_groups(x, weight, bias, dilation, gelu)
     if batch == 1:
         return _by_groups(x, weight.transpose(0, 1), None if bias is None else bias.reshape(-1), dilation, gelu)
+    if not torch.jit.is_scripting() and isinstance(batch, torch.SymInt):
+        y = graph.convolve(x, weight, dilation)
+        y = y if bias is None else y + bias.reshape(-1, channels, 1, 1)
+        return F.gelu(y) if gelu else y
     # One kernel per sample and channel: a batch of one with B·C channels, whose maps have to be contiguous.
     last = channels > 1 and x.is_contiguous(memory_format=torch.channels_last)
     x = x.reshape(1, batch * channels, height, width)

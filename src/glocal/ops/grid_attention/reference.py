@@ -10,11 +10,12 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
     down, across = grid, grid
     if torch.jit.is_scripting() or not torch.compiler.is_compiling():  # else the graph shall take other sizes too
         down, across = min(grid, height), min(grid, width)  # a cell larger than the map would hold padding only
-    pad_bottom, pad_right = -height % down, -width % across
-    rows, columns = (height + pad_bottom) // down, (width + pad_right) // across
+    rows, columns = (height + down - 1) // down, (width + across - 1) // across
+    pad_bottom, pad_right = rows * down - height, columns * across - width
 
     mask: Tensor | None = None
-    if pad_bottom > 0 or pad_right > 0:
+    exporting = not torch.jit.is_scripting() and torch.compiler.is_exporting()  # the graph shall take other sizes too
+    if exporting or pad_bottom > 0 or pad_right > 0:
         real = torch.ones(1, 1, 1, height, width, dtype=torch.bool, device=q.device)
         mask = split_cells(pad(real, pad_bottom, pad_right), down, across)  # (cells, 1, g², 1)
         mask = mask.transpose(-2, -1).repeat(batch, 1, 1, 1)  # (B·cells, 1, 1, g²): which keys are real
@@ -30,7 +31,8 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
 
 
 def pad(x: Tensor, bottom: int, right: int) -> Tensor:
-    return F.pad(x, [0, right, 0, bottom]) if bottom > 0 or right > 0 else x
+    exporting = not torch.jit.is_scripting() and torch.compiler.is_exporting()
+    return F.pad(x, [0, right, 0, bottom]) if exporting or bottom > 0 or right > 0 else x
 
 
 def split_cells(x: Tensor, down: int, across: int) -> Tensor:
