@@ -16,3 +16,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """Compiled models are kept for the session, not in the user's cache."""
+    os.environ["GLOCAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -124,11 +124,12 @@ class TestPredict:
         weights = read_weights(trained[0] / "model.safetensors")
         broken = {name: torch.full_like(t, math.nan) if t.is_floating_point() else t for name, t in weights.items()}
         save_checkpoint(tmp_path / "nan.safetensors", broken, read_info(trained[0] / "model.safetensors"))
-        assert main(["predict", str(trained[0] / "samples"), "--checkpoint", str(tmp_path / "nan.safetensors")]) == 1
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.startswith("error: the model gives non-finite values")
-        assert captured.err.count("\n") == 1
+        arguments = ["predict", str(trained[0] / "samples"), "--checkpoint", str(tmp_path / "nan.safetensors")]
+        for engine in ("torch", "onnxruntime"):
+            assert main([*arguments, "--engine", engine]) == 1
+            captured = capsys.readouterr()
+            assert captured.out == ""
+            assert captured.err.splitlines()[-1].startswith("error: the model gives non-finite values")
 
 
 def test_same_seed_gives_the_same_file_in_another_process(trained, tmp_path):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from glocal.data.image import UnreadableImageError
 from glocal.data.preprocessing import Preprocessing
+from glocal.deploy import predictor as predictor_module
 from glocal.deploy.predictor import Predictor
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 
@@ -30,7 +31,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
-    return Predictor(checkpoint, device="cpu", batch_size=3)
+    return Predictor(checkpoint, device="cpu", batch_size=3, engine="torch")
 
 
 @pytest.fixture
@@ -60,10 +61,43 @@ def test_every_image_gets_its_result_whatever_the_batches(predictor, checkpoint,
     results = predictor(images)
     assert [result.source for result in results] == images
     assert [result.source for result in results if result.error] == [images[1], images[4]]
-    alone = Predictor(checkpoint, device="cpu", batch_size=1)
+    alone = Predictor(checkpoint, device="cpu", batch_size=1, engine="torch")
     for result, other in zip(results, alone(images), strict=True):
         assert result.labels == other.labels
         assert result.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_other_engines_agree(predictor, checkpoint, images, engine, tmp_path, monkeypatch):
+    pytest.importorskip(engine)
+    monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
+    other = Predictor(checkpoint, device="cpu", batch_size=3, engine=engine)
+    assert other.engine == engine
+    for result, expected in zip(other(images, top_k=4), predictor(images, top_k=4), strict=True):
+        assert result.labels == expected.labels
+        assert result.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+        assert str(result.error) == str(expected.error)
+
+
+def test_engines_are_for_a_cpu(checkpoint, monkeypatch):
+    monkeypatch.setattr(predictor_module, "resolve_device", lambda device: torch.device("meta"))
+    with pytest.raises(ValueError, match="openvino computes on a CPU, not on meta"):
+        Predictor(checkpoint, device="meta", engine="openvino")
+
+
+def test_no_more_than_two_batches_are_read_ahead(predictor, images):
+    read = []
+
+    def counted():
+        for _ in range(100):
+            read.append(1)
+            yield images[0]
+
+    results = predictor.stream(counted())
+    for number in range(1, 10):
+        next(results)
+        assert len(read) <= 2 * predictor.batch_size + (number - 1) // predictor.batch_size * predictor.batch_size
+    results.close()
 
 
 def test_unreadable_images_say_why(predictor, images):
@@ -140,7 +174,7 @@ def test_top_k(predictor, images, top_k, count):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_values_of_the_model_stop_the_run(checkpoint, images, value):
-    predictor = Predictor(checkpoint, device="cpu")
+    predictor = Predictor(checkpoint, device="cpu", engine="torch")
     with torch.no_grad():
         predictor.model.get_classifier().bias.fill_(value)
     with pytest.raises(RuntimeError, match="the model gives non-finite values"):
@@ -168,7 +202,7 @@ def test_numbers_out_of_range(predictor, call):
 def test_published_weights_from_a_file(tmp_path):
     model = timm.create_model("test_resnet")
     torch.save(model.state_dict(), tmp_path / "official.pth")
-    predictor = Predictor(tmp_path / "official.pth", "test_resnet", device="cpu")
+    predictor = Predictor(tmp_path / "official.pth", "test_resnet", device="cpu", engine="torch")
     assert len(predictor.class_names) == 1000
     assert "tench, Tinca tinca" in predictor.class_names
     assert len(predictor(Image.new("RGB", (200, 180)))[0].labels) == 5

@@ -329,7 +329,7 @@ class TestData:
         result = run(tmp_path / "labels.csv", tmp_path / "out", **settings)
         assert result.metrics["map"] > 90
         assert set(rows(tmp_path / "out")[0]) >= {"val_map", "val_loss"}
-        prediction = Predictor(tmp_path / "out", device="cpu")(tmp_path / "3.png")[0]  # red and green
+        prediction = Predictor(tmp_path / "out", device="cpu", engine="torch")(tmp_path / "3.png")[0]  # red and green
         assert abs(sum(prediction.probabilities) - 1) > 1e-3  # each on its own, not one of all
         with pytest.raises(ValueError, match="--mixup is for one label per image"):
             run(tmp_path / "labels.csv", tmp_path / "other", mixup=0.1)

@@ -82,7 +82,7 @@ class TestFinishedRun:
 
     def test_prediction_needs_the_folder_only(self, finished, digits_folder, tmp_path):
         shutil.copytree(finished.output, tmp_path / "elsewhere")
-        predictions = Predictor(tmp_path / "elsewhere", device="cpu")(
+        predictions = Predictor(tmp_path / "elsewhere", device="cpu", engine="torch")(
             sorted((digits_folder / "two").iterdir()), top_k=1
         )
         assert sum(prediction.labels == ["two"] for prediction in predictions) >= 24
@@ -309,7 +309,7 @@ class TestStopped:
         with pytest.raises(KeyboardInterrupt, match=r"stopped: saved at step 4 \(epoch 1\) in "):
             run(digits_folder, tmp_path, epochs=3)
         assert (tmp_path / "last.ckpt").exists()
-        Predictor(tmp_path, device="cpu")
+        Predictor(tmp_path, device="cpu", engine="torch")
 
     def test_bug_is_not_hidden(self, digits_folder, tmp_path, monkeypatch):
         def bug(loss):

@@ -18,8 +18,8 @@ def run(config: PredictConfig) -> int:
     from glocal.data.image import find_images
     from glocal.deploy.predictor import Predictor
 
-    predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size)
     images = find_images(config.images)
+    predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine)
     table = Table("image", "class", "probability")
     table.columns[0].overflow = "fold"
     table.columns[2].justify = "right"

@@ -1,17 +1,20 @@
 """Using a trained model."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from glocal.deploy.engine import compile
+    from glocal.deploy.files import export
     from glocal.deploy.reparameterize import fuse
 
-__all__ = ["fuse"]
+__all__ = ["compile", "export", "fuse"]
+
+_MODULES = {"compile": "engine", "export": "files", "fuse": "reparameterize"}
 
 
 def __getattr__(name: str):
     # Late, as `glocal predict --help` reads this package's options without torch.
-    if name == "fuse":
-        from glocal.deploy.reparameterize import fuse
-
-        return fuse
+    if name in _MODULES:
+        return getattr(import_module(f"glocal.deploy.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,12 @@
-"""What a prediction can be told. Kept free of torch, so that `glocal predict --help` answers at once."""
+"""What a prediction and an export can be told. Kept free of torch, so that `glocal predict --help` answers at once."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}  # of the files for each runtime
+PRECISIONS = ("fp32", "fp16")
+ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
@@ -14,6 +20,8 @@ class PredictConfig:
         top_k: classes to show per image
         batch_size: images per step
         device: auto, cpu, cuda, cuda:1, mps, …
+        engine: openvino, onnxruntime or torch, on a CPU; auto takes the first of them that is installed. The first two
+            compile a model when they meet it first
     """
 
     images: list[str]
@@ -22,6 +30,7 @@ class PredictConfig:
     top_k: int = 3
     batch_size: int = 32
     device: str = "auto"
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
 
     def __post_init__(self):
         for name in ("top_k", "batch_size"):
@@ -29,3 +38,60 @@ class PredictConfig:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.checkpoint is None and self.model is None:
             raise ValueError("give --checkpoint, or --model for a model's published weights")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """An export of a model to one file for a runtime.
+
+    Args:
+        to: onnx, openvino or torch (torch.export)
+        model: name of the model; without --checkpoint, with its published weights
+        checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
+        output: the file (default: NAME.onnx, NAME.xml or NAME.pt2 in this folder)
+        dynamic: what may differ from call to call: batch,size or batch or size or none
+        img_size: height and width in pixels, where the size is not dynamic (default: the model's)
+        batch_size: images at a time, where the batch is not dynamic
+        precision: fp32, or fp16 for a file of half the size
+        features: the maps of the four stages in the place of the logits
+        untrained: a model without weights, to look at a runtime's speed
+        overwrite: replace a file of that name
+    """
+
+    to: Literal["onnx", "openvino", "torch"] = "onnx"
+    model: str | None = None
+    checkpoint: str | None = None
+    output: str | None = None
+    dynamic: str = "batch,size"
+    img_size: int | None = None
+    batch_size: int = 1
+    precision: Literal["fp32", "fp16"] = "fp32"
+    features: bool = False
+    untrained: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self):
+        if self.checkpoint is None and self.model is None:
+            raise ValueError("give --checkpoint, or --model for a model's published weights")
+        if self.untrained and (self.model is None or self.checkpoint is not None):
+            raise ValueError("--untrained is for a --model without --checkpoint")
+        for name in ("batch_size", "img_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.to == "torch" and self.precision != "fp32":
+            raise ValueError("--to torch writes fp32")
+        if self.output is not None and Path(self.output).suffix != ENDINGS[self.to]:
+            raise ValueError(f"--output {self.output}: a file for {self.to} ends with {ENDINGS[self.to]}")
+        _ = self.open_axes
+
+    @property
+    def open_axes(self) -> tuple[str, ...]:
+        """What --dynamic leaves open."""
+        if self.dynamic == "none":
+            return ()
+        names = tuple(self.dynamic.split(","))
+        for name in names:
+            if name not in ("batch", "size"):
+                raise ValueError(f"--dynamic takes batch, size or both, or none, not {name!r}")
+        return names

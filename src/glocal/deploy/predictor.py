@@ -1,6 +1,8 @@
 """A trained classifier as a function of images."""
 
+import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,6 +13,7 @@ from PIL import Image
 
 from glocal.data.image import UnreadableImageError, convert_image, read_image
 from glocal.data.preprocessing import Preprocessing
+from glocal.deploy.engine import choose, compile
 from glocal.tasks.classifier import load_classifier, resolve_device
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -37,8 +40,13 @@ class Predictor:
         model: name of the model; without a checkpoint, with its published weights.
         device: "auto", "cpu", "cuda", …
         batch_size: images per forward pass.
+        engine: what computes on a CPU, see `glocal.deploy.compile`; other devices have torch.
 
-    Raises FileNotFoundError or ValueError for weights that are missing or do not fit.
+    Images are read and prepared by threads, while the batch before them is computed; never more than two batches are in
+    memory.
+
+    Raises FileNotFoundError or ValueError for weights that are missing or do not fit, ImportError for an engine that is
+    not installed.
 
     >>> predictor = Predictor("runs/digits-transxnet_pico")
     >>> predictor(["three.png"], top_k=1)[0].labels
@@ -51,12 +59,19 @@ class Predictor:
         model: str | None = None,
         device: str = "auto",
         batch_size: int = 32,
+        engine: str = "auto",
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.device = resolve_device(device)
+        on_cpu = self.device.type == "cpu"
+        if not on_cpu and engine not in ("auto", "torch"):
+            raise ValueError(f"{engine} computes on a CPU, not on {self.device}")
+        self.engine = choose(engine) if on_cpu else "torch"
         self.classifier = load_classifier(checkpoint, model)
         self.model = self.classifier.model.to(self.device, memory_format=torch.channels_last).eval()
+        size = self.classifier.preprocessing["input_size"]
+        self._compute = self._torch if self.engine == "torch" else compile(self.model, self.engine, tuple(size))
         self.class_names = self.classifier.descriptions
         self.multi_label = bool(self.classifier.info and self.classifier.info.data.get("multi_label"))
         self.batch_size = batch_size
@@ -75,29 +90,44 @@ class Predictor:
         """The same, one after the other, holding one batch in memory."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        images = iter(images)
-        while batch := list(islice(images, self.batch_size)):
-            yield from self._predict_batch(batch, min(top_k, len(self.class_names)))
+        images, top_k = iter(images), min(top_k, len(self.class_names))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "glocal-images") as readers:
+            try:
+                ahead: list[tuple[ImageLike, Future]] = []
+                while batch := ahead or self._begin(readers, images):
+                    ahead = self._begin(readers, images)
+                    yield from self._predict_batch(batch, top_k)
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)
 
-    def _predict_batch(self, images: list[ImageLike], top_k: int) -> list[Prediction]:
+    def _begin(self, readers: ThreadPoolExecutor, images: Iterator[ImageLike]) -> list[tuple[ImageLike, Future]]:
+        """Let the threads prepare the next batch."""
+        return [(image, readers.submit(self._prepare, image)) for image in islice(images, self.batch_size)]
+
+    def _prepare(self, image: ImageLike) -> torch.Tensor:
+        return self._transform(_as_rgb(image))
+
+    def _torch(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images.to(self.device, memory_format=torch.channels_last)).float()
+
+    def _predict_batch(self, images: list[tuple[ImageLike, Future]], top_k: int) -> list[Prediction]:
         results: list[Prediction | None] = []
         tensors = []
-        for image in images:
+        for image, prepared in images:
             try:
-                tensors.append(self._transform(_as_rgb(image)))
+                tensors.append(prepared.result())
                 results.append(None)
             except UnreadableImageError as error:
                 results.append(Prediction(_source(image), [], [], error))
         if not tensors:
             return results
         with torch.inference_mode():
-            batch = torch.stack(tensors).to(self.device, memory_format=torch.channels_last)
-            logits = self.model(batch).float()
+            logits = self._compute(torch.stack(tensors))
             probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).cpu()  # (B, classes)
         if not probabilities.isfinite().all():
             raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
         tops = iter(zip(*probabilities.topk(top_k), strict=True))
-        for place, image in enumerate(images):
+        for place, (image, _) in enumerate(images):
             if results[place] is None:
                 values, indices = next(tops)
                 labels = [self.class_names[index] for index in indices.tolist()]

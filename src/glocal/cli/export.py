@@ -1,0 +1,65 @@
+"""Write a model as one file for ONNX, OpenVINO or torch.export, and compare the file with PyTorch.
+
+The file is kept only if it computes what the model does, for two sizes and two batches where these are open.
+"""
+
+from pathlib import Path
+
+from glocal.cli.output import console, facts
+from glocal.deploy.config import ENDINGS, ExportConfig
+
+CONFIG = ExportConfig
+POSITIONAL: dict[str, str] = {}
+
+
+def run(config: ExportConfig) -> int:
+    from glocal.deploy.runtimes import require
+    from glocal.tasks.checkpoint import check_target
+
+    require(config.to)
+    path = Path(config.output or f"{_stem(config)}{ENDINGS[config.to]}")
+    check_target("--output", path)
+    if path.exists() and not config.overwrite:
+        raise FileExistsError(f"{path} exists: --overwrite replaces it")
+    with console().status(f"writing {path} …"):
+        result = _export(config, path)
+    error = f"{result.difference:.1e} standard deviations"
+    compared = ", ".join("×".join(map(str, shape)) for shape in result.compared)
+    rows = {
+        "takes": "images (B, C, H, W), normalised; open: " + (", ".join(config.open_axes) or "nothing"),
+        "size": f"{result.megabytes:.1f} MB",
+        "largest difference from PyTorch": f"{error}, of {compared}",
+        "written in": f"{result.seconds:.0f} s",
+    }
+    console().print(facts(str(path), rows))
+    return 0
+
+
+def _export(config: ExportConfig, path: Path):
+    from glocal.data.preprocessing import Preprocessing
+    from glocal.deploy.files import export
+    from glocal.deploy.graph import Maps
+    from glocal.tasks.classifier import create_model, load_classifier
+
+    metadata = {}
+    if config.untrained:
+        model = create_model(config.model)
+        name, preprocessing = config.model, Preprocessing.of_model(model, config.img_size)
+    else:
+        classifier = load_classifier(config.checkpoint, config.model)
+        name, preprocessing = classifier.name, Preprocessing(**classifier.preprocessing)
+        metadata["class_names"], metadata["descriptions"] = classifier.class_names, classifier.descriptions
+        info = classifier.info
+        metadata["multi_label"] = bool(info and info.data.get("multi_label"))
+        model = classifier.model
+    metadata |= {"model": name, "preprocessing": preprocessing.to_dict(), "features": config.features}
+    channels, height, width = preprocessing.input_size
+    size = (channels, config.img_size or height, config.img_size or width)
+    model = Maps(model) if config.features else model
+    return export(model, path, config.to, config.open_axes, config.precision, size, config.batch_size, metadata)
+
+
+def _stem(config: ExportConfig) -> str:
+    if config.model is not None:
+        return config.model.replace("/", "-")
+    return Path(config.checkpoint).resolve().name.removesuffix(".safetensors")

@@ -1,0 +1,67 @@
+"""From a model to a graph whose batch and image size may stay open."""
+
+from collections.abc import Collection
+from contextlib import ExitStack
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbols
+
+from glocal.deploy.reparameterize import fuse
+
+DYNAMIC = ("batch", "size")
+
+
+class Maps(nn.Module):
+    """A model of timm's contract as a function to the maps of its stages, (B, C, H, W) each."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return self.model.forward_intermediates(x, intermediates_only=True)
+
+
+def trace(
+    model: nn.Module,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    batch: int = 1,
+    dynamic: Collection[str] = DYNAMIC,
+) -> ExportedProgram:
+    """Trace a model, fused, with torch.export.
+
+    Args:
+        model: takes (B, C, H, W) and returns a tensor or a list of them.
+        input_size: (C, H, W) of the images, where "size" is not dynamic.
+        batch: images at a time, where "batch" is not dynamic.
+        dynamic: what may differ from call to call: "batch", "size", both or nothing.
+
+    Raises ValueError for anything else in `dynamic`, or where the model itself does not leave it open.
+    """
+    for name in dynamic:
+        if name not in DYNAMIC:
+            raise ValueError(f"dynamic may be {' or '.join(DYNAMIC)}, got {name!r}")
+    channels, height, width = input_size
+    shape, open_axes = [batch, channels, height, width], {}
+    if "batch" in dynamic:
+        shape[0] = 2  # torch.export takes 0 and 1 for constants
+        open_axes[0] = Dim.DYNAMIC
+    if "size" in dynamic:  # a sample in which no side of a map is 1 or equals another one
+        shape[2:] = 256, 320
+        open_axes |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    model = fuse(model).cpu().requires_grad_(False)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if hasattr(symbols, "backed_size_oblivious"):  # or the graph is for maps of at least 2 × 2 positions
+            stack.enter_context(symbols.patch(backed_size_oblivious=True))
+        try:
+            return torch.export.export(model, (torch.zeros(shape),), dynamic_shapes=(open_axes or None,))
+        except (torch._dynamo.exc.UserError, RuntimeError, ValueError, AssertionError) as error:
+            what = f" with {' and '.join(dynamic)} left open" if dynamic else ""
+            raise ValueError(f"torch.export does not take this model{what}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

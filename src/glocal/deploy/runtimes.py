@@ -1,0 +1,75 @@
+"""The runtimes that compute exported files, behind one call: float32 images (B, C, H, W) to a list of arrays."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+# What each needs, and the extra of this package that has it.
+PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+
+
+def require(runtime: str) -> None:
+    """Raise ImportError, with the extra's name, where a runtime is not installed."""
+    missing = [package for package in PACKAGES[runtime] if find_spec(package) is None]
+    if missing:
+        raise ImportError(f"{runtime} needs {' and '.join(missing)}: pip install 'glocal[export]'")
+
+
+def load(path: Path, threads: int | None = None) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """An exported file as a function; by its ending. threads: cores to use, by default all."""
+    return {".onnx": _onnx, ".xml": _openvino, ".pt2": _torch}[path.suffix](path, threads)
+
+
+def _onnx(path: Path, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})
+
+
+def _openvino(path: Path, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
+    import openvino
+
+    # Of float32 alone: some processors would otherwise compute in bfloat16.
+    settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda images: list(compiled(images).values())
+
+
+def _torch(path: Path, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
+    import torch
+
+    model = torch.export.load(path).module()
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            result = model(torch.from_numpy(images))
+        return [tensor.numpy() for tensor in ([result] if isinstance(result, torch.Tensor) else result)]
+
+    return run
+
+
+@contextmanager
+def quiet():
+    """Without the exporters' advice and progress."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "openvino")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

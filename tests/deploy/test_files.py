@@ -1,0 +1,201 @@
+"""Exported files compute what the model does, for every family and any size, or are not kept."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import glocal
+from agreement import randomised
+from glocal.deploy import export, files, runtimes
+from glocal.deploy.files import ExportMismatchError, compare
+from glocal.deploy.graph import Maps, trace
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("openvino")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+
+
+def build(name):
+    """One block for each stage, as an export takes its time."""
+    return randomised(timm.create_model(name, num_classes=7, depths=(1, 1, 1, 1)), 0.2).float().eval()
+
+
+class Small(nn.Module):
+    """Takes any size, and is exported within a second."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x).relu().mean((2, 3))
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+class TestEveryFamily:
+    @pytest.mark.parametrize("to", ["onnx", "openvino"])
+    @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in PICO])
+    def test_any_batch_and_size(self, name, to, tmp_path):
+        model = build(name)
+        result = export(model, tmp_path / f"model{ENDINGS[to]}")
+        assert result.difference < 1e-4
+        assert {shape[0] for shape in result.compared} == {1, 3}
+        assert len({shape[2:] for shape in result.compared}) == 2
+        other = runtimes.load(result.path)
+        assert compare(model, other, [(2, 3, 64, 64), (1, 3, 100, 75), (5, 3, 33, 47), (1, 3, 96, 256)]) < 1e-4
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", PICO)
+    def test_maps(self, name, tmp_path):
+        model = Maps(build(name))
+        result = export(model, tmp_path / "maps.onnx", dynamic=("size",))
+        maps = runtimes.load(result.path)(np.zeros((1, 3, 64, 96), np.float32))
+        assert [m.shape[2:] for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", PICO)
+    def test_nothing_open(self, name, tmp_path):
+        result = export(build(name), tmp_path / "model.xml", dynamic=(), input_size=(3, 75, 64), batch=2)
+        assert result.compared == [(2, 3, 75, 64)]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", PICO)
+    def test_torch(self, name, tmp_path):
+        assert export(build(name), tmp_path / "model.pt2").difference < 1e-4
+
+
+class TestFiles:
+    @pytest.mark.parametrize("to", ENDINGS)
+    @pytest.mark.parametrize("dynamic", [(), ("batch",), ("size",), ("batch", "size")], ids=",".join)
+    def test_what_is_open(self, small, tmp_path, to, dynamic):
+        result = export(small, tmp_path / f"model{ENDINGS[to]}", dynamic=dynamic, input_size=(3, 20, 30), batch=2)
+        assert result.difference < 1e-4
+        other = runtimes.load(result.path)
+        shapes = {"batch": (5, 3, 20, 30), "size": (2, 3, 41, 17)}
+        for name, shape in shapes.items():
+            if name in dynamic:
+                assert compare(small, other, [shape]) < 1e-4
+            else:
+                with pytest.raises((RuntimeError, AssertionError, ValueError, Exception)):
+                    other(np.zeros(shape, np.float32))
+
+    def test_metadata(self, small, tmp_path):
+        import onnx
+        import openvino
+
+        metadata = {"class_names": ["Käse", "b"], "preprocessing": {"mean": [0.5]}}
+        for to, ending in ENDINGS.items():
+            export(small, tmp_path / f"model{ending}", to, metadata=metadata)
+        proto = onnx.load(tmp_path / "model.onnx")
+        assert json.loads({entry.key: entry.value for entry in proto.metadata_props}["glocal"]) == metadata
+        assert json.loads(openvino.Core().read_model(tmp_path / "model.xml").get_rt_info("glocal").value) == metadata
+        extra = {"glocal": ""}
+        torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+        assert json.loads(extra["glocal"]) == metadata
+
+    def test_names_of_the_axes(self, small, tmp_path):
+        import onnx
+
+        export(small, tmp_path / "model.onnx")
+        shape = onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape
+        assert [axis.dim_param or axis.dim_value for axis in shape.dim] == ["batch", 3, "height", "width"]
+
+    @pytest.mark.parametrize("to", ["onnx", "openvino"])
+    def test_half_precision_is_half_the_size(self, tmp_path, to):
+        wide = nn.Sequential(nn.Conv2d(3, 400, 3), nn.Conv2d(400, 50, 3)).eval()
+        sizes = [
+            export(wide, tmp_path / f"{precision}{ENDINGS[to]}", precision=precision).megabytes
+            for precision in ("fp32", "fp16")
+        ]
+        assert sizes[1] < 0.6 * sizes[0]
+
+    def test_the_model_stays_as_it_was(self, tmp_path):
+        model = build("van_pico").train()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(ValueError, match="the file must end with one of"):
+            export(model, tmp_path / "model")
+        trace(model)
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert model.training
+
+
+class TestWhatIsRefused:
+    def test_a_file_that_computes_something_else(self, small, tmp_path, monkeypatch):
+        path = tmp_path / "model.onnx"
+        path.write_text("from before")
+        load = runtimes.load
+        monkeypatch.setattr(runtimes, "load", lambda file: lambda x: [load(file)(x)[0] + 1e-3])
+        with pytest.raises(ExportMismatchError, match="computes something else than PyTorch: a difference of"):
+            export(small, path)
+        assert path.read_text() == "from before"
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+    def test_no_numbers(self, small, wrong):
+        assert compare(small, lambda x: [np.full((len(x), 4), wrong, np.float32)], [(1, 3, 8, 8)]) == float("inf")
+
+    def test_a_model_without_finite_results(self, small, tmp_path):
+        nn.init.constant_(small.conv.bias, float("inf"))
+        with pytest.raises(RuntimeError, match="the model gives non-finite values"):
+            export(small, tmp_path / "model.onnx")
+        assert not list(tmp_path.iterdir())
+
+    def test_other_shapes(self, small):
+        assert compare(small, lambda x: [np.zeros((1, 5), np.float32)], [(1, 3, 8, 8)]) == float("inf")
+
+    def test_a_model_that_branches_on_its_images(self, tmp_path):
+        class Branches(nn.Module):
+            def forward(self, x):
+                return x if x.sum() > 0 else -x
+
+        with pytest.raises(ValueError, match=r"torch\.export does not take this model with batch and size left open: "):
+            export(Branches(), tmp_path / "model.onnx")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_model_of_one_size(self, tmp_path):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+        with pytest.raises(ValueError, match="size left open"):
+            export(model, tmp_path / "model.onnx")
+        assert export(model, tmp_path / "model.onnx", dynamic=("batch",), input_size=(3, 8, 8)).difference < 1e-4
+
+    @pytest.mark.parametrize(
+        ("name", "options", "message"),
+        [
+            ("model", {}, "the file must end with one of .onnx, .xml, .pt2"),
+            ("model.onnx", {"to": "openvino"}, "a file for openvino ends with .xml, not .onnx"),
+            ("model.onnx", {"precision": "int4"}, "the precision must be one of fp32, fp16"),
+            ("model.onnx", {"dynamic": ("width",)}, "dynamic may be batch or size, got 'width'"),
+            ("model.pt2", {"precision": "fp16"}, "a file for torch is fp32"),
+        ],
+    )
+    def test_arguments(self, small, tmp_path, name, options, message):
+        with pytest.raises(ValueError, match=message):
+            export(small, tmp_path / name, **options)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_runtime_that_is_not_installed(self, small, tmp_path, monkeypatch):
+        monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r"openvino needs openvino: pip install 'glocal\[export\]'"):
+            export(small, tmp_path / "model.xml")
+
+    def test_a_full_disk(self, small, tmp_path, monkeypatch):
+        def full(*args):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(files, "_write_onnx", full)
+        with pytest.raises(OSError, match="No space left"):
+            export(small, tmp_path / "model.onnx")
+        assert not list(tmp_path.iterdir())
