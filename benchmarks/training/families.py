@@ -4,16 +4,21 @@ python benchmarks/training/families.py --data-dir DIR [--models NAME …] [--jso
 
 DIR holds Fashion-MNIST's four idx.gz files (Debian: the package dataset-fashion-mnist, in
 /usr/share/datasets/fashion-mnist). Results are added to FILE as they come; models that it has are not trained again.
+`--speed` measures instead how fast each of them trains: short runs in turn, with nothing beside them.
 `--table docs/results.md` writes the table of a FILE.
 """
 
 import argparse
+import gzip
 import json
 import platform
+import statistics
+import struct
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -29,6 +34,8 @@ EPOCHS = {
 }
 RECIPES = Path(__file__).parent
 TITLES = {"fashion": "Fashion-MNIST, 32 × 32", "digits": "Digits, 32 × 32"}
+ROUNDS, SHORT = 3, 6000  # of --speed: runs of every model, and their training images
+IMAGES = 60000
 
 
 def main():
@@ -38,11 +45,16 @@ def main():
     parser.add_argument("--sets", nargs="+", default=list(TITLES), choices=list(TITLES))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training-cpu.json"))
     parser.add_argument("--output", type=Path, default=Path("runs/families"))
+    parser.add_argument("--speed", action="store_true", help="measure the images per second of the models in FILE")
     parser.add_argument("--table", type=Path, help="write the table of the results so far to this file, and stop")
     args = parser.parse_args()
     results = json.loads(args.json.read_text()) if args.json.exists() else []
     if args.table:
         args.table.write_text(table(results))
+        return
+    if args.speed:
+        measure([row for row in results if row["set"] == "fashion"], Path(args.data_dir))
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
         return
     for name in args.sets:
         data = args.data_dir if name == "fashion" else "digits"
@@ -54,14 +66,46 @@ def main():
             args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def train(name: str, data: str, model: str, output: Path) -> dict:
-    """One run of `glocal train` with the recipe of that name."""
+def measure(rows: list[dict], data: Path) -> None:
+    """Put the median images per second of short runs, in turn, into the rows."""
+    with TemporaryDirectory() as folder:
+        few = Path(folder) / "data"
+        few.mkdir()
+        for file in data.glob("*.gz"):
+            (few / file.name).write_bytes(gzip.compress(first_of(gzip.decompress(file.read_bytes())), 1))
+        seen: dict[str, list[float]] = {row["model"]: [] for row in rows}
+        for turn in range(ROUNDS):
+            for model, speeds in seen.items():
+                summary = run("fashion", str(few), model, Path(folder) / f"{model}-{turn}", epochs=1)
+                speeds.append(summary["images_per_second"])
+    for row in rows:
+        row["images_per_second"] = statistics.median(seen[row["model"]])
+        row["speeds"] = seen[row["model"]]
+
+
+def first_of(content: bytes) -> bytes:
+    """An idx file with its first images or labels only."""
+    axes = content[3]
+    count, *sides = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
+    size = 1
+    for side in sides:
+        size *= side
+    kept = min(count, SHORT)
+    start = 4 + 4 * axes
+    return content[:4] + struct.pack(f">{axes}I", kept, *sides) + content[start : start + kept * size]
+
+
+def run(name: str, data: str, model: str, output: Path, epochs: int | None = None) -> dict:
+    """One run of `glocal train` with the recipe of that name; its summary."""
     command = [sys.executable, "-m", "glocal", "train", data, "--config", str(RECIPES / f"{name}.yaml")]
     command += ["--model", model, "--output", str(output)]
-    if name == "fashion":
-        command += ["--epochs", str(EPOCHS[model])]
+    command += [] if epochs is None else ["--epochs", str(epochs)]
     subprocess.run(command, check=True)
-    summary = json.loads((output / "summary.json").read_text())
+    return json.loads((output / "summary.json").read_text())
+
+
+def train(name: str, data: str, model: str, output: Path) -> dict:
+    summary = run(name, data, model, output, EPOCHS[model] if name == "fashion" else None)
     return {
         "model": model,
         "top1": summary["metrics"]["top1"],
@@ -82,8 +126,10 @@ def table(results: list[dict]) -> str:
         "# Results of small trainings",
         "",
         "Every model from scratch, one recipe per set (`benchmarks/training/*.yaml`), one seed, on CPU cores;",
-        "`benchmarks/training/families.py` repeats it. Fashion-MNIST: as many epochs as fit into 15 minutes; the test",
-        "part is looked at once, after the last epoch. The digits: the best of ten epochs on the held-out part.",
+        "`benchmarks/training/families.py` repeats it. Fashion-MNIST: as many epochs as fit into about 15 minutes; the",
+        "test part is looked at once, after the last epoch. The digits: the best of ten epochs on the held-out part.",
+        "Images per second: medians of three short runs of the models in turn (`--speed`); minutes: what the epochs take",
+        "at that speed.",
     ]
     for name, title in TITLES.items():
         rows = sorted((row for row in results if row["set"] == name), key=lambda row: -row["top1"])
@@ -91,11 +137,13 @@ def table(results: list[dict]) -> str:
             continue
         lines += ["", f"## {title}", "", "| model | top-1 % | parameters | images/s | minutes | epochs |"]
         lines += ["|---|---:|---:|---:|---:|---:|"]
-        lines += [
-            f"| {row['model']} | {row['top1']:.2f} | {row['parameters']:,} | {row['images_per_second']:,.0f} "
-            f"| {row['seconds'] / 60:.1f} | {row['epochs']} |"
-            for row in rows
-        ]
+        for row in rows:
+            speed = row["images_per_second"]
+            minutes = row["epochs"] * IMAGES / speed / 60 if name == "fashion" else row["seconds"] / 60
+            lines.append(
+                f"| {row['model']} | {row['top1']:.2f} | {row['parameters']:,} | {speed:,.0f} | {minutes:.1f} "
+                f"| {row['epochs']} |"
+            )
         first = rows[0]
         lines += ["", f"{first['date']}, {first['cores']} cores, {first['machine']}, torch {first['torch']}."]
     return "\n".join(lines) + "\n"

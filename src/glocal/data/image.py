@@ -6,6 +6,7 @@ Whatever can be wrong with a file ends here as an `UnreadableImageError`, which 
 import glob
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +58,16 @@ def read_image(path: str | Path) -> Image.Image:
     return _decode(path, str(path))
 
 
-def decode_image(content: bytes, name: str) -> Image.Image:
-    """Read an image from the content of its file, which errors call `name`; see `read_image`."""
+def decode_image(
+    content: bytes, name: str, check: Callable[[Image.Image], str | None] = lambda image: None
+) -> Image.Image:
+    """Read an image from the content of its file, which errors call `name`; see `read_image`.
+
+    check: asked before a pixel is decoded, says what is against the image.
+    """
     if not content:
         raise UnreadableImageError(name, "the file is empty")
-    return _decode(io.BytesIO(content), name)
+    return _decode(io.BytesIO(content), name, check)
 
 
 def convert_image(image: Image.Image) -> Image.Image:
@@ -72,12 +78,15 @@ def convert_image(image: Image.Image) -> Image.Image:
         raise _unreadable(str(getattr(image, "filename", "")), error) from None
 
 
-def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
+def _decode(file: Path | io.BytesIO, name: str, check: Callable = lambda image: None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels and refuses from 179 million; the second alone concerns the user.
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
+                reason = check(image)
+                if reason is not None:
+                    raise UnreadableImageError(name, reason)
                 return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, EOFError
         raise _unreadable(name, error) from None

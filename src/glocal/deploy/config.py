@@ -95,3 +95,53 @@ class ExportConfig:
             if name not in ("batch", "size"):
                 raise ValueError(f"--dynamic takes batch, size or both, or none, not {name!r}")
         return names
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """A service.
+
+    Args:
+        checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
+        model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
+        host: address to listen on; 0.0.0.0 for every one of this machine
+        port: port to listen on
+        engine: openvino, onnxruntime or torch; auto takes the first of them that is installed
+        threads: cores to compute on (default: all)
+        max_batch: most images computed together
+        max_wait_ms: milliseconds for which an idle service waits for more images after the first
+        max_queue: images that may wait; with more, a request is answered with 503
+        max_images: images in one request
+        max_megabytes: size of a request
+        max_megapixels: size of an image, decoded
+        timeout: seconds until a request is given up, and that a stopping service waits for those it has accepted
+    """
+
+    checkpoint: str | None = None
+    model: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
+    threads: int | None = None
+    max_batch: int = 16
+    max_wait_ms: float = 2.0
+    max_queue: int = 256
+    max_images: int = 64
+    max_megabytes: float = 32.0
+    max_megapixels: float = 50.0
+    timeout: float = 30.0
+
+    def __post_init__(self):
+        if self.checkpoint is None and self.model is None:
+            raise ValueError("give --checkpoint, or --model for a model's published weights")
+        for name in ("threads", "max_batch", "max_queue", "max_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        for name in ("max_megabytes", "max_megapixels", "timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be more than 0, got {getattr(self, name):g}")
+        if not self.max_wait_ms >= 0:
+            raise ValueError(f"--max-wait-ms must be at least 0, got {self.max_wait_ms:g}")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"--port must be from 0 to 65535, got {self.port}")

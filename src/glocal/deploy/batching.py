@@ -1,0 +1,93 @@
+"""Single requests, computed together: whoever comes while a batch is computed is in the next one."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+class BusyError(RuntimeError):
+    """More waits already than may wait."""
+
+
+class Batcher:
+    """Computes items from many callers in batches, one batch at a time, in a thread.
+
+    Args:
+        compute: a list of items to a sequence of as many results.
+        max_size: items in a batch.
+        max_wait: seconds for which an idle batcher waits for more after the first item.
+        max_queue: items that may wait or be computed at a time.
+        observe: called with the size of every batch.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[list], Sequence],
+        max_size: int,
+        max_wait: float,
+        max_queue: int,
+        observe: Callable[[int], None] = lambda size: None,
+    ):
+        self._compute = compute
+        self._max_size = max_size
+        self._max_wait = max_wait
+        self._max_queue = max_queue
+        self._observe = observe
+        self._queue: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, "glocal-batch")
+        self._worker: asyncio.Task | None = None
+        self.accepted = 0
+
+    def start(self) -> None:
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def close(self) -> None:
+        """Compute what was accepted, then stop."""
+        await self._queue.join()
+        if self._worker is not None:
+            self._worker.cancel()
+        self._thread.shutdown()
+
+    def accept(self, count: int) -> None:
+        """Take up room for so many items, to be handed back with `release`; BusyError where there is none."""
+        if self.accepted + count > self._max_queue:
+            raise BusyError(f"{self.accepted} images are waiting, no more than {self._max_queue} may")
+        self.accepted += count
+
+    def release(self, count: int) -> None:
+        self.accepted -= count
+
+    async def submit(self, item: Any) -> Any:
+        """The result for one item."""
+        result = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((item, result))
+        return await result
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = await self._next_batch()
+            wanted = [(item, result) for item, result in batch if not result.cancelled()]  # their callers have gone
+            try:
+                if wanted:
+                    self._observe(len(wanted))
+                    results = await loop.run_in_executor(self._thread, self._compute, [item for item, _ in wanted])
+                    for (_, waiting), result in zip(wanted, results, strict=True):
+                        if not waiting.done():
+                            waiting.set_result(result)
+            except Exception as error:  # the callers' business, not the worker's
+                for _, waiting in wanted:
+                    if not waiting.done():
+                        waiting.set_exception(error)
+            finally:
+                for _ in batch:
+                    self._queue.task_done()
+
+    async def _next_batch(self) -> list[tuple[Any, asyncio.Future]]:
+        batch = [await self._queue.get()]
+        if self._max_wait and self._queue.empty():
+            await asyncio.sleep(self._max_wait)
+        while len(batch) < self._max_size and not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+        return batch

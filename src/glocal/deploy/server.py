@@ -1,0 +1,313 @@
+"""A classifier as a service: FastAPI in front, a `Batcher` and an engine behind."""
+
+import asyncio
+import base64
+import binascii
+import logging
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.resources import files
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from glocal.data.image import UnreadableImageError, decode_image
+from glocal.data.preprocessing import Preprocessing
+from glocal.deploy.batching import Batcher, BusyError
+from glocal.deploy.config import ServeConfig
+from glocal.deploy.engine import compile
+from glocal.tasks.classifier import Classifier, load_classifier
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, HTTPException, Query, Request
+    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from starlette.datastructures import UploadFile
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+except ImportError:
+    raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+
+HEIC = {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")}
+log = logging.getLogger(__name__)
+
+PATHS = ("/", "/predict", "/embed", "/health", "/metrics", "/docs", "/openapi.json")  # metrics call others "other"
+READERS = 2  # threads that decode images
+# What a browser or a client sends; in the description of the requests.
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "base64"}}},
+                }
+            },
+        },
+    }
+}
+
+
+class LogitsAndEmbedding(nn.Module):
+    """A model of timm's contract as a function to its logits, (B, classes), and its embedding, (B, D)."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.model.forward_features(x)
+        return self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
+
+
+class Service:
+    """What is behind the addresses: images in, probabilities or embeddings out."""
+
+    def __init__(self, config: ServeConfig, classifier: Classifier):
+        self.config = config
+        self.classifier = classifier
+        self.names = classifier.descriptions
+        self.multi_label = bool(classifier.info and classifier.info.data.get("multi_label"))
+        preprocessing = Preprocessing(**classifier.preprocessing)
+        self.transform = preprocessing.transform()
+        model = LogitsAndEmbedding(classifier.model)
+        self.engine = compile(model, config.engine, preprocessing.input_size, config.threads)
+        self.readers = ThreadPoolExecutor(READERS, "glocal-images")
+        self.registry = CollectorRegistry()
+        metric = {"registry": self.registry}
+        self.requests = Counter("glocal_requests", "Requests answered", ["path", "code"], **metric)
+        self.seconds = Histogram("glocal_request_seconds", "Time to the answer", ["path"], **metric)
+        self.sizes = Histogram(
+            "glocal_batch_images", "Images computed together", buckets=[2**i for i in range(8)], **metric
+        )
+        waiting = Gauge("glocal_images_waiting", "Images accepted and not yet answered", **metric)
+        self.batcher = Batcher(
+            self._compute, config.max_batch, config.max_wait_ms / 1000, config.max_queue, self.sizes.observe
+        )
+        waiting.set_function(lambda: self.batcher.accepted)
+
+    def _compute(self, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        logits, embeddings = self.engine(torch.stack(images))
+        if not logits.isfinite().all():
+            raise RuntimeError("the model gives non-finite values (nan or inf)")
+        return list(zip(logits.sigmoid() if self.multi_label else logits.softmax(-1), embeddings, strict=True))
+
+    def _read(self, content: bytes, name: str) -> Tensor:
+        if content[4:12] in HEIC:
+            raise UnreadableImageError(name, "HEIC is not read here: send JPEG, PNG or WebP")
+        return self.transform(decode_image(content, name, self._against))
+
+    def _against(self, image: Image.Image) -> str | None:
+        """What speaks against an image, before it is decoded."""
+        megapixels = image.width * image.height / 1e6
+        if megapixels > self.config.max_megapixels:
+            return f"{megapixels:.1f} megapixels, more than {self.config.max_megapixels:g}"
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a phone's MPO is one photo
+            return f"an animation of {image.n_frames} frames: send one of them"
+        if image.mode == "CMYK":
+            return "CMYK has no colours of its own without a profile: send RGB"
+        return None
+
+    async def results(self, images: list[tuple[str, bytes]]) -> list[tuple[Tensor, Tensor]]:
+        """Probabilities and embedding of each image, (name, content of its file)."""
+        loop = asyncio.get_running_loop()
+        self.batcher.accept(len(images))
+        try:
+            reading = [loop.run_in_executor(self.readers, self._read, content, name) for name, content in images]
+            tensors = await asyncio.gather(*reading)
+            return await asyncio.gather(*map(self.batcher.submit, tensors))
+        finally:
+            self.batcher.release(len(images))
+
+    async def answer(self, request: Request, show: Callable[[Tensor, Tensor], dict]) -> dict:
+        images = await _images(request, self.config.max_images)
+        try:
+            results = await asyncio.wait_for(self.results(images), self.config.timeout)
+        except UnreadableImageError as error:
+            raise HTTPException(422, str(error)) from None
+        except BusyError as error:
+            raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
+        except (TimeoutError, asyncio.TimeoutError):  # two types until Python 3.11
+            raise HTTPException(504, f"no answer within {self.config.timeout:g} seconds") from None
+        shown = [{"name": name, **show(*result)} for (name, _), result in zip(images, results, strict=True)]
+        return {"model": self.classifier.name, "results": shown}
+
+
+async def _images(request: Request, most: int) -> list[tuple[str, bytes]]:
+    """The names and contents of the files in a request; HTTPException for what is none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        try:
+            body = await request.json()
+        except (ValueError, RecursionError):
+            raise HTTPException(400, "the body is no JSON") from None
+        encoded = body.get("images") if isinstance(body, dict) else None
+        encoded = [encoded] if isinstance(encoded, str) else encoded
+        if not isinstance(encoded, list) or not all(isinstance(text, str) for text in encoded):
+            raise HTTPException(422, 'the body must be {"images": ["base64 of a file", …]}')
+        _check_count(len(encoded), most)
+        return [(f"image {place}", _from_base64(text, place)) for place, text in enumerate(encoded)]
+    if kind == "multipart/form-data":
+        async with request.form(max_files=most, max_fields=most) as form:  # an HTTPException where it cannot be read
+            uploads = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
+            _check_count(len(uploads), most)
+            return [(upload.filename or "image", await upload.read()) for upload in uploads]
+    raise HTTPException(415, "send multipart/form-data or application/json")
+
+
+def _check_count(count: int, most: int) -> None:
+    if not count:
+        raise HTTPException(422, "there is no image in the request")
+    if count > most:
+        raise HTTPException(413, f"{count} images in one request, no more than {most} are taken")
+
+
+def _from_base64(text: str, place: int) -> bytes:
+    try:
+        return base64.b64decode(text.rpartition("base64,")[2], validate=True)  # also of a data: address
+    except (binascii.Error, ValueError):
+        raise HTTPException(422, f"image {place} is no base64") from None
+
+
+class Measure:
+    """Counts the answers, and how long they took."""
+
+    def __init__(self, app: ASGIApp, service: Service):
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        start, code = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            self.service.requests.labels(path, str(code)).inc()
+            self.service.seconds.labels(path).observe(time.perf_counter() - start)
+
+
+class LimitBody:
+    """Answers 413 to a request whose body is larger than allowed, before it is read where its length is announced."""
+
+    def __init__(self, app: ASGIApp, most: int):
+        self.app = app
+        self.most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > self.most:
+            return await self._refuse(scope, receive, send)
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.most:
+                raise _TooLarge
+            return message
+
+        try:
+            await self.app(scope, counted, send)
+        except _TooLarge:
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"the request is larger than {self.most / 1e6:g} MB"
+        await JSONResponse({"detail": detail}, 413, {"Connection": "close"})(scope, receive, send)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def create_app(config: ServeConfig, classifier: Classifier | None = None) -> FastAPI:
+    """The service as an ASGI application."""
+    service = Service(config, classifier or load_classifier(config.checkpoint, config.model))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI):
+        service.batcher.start()
+        yield
+        await service.batcher.close()
+        service.readers.shutdown()
+
+    app = FastAPI(title=f"glocal: {service.classifier.name}", lifespan=lifespan, docs_url="/docs")
+    app.state.service = service
+
+    @app.post("/predict", openapi_extra=BODY)
+    async def predict(request: Request, top_k: int = Query(5, ge=1)):
+        """The most probable classes of each image."""
+
+        def show(probabilities: Tensor, embedding: Tensor) -> dict:
+            values, indices = probabilities.topk(min(top_k, len(service.names)))
+            labels = [service.names[index] for index in indices.tolist()]
+            return {"labels": labels, "probabilities": values.tolist()}
+
+        return await service.answer(request, show)
+
+    @app.post("/embed", openapi_extra=BODY)
+    async def embed(request: Request):
+        """The features of each image before the classifier."""
+        return await service.answer(request, lambda probabilities, embedding: {"embedding": embedding.tolist()})
+
+    @app.get("/health")
+    async def health():
+        """Whether the service answers, and with what."""
+        return {
+            "status": "ok",
+            "model": service.classifier.name,
+            "engine": service.engine.name,
+            "classes": len(service.names),
+        }
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics():
+        """Counts and times in Prometheus' format."""
+        return PlainTextResponse(generate_latest(service.registry), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page():
+        return HTMLResponse(files("glocal.deploy").joinpath("page.html").read_text(encoding="utf-8"))
+
+    app.add_middleware(LimitBody, most=int(config.max_megabytes * 1e6))
+    app.add_middleware(Measure, service=service)
+    return app
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until a signal comes; then finish what was accepted."""
+    try:
+        listening = socket.create_server((config.host, config.port))
+    except OSError as error:
+        raise RuntimeError(f"cannot listen on {config.host}, port {config.port}: {error.strerror}") from None
+    with listening:
+        app = create_app(config)
+        host, port = listening.getsockname()[:2]
+        log.warning("listening on http://%s:%d, with a page to try it", host, port)
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, int(config.timeout)))
+        uvicorn.Server(settings).run(sockets=[listening])

@@ -1,0 +1,320 @@
+"""The service answers what the predictor says, refuses what it cannot read with a reason, and stays up."""
+
+import asyncio
+import base64
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+from fastapi.testclient import TestClient
+
+from glocal.cli import main
+from glocal.deploy.config import ServeConfig
+from glocal.deploy.predictor import Predictor
+from glocal.deploy.server import create_app
+from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=4)
+    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(
+        folder / "model.safetensors", model.state_dict(), CheckpointInfo("test_resnet", CLASSES, preprocessing)
+    )
+    return folder
+
+
+def client_of(checkpoint, **options):
+    options = dict(checkpoint=str(checkpoint), engine="torch", threads=1) | options
+    return TestClient(create_app(ServeConfig(**options)))
+
+
+@pytest.fixture(scope="module")
+def client(checkpoint):
+    with client_of(checkpoint, max_megapixels=1.0, max_megabytes=2.0, max_images=5) as client:
+        yield client
+
+
+def picture(seed=0, mode="RGB", size=(40, 50)):
+    pixels = np.random.RandomState(seed).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def post(client, *contents, path="/predict", **params):
+    return client.post(path, files=[("images", (f"{i}.png", c)) for i, c in enumerate(contents)], params=params)
+
+
+class TestAnswers:
+    def test_what_the_predictor_says(self, client, checkpoint):
+        images = [picture(seed) for seed in range(3)]
+        answer = post(client, *map(encoded, images), top_k=3)
+        assert answer.status_code == 200
+        results = answer.json()["results"]
+        assert [result["name"] for result in results] == ["0.png", "1.png", "2.png"]
+        for result, expected in zip(results, Predictor(checkpoint, engine="torch")(images, top_k=3), strict=True):
+            assert result["labels"] == expected.labels
+            assert result["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+
+    @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_json(self, client, prefix, alone):
+        text = prefix + base64.b64encode(encoded(picture())).decode()
+        answer = client.post("/predict", json={"images": text if alone else [text]})
+        assert answer.json()["results"][0]["labels"] == post(client, encoded(picture())).json()["results"][0]["labels"]
+
+    def test_embedding(self, client, checkpoint):
+        answer = post(client, encoded(picture()), path="/embed").json()["results"][0]["embedding"]
+        predictor = Predictor(checkpoint, engine="torch")
+        with torch.no_grad():
+            x = predictor._prepare(picture())[None]
+            expected = predictor.model.forward_head(predictor.model.forward_features(x), pre_logits=True)[0]
+        assert answer == pytest.approx(expected.tolist(), abs=1e-4)
+
+    def test_health(self, client):
+        assert client.get("/health").json() == {
+            "status": "ok",
+            "model": "test_resnet",
+            "engine": "torch",
+            "classes": 4,
+        }
+
+    def test_metrics(self, client):
+        before = client.get("/metrics").text
+        assert post(client, encoded(picture())).status_code == 200
+        assert post(client, b"").status_code == 422
+        text = client.get("/metrics").text
+        assert text != before
+        for line in (
+            'glocal_requests_total{code="200",path="/predict"}',
+            "glocal_batch_images_bucket",
+            "glocal_images_waiting 0.0",
+        ):
+            assert line in text
+
+    def test_description(self, client):
+        described = client.get("/openapi.json").json()["paths"]
+        assert {"/predict", "/embed", "/health", "/metrics"} <= described.keys()
+        assert set(described["/predict"]["post"]["requestBody"]["content"]) == {
+            "multipart/form-data",
+            "application/json",
+        }
+
+    def test_page_needs_nothing_from_elsewhere(self, client):
+        page = client.get("/").text
+        assert "Drop images here" in page
+        assert "http" not in page.replace("https://", "http").split("<script>")[0]
+
+    def test_many_callers_at_once(self, client):
+        contents = [encoded(picture(seed)) for seed in range(40)]
+        expected = [post(client, content).json()["results"][0]["probabilities"] for content in contents]
+        answers = [None] * len(contents)
+
+        def ask(place):
+            answers[place] = post(client, contents[place]).json()["results"][0]["probabilities"]
+
+        threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(contents))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for answer, right in zip(answers, expected, strict=True):
+            assert answer == pytest.approx(right, abs=1e-5)
+
+
+def gif():
+    return encoded(picture(), "GIF", save_all=True, append_images=[picture(1)])
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize(
+        ("content", "code", "reason"),
+        [
+            (b"", 422, "the file is empty"),
+            (b"text", 422, "not an image"),
+            (encoded(picture())[:500], 422, "broken image"),
+            (encoded(picture(mode="CMYK"), "JPEG"), 422, "CMYK"),
+            (gif(), 422, "an animation of 2 frames"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", 422, "HEIC is not read here: send JPEG"),
+            (encoded(Image.new("1", (2000, 2000))), 422, "4.0 megapixels, more than 1"),
+            (bytes(3_000_000), 413, "the request is larger than 2 MB"),
+        ],
+        ids=["empty", "text", "truncated", "cmyk", "animated", "heic", "megapixels", "megabytes"],
+    )
+    def test_files(self, client, content, code, reason):
+        answer = post(client, encoded(picture()), content)
+        assert answer.status_code == code
+        assert reason in answer.json()["detail"]
+        assert post(client, encoded(picture())).status_code == 200
+
+    def test_a_bomb(self, client):
+        """A small file of many pixels is not decoded."""
+        bomb = encoded(Image.new("1", (60000, 60000)))
+        assert len(bomb) < 2_000_000
+        start = time.perf_counter()
+        answer = post(client, bomb)
+        assert answer.status_code == 422
+        assert time.perf_counter() - start < 5
+
+    @pytest.mark.parametrize(
+        ("request_", "code", "reason"),
+        [
+            (dict(content=b"x"), 415, "send multipart/form-data or application/json"),
+            (dict(json={}), 422, "the body must be"),
+            (dict(json={"images": [3]}), 422, "the body must be"),
+            (dict(json={"images": []}), 422, "there is no image in the request"),
+            (dict(json={"images": ["§"]}), 422, "image 0 is no base64"),
+            (dict(json={"images": ["AAAA"] * 6}), 413, "6 images in one request, no more than 5"),
+            (dict(content=b"{", headers={"content-type": "application/json"}), 400, "the body is no JSON"),
+            (dict(content=b"[" * 100000, headers={"content-type": "application/json"}), 400, "the body is no JSON"),
+            (dict(content=b"x", headers={"content-type": "multipart/form-data"}), 400, "boundary"),
+            (dict(data={"images": "text"}), 415, "send multipart"),
+            (dict(files=[("images", ("a.png", b"x"))] * 6), 400, "Too many files"),
+        ],
+    )
+    def test_requests(self, client, request_, code, reason):
+        answer = client.post("/predict", **request_)
+        assert (answer.status_code, reason in str(answer.json()["detail"])) == (code, True), answer.text
+
+    def test_numbers(self, client):
+        assert post(client, encoded(picture()), top_k=0).status_code == 422
+
+    def test_a_body_whose_length_is_not_announced(self, client):
+        def endless():
+            for _ in range(100):
+                yield bytes(100_000)
+
+        answer = client.post("/predict", content=endless(), headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+
+    def test_a_full_queue(self, checkpoint):
+        with client_of(checkpoint, max_queue=2) as client:
+            answer = post(client, *[encoded(picture())] * 3)
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "1"
+            assert post(client, *[encoded(picture())] * 2).status_code == 200
+
+    def test_no_answer_in_time(self, checkpoint):
+        with client_of(checkpoint, timeout=0.2) as client:
+            service = client.app.state.service
+            compute = service.batcher._compute
+            service.batcher._compute = lambda images: time.sleep(1) or compute(images)
+            assert post(client, encoded(picture())).status_code == 504
+            service.batcher._compute = compute
+            time.sleep(1)
+            assert post(client, encoded(picture())).status_code == 200
+            assert service.batcher.accepted == 0
+
+    @pytest.mark.slow
+    def test_damaged_files_never_stop_it(self, client):
+        """5,000 of them: bytes changed, left out, repeated."""
+        dice = random.Random(0)
+        originals = [
+            *(encoded(picture(), kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")),
+            encoded(picture(mode="P"), "GIF"), encoded(picture(mode="L"), "PNG"),
+        ]  # fmt: skip
+        codes = set()
+        for _ in range(5000):
+            content = bytearray(dice.choice(originals))
+            for _ in range(dice.randint(1, 8)):
+                kind, place = dice.randrange(3), dice.randrange(len(content))
+                if kind == 0:
+                    content[place] = dice.randrange(256)
+                elif kind == 1:
+                    del content[place : place + dice.randint(1, 50)]
+                else:
+                    content[place:place] = content[place : place + dice.randint(1, 50)]
+                content = content or bytearray(b"x")
+            codes.add(post(client, bytes(content)).status_code)
+        assert codes == {200, 422}
+        assert client.get("/health").status_code == 200
+        assert client.app.state.service.batcher.accepted == 0
+
+
+class TestCommand:
+    def test_a_signal_lets_it_finish(self, checkpoint, tmp_path):
+        port = 20000 + random.randrange(20000)
+        command = [sys.executable, "-m", "glocal", "serve", "--checkpoint", str(checkpoint), "--port", str(port)]
+        command += ["--engine", "torch", "--max-wait-ms", "1500"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"{address}/health", timeout=1)
+                    break
+                except OSError:
+                    assert process.poll() is None, process.stderr.read()
+                    time.sleep(0.2)
+            body = json.dumps({"images": [base64.b64encode(encoded(picture())).decode()]}).encode()
+            request = urllib.request.Request(f"{address}/predict", body, {"content-type": "application/json"})
+            answers = []
+            asking = threading.Thread(target=lambda: answers.append(urllib.request.urlopen(request, timeout=20).status))
+            asking.start()
+            time.sleep(0.5)  # it is waiting for more images now
+            process.send_signal(signal.SIGTERM)
+            asking.join(20)
+            assert answers == [200]
+            process.wait(20)
+        finally:
+            process.kill()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "give --checkpoint, or --model for a model's published weights"),
+            (["--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),
+            (["--model", "van_b0", "--port", "70000"], "--port must be from 0 to 65535, got 70000"),
+            (["--model", "van_b0", "--max-batch", "0"], "--max-batch must be at least 1, got 0"),
+            (["--model", "van_b0", "--timeout", "0"], "--timeout must be more than 0, got 0"),
+            (["--model", "van_b0", "--max-wait-ms", "-1"], "--max-wait-ms must be at least 0, got -1"),
+        ],
+    )
+    def test_mistakes_are_one_line(self, arguments, message, capsys):
+        assert main(["serve", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+    def test_a_port_that_is_taken(self, checkpoint, capsys):
+        import socket
+
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            assert main(["serve", "--checkpoint", str(checkpoint), "--engine", "torch", "--port", port]) == 1
+        assert f"port {port}" in capsys.readouterr().err
+
+
+def test_all_addresses_are_async(client):
+    """A function of its own thread would wait for the interpreter's threads, not for the batcher."""
+    for route in client.app.routes:
+        if getattr(route, "path", "") in ("/predict", "/embed", "/health", "/metrics", "/"):
+            assert asyncio.iscoroutinefunction(route.endpoint)
