@@ -56,6 +56,16 @@ def test_file_knows_classes_and_preprocessing(run, tmp_path):
     assert known["preprocessing"]["std"] == [0.25] * 3
 
 
+def test_another_size(run, tmp_path):
+    import onnx
+
+    arguments = ["export", "--checkpoint", str(run[0]), "--img-size", "48", "--dynamic", "none"]
+    assert main([*arguments, "--output", str(tmp_path / "m.onnx")]) == 0
+    entries = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert json.loads(entries["glocal"])["preprocessing"]["input_size"] == [3, 48, 48]
+    runtimes.load(tmp_path / "m.onnx")(np.zeros((1, 3, 48, 48), np.float32))
+
+
 def test_maps_of_a_model_without_weights(tmp_path):
     path = str(tmp_path / "m.onnx")
     arguments = [
@@ -81,6 +91,9 @@ def test_a_file_that_exists(run, tmp_path, capsys):
     assert main(arguments) == 2
     assert capsys.readouterr().err == f"error: {path} exists: --overwrite replaces it\n"
     assert path.read_text() == "mine"
+    (tmp_path / "m.bin").write_text("mine")  # weights of an m.xml that is to be
+    assert main([*arguments[:-1], str(tmp_path / "m.xml"), "--to", "openvino"]) == 2
+    assert f"{tmp_path / 'm.bin'} exists" in capsys.readouterr().err
     assert main([*arguments, "--overwrite", "--dynamic", "none"]) == 0
     assert path.stat().st_size > 1000
 
@@ -93,6 +106,8 @@ def test_a_file_that_exists(run, tmp_path, capsys):
         (["--model", "van_b0", "--dynamic", "width"], "--dynamic takes batch, size or both, or none, not 'width'"),
         (["--model", "van_b0", "--output", "x.xml"], "--output x.xml: a file for onnx ends with .onnx"),
         (["--model", "van_b0", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--model", "van_b0", "--batch-size", "4"], "--batch-size is for a fixed batch: --dynamic batch,size leaves"),
+        (["--model", "van_b0", "--img-size", "64"], "--img-size is for a fixed size: --dynamic batch,size leaves it"),
         (["--model", "van_b0", "--to", "torch", "--precision", "fp16"], "--to torch writes fp32"),
         (["--untrained", "--checkpoint", "x"], "--untrained is for a --model without --checkpoint"),
         (["--model", "van_pico"], "no weights of van_pico.untrained have been published"),

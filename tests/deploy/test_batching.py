@@ -61,7 +61,10 @@ def test_an_idle_batcher_waits_for_more():
         await asyncio.sleep(0.05)
         return await asyncio.gather(first, batcher.submit(2))
 
-    assert run(with_batcher(use, max_wait=0.5))[1] == [2]
+    start = time.monotonic()
+    assert run(with_batcher(use, max_wait=20, max_size=2))[1] == [2]
+    assert run(with_batcher(use, max_wait=0.2))[1] == [2]
+    assert time.monotonic() - start < 10  # not the whole time, once there is company
     assert run(with_batcher(use, max_wait=0.0))[1] == [1, 1]
 
 
@@ -116,9 +119,10 @@ def test_room_is_limited_and_handed_back():
         batcher.accept(1)
         batcher.release(4)
         batcher.accept(4)
+        batcher.release(4)
         return batcher.accepted
 
-    assert run(with_batcher(use, max_queue=4))[0] == 4
+    assert run(with_batcher(use, max_queue=4))[0] == 0
 
 
 def test_closing_computes_what_was_submitted():
@@ -131,3 +135,21 @@ def test_closing_computes_what_was_submitted():
         return [future.result() for future in waiting]
 
     assert run(use()) == list(range(5))
+
+
+def test_closing_waits_for_what_was_accepted_and_lets_nothing_in():
+    async def use():
+        batcher = Batcher(lambda items: items, 1, 0.0, 10)
+        batcher.start()
+        batcher.accept(1)
+        closing = asyncio.ensure_future(batcher.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        result = await batcher.submit(7)
+        batcher.release(1)
+        await closing
+        with pytest.raises(RuntimeError, match="the batcher is closed"):
+            await batcher.submit(8)
+        return result
+
+    assert run(use()) == 7

@@ -1,5 +1,7 @@
 """A compiled model computes what the model does, with any engine."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import timm
@@ -70,8 +72,12 @@ def test_every_family(model, name):
 @pytest.mark.parametrize("name", ENGINES)
 def test_one_size(name):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).eval()
-    model.insert(0, nn.Conv2d(3, 3, 1))
-    agree(compile(model, name, input_size=(3, 8, 8)), model, 3, 3, 8, 8)
+    compiled = compile(model, name, input_size=(3, 8, 8))
+    agree(compiled, model, 3, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"compiled for images of \(3, 8, 8\), got \(3, 8, 9\)"):
+        compiled(np.zeros((1, 3, 8, 9), np.float32))
+    with pytest.raises(ValueError, match="give input_size"):
+        compile(model, name)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -110,11 +116,32 @@ class TestCache:
         first = compile(small, "onnxruntime")
         second = compile(small, "onnxruntime")
         assert len(written) == 1
-        assert written[0].parent == cache
+        assert cache in written[0].parents
         x = np.ones((2, 3, 8, 9), np.float32)
         np.testing.assert_array_equal(first(x), second(x))
 
-    def test_other_weights_settings_or_engines_are_written_anew(self, small, written):
+    @pytest.mark.parametrize("change", ["act", "table", "nested", "buffer", "code"])
+    def test_the_key_sees(self, small, change, monkeypatch):
+        before = engine.content_key(small)
+        assert engine.content_key(small) == before
+        if change == "act":
+            small.act = torch.sin
+        elif change == "table":
+            small.table = torch.ones(3)
+        elif change == "nested":
+            small.options = {"sizes": [1, (2, 3)]}
+        elif change == "buffer":
+            small.register_buffer("mask", torch.ones(2), persistent=False)
+        else:
+            code = engine._code_of
+            monkeypatch.setattr(engine, "_code_of", lambda kind: code(kind) + "#" * (kind is nn.Conv2d))
+        between = engine.content_key(small)
+        assert between != before
+        if change == "nested":
+            small.options["sizes"][1] = (2, 4)
+            assert engine.content_key(small) != between
+
+    def test_other_weights_settings_or_engines_are_written_anew(self, small, written, cache):
         compile(small, "onnxruntime")
         with torch.no_grad():
             small.conv.bias[0] += 1e-6
@@ -122,13 +149,37 @@ class TestCache:
         compile(small, "openvino")
         small.factor = 2.0
         agree(compile(small, "onnxruntime"), small, 1, 3, 8, 8)
-        assert len(written) == len(set(written)) == 4
+        assert len(written) == 4
+        assert len([folder for folder in cache.iterdir() if not folder.name.startswith(".")]) == 4
+
+    def test_a_damaged_file_is_written_anew(self, small, written, cache):
+        compile(small, "openvino")
+        for file in cache.rglob("*.bin"):
+            file.unlink()
+        agree(compile(small, "openvino"), small, 1, 3, 8, 8)
+        assert len(written) == 2
+
+    def test_a_faster_process(self, small, written, cache, monkeypatch):
+        first = compile(small, "onnxruntime")
+        (folder,) = cache.iterdir()
+        folder.rename(cache / "aside")
+        rename = engine.os.rename
+
+        def late(old, new):
+            rename(cache / "aside", folder)
+            rename(old, new)
+
+        monkeypatch.setattr(engine.os, "rename", late)
+        second = compile(small, "onnxruntime")
+        x = np.ones((1, 3, 8, 8), np.float32)
+        np.testing.assert_array_equal(first(x), second(x))
+        assert list(cache.iterdir()) == [folder]
 
     def test_sizes_do_not_pile_up(self, small):
         compiled = compile(small, "openvino")
-        for side in range(8, 14):
+        for side in range(8, 18):
             agree(compiled, small, 1, 3, side, 8)
-        assert len(compiled._run.compiled) == engine.SIZES_KEPT
+        assert len(compiled._run.compiled) == engine.COMPILED_KEPT
 
 
 class TestChoice:
@@ -164,6 +215,46 @@ class TestChoice:
 def test_shapes_that_are_no_batch(small, shape):
     with pytest.raises(ValueError, match=r"images must be \(B, C, H, W\) with B of at least 1"):
         compile(small, "torch")(np.zeros(shape, np.float32))
+
+
+class TestAuto:
+    def test_torch_where_the_runtime_does_not_take_the_model(self, caplog):
+        class Branches(nn.Module):
+            def forward(self, x):
+                return x.mean((2, 3)) if x.sum() > 0 else -x.mean((2, 3))
+
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), Branches()).eval()
+        compiled = compile(model)
+        assert compiled.name == "torch"
+        assert "openvino does not take the model, torch computes it: torch.export does not" in caplog.text
+        agree(compiled, model, 2, 3, 5, 5)
+        with pytest.raises(ValueError, match="does not take this model"):
+            compile(model, "openvino")
+
+    def test_torch_where_nothing_can_be_kept(self, small, cache):
+        cache.write_text("a file, no folder")
+        assert compile(small).name == "torch"
+
+
+def test_bfloat16(small):
+    x = torch.randn(2, 3, 20, 20)
+    with torch.no_grad():
+        expected = small(x)
+    torch.testing.assert_close(compile(small, "openvino", precision="bf16")(x), expected, rtol=0.05, atol=0.05)
+
+
+def test_threads_take_turns(small):
+    compiled = compile(small, "openvino")
+    images = [np.full((1, 3, 8, 8), value, np.float32) for value in range(20)]
+    expected = [compiled(image) for image in images]
+    with ThreadPoolExecutor(8) as threads:
+        for result, right in zip(threads.map(compiled, images * 5), expected * 5, strict=True):
+            np.testing.assert_array_equal(result, right)
+
+
+def test_number_of_threads(small):
+    compiled = compile(small, "openvino", threads=1)._run.compile((3, 8, 8), "LATENCY")
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_threads(small):

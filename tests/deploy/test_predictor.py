@@ -85,6 +85,17 @@ def test_engines_are_for_a_cpu(checkpoint, monkeypatch):
         Predictor(checkpoint, device="meta", engine="openvino")
 
 
+def test_what_was_read_before_the_images_end_in_an_error(predictor, images):
+    def broken():
+        yield from [images[0]] * 4
+        raise OSError("the folder has gone")
+
+    seen = []
+    with pytest.raises(OSError, match="the folder has gone"):
+        seen.extend(predictor.stream(broken()))
+    assert len(seen) == 4
+
+
 def test_no_more_than_two_batches_are_read_ahead(predictor, images):
     read = []
 
@@ -175,8 +186,7 @@ def test_top_k(predictor, images, top_k, count):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_values_of_the_model_stop_the_run(checkpoint, images, value):
     predictor = Predictor(checkpoint, device="cpu", engine="torch")
-    with torch.no_grad():
-        predictor.model.get_classifier().bias.fill_(value)
+    predictor._compute = lambda images: torch.full((len(images), 4), value)
     with pytest.raises(RuntimeError, match="the model gives non-finite values"):
         predictor(images)
 

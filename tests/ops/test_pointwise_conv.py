@@ -77,8 +77,8 @@ class TestGeluWithinTheProduct:
         if way == "reference":
             pytest.skip("the definition joins nothing")
         answers = []
-        original = dispatch.joins_gelu
-        monkeypatch.setattr(dispatch, "joins_gelu", lambda *args: answers.append(original(*args)) or answers[-1])
+        original = dispatch.takes_onednn
+        monkeypatch.setattr(dispatch, "takes_onednn", lambda *args: answers.append(original(*args)) or answers[-1])
 
         def ask(named):
             pointwise_conv(**named, gelu=True)
@@ -100,6 +100,16 @@ class TestGeluWithinTheProduct:
         assert not joined(named)
         with torch.no_grad():
             assert joined(named)
+
+    def test_a_bias_that_learns(self, joined, named):
+        named["bias"].requires_grad_()
+        assert not joined(named)
+        pointwise_conv(**named, gelu=True).sum().backward()
+        assert named["bias"].grad.abs().min() > 0
+
+    def test_forward_gradients(self, joined, named):
+        with torch.autograd.forward_ad.dual_level():
+            assert not joined(named)
 
     @torch.no_grad()
     def test_other_types(self, joined, named):

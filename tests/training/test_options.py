@@ -425,7 +425,8 @@ class TestEngine:
 
     def test_tensorboard(self, digits_folder, tmp_path):
         run(digits_folder, tmp_path, loggers="tensorboard")
-        assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+        (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+        assert b"layer_decay" in events.read_bytes()  # the run's options
 
     @pytest.mark.parametrize("name", ["wandb", "mlflow"])
     def test_other_loggers_get_options_and_figures(self, digits_folder, tmp_path, monkeypatch, name):

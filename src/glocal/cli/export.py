@@ -3,6 +3,7 @@
 The file is kept only if it computes what the model does, for two sizes and two batches where these are open.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from glocal.cli.output import console, facts
@@ -13,14 +14,16 @@ POSITIONAL: dict[str, str] = {}
 
 
 def run(config: ExportConfig) -> int:
+    from glocal.deploy.files import files_of
     from glocal.deploy.runtimes import require
     from glocal.tasks.checkpoint import check_target
 
     require(config.to)
     path = Path(config.output or f"{_stem(config)}{ENDINGS[config.to]}")
     check_target("--output", path)
-    if path.exists() and not config.overwrite:
-        raise FileExistsError(f"{path} exists: --overwrite replaces it")
+    for file in files_of(path):
+        if file.exists() and not config.overwrite:
+            raise FileExistsError(f"{file} exists: --overwrite replaces it")
     with console().status(f"writing {path} …"):
         result = _export(config, path)
     error = f"{result.difference:.1e} standard deviations"
@@ -44,19 +47,28 @@ def _export(config: ExportConfig, path: Path):
     metadata = {}
     if config.untrained:
         model = create_model(config.model)
-        name, preprocessing = config.model, Preprocessing.of_model(model, config.img_size)
+        name, preprocessing = config.model, Preprocessing.of_model(model)
     else:
         classifier = load_classifier(config.checkpoint, config.model)
         name, preprocessing = classifier.name, Preprocessing(**classifier.preprocessing)
         metadata["class_names"], metadata["descriptions"] = classifier.class_names, classifier.descriptions
-        info = classifier.info
-        metadata["multi_label"] = bool(info and info.data.get("multi_label"))
+        metadata["multi_label"] = classifier.multi_label
         model = classifier.model
+    if config.img_size is not None:
+        size = (preprocessing.input_size[0], config.img_size, config.img_size)
+        preprocessing = replace(preprocessing, input_size=size)
     metadata |= {"model": name, "preprocessing": preprocessing.to_dict(), "features": config.features}
-    channels, height, width = preprocessing.input_size
-    size = (channels, config.img_size or height, config.img_size or width)
     model = Maps(model) if config.features else model
-    return export(model, path, config.to, config.open_axes, config.precision, size, config.batch_size, metadata)
+    return export(
+        model,
+        path,
+        config.to,
+        config.open_axes,
+        config.precision,
+        preprocessing.input_size,
+        config.batch_size or 1,
+        metadata,
+    )
 
 
 def _stem(config: ExportConfig) -> str:

@@ -6,7 +6,7 @@ Whatever can be wrong with a file ends here as an `UnreadableImageError`, which 
 import glob
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +59,19 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def decode_image(
-    content: bytes, name: str, check: Callable[[Image.Image], str | None] = lambda image: None
+    content: bytes,
+    name: str,
+    check: Callable[[Image.Image], str | None] = lambda image: None,
+    formats: Sequence[str] | None = None,
 ) -> Image.Image:
     """Read an image from the content of its file, which errors call `name`; see `read_image`.
 
-    check: asked before a pixel is decoded, says what is against the image.
+    check: asked once the file is open, says what is against the image. formats: those that Pillow may try, by its
+    names, all by default; it opens some of them by decoding them.
     """
     if not content:
         raise UnreadableImageError(name, "the file is empty")
-    return _decode(io.BytesIO(content), name, check)
+    return _decode(io.BytesIO(content), name, check, formats)
 
 
 def convert_image(image: Image.Image) -> Image.Image:
@@ -78,12 +82,17 @@ def convert_image(image: Image.Image) -> Image.Image:
         raise _unreadable(str(getattr(image, "filename", "")), error) from None
 
 
-def _decode(file: Path | io.BytesIO, name: str, check: Callable = lambda image: None) -> Image.Image:
+def _decode(
+    file: Path | io.BytesIO,
+    name: str,
+    check: Callable[[Image.Image], str | None] = lambda image: None,
+    formats: Sequence[str] | None = None,
+) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels and refuses from 179 million; the second alone concerns the user.
             warnings.simplefilter("ignore")
-            with Image.open(file) as image:
+            with Image.open(file, formats=formats) as image:
                 reason = check(image)
                 if reason is not None:
                     raise UnreadableImageError(name, reason)

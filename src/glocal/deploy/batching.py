@@ -37,17 +37,21 @@ class Batcher:
         self._queue: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "glocal-batch")
         self._worker: asyncio.Task | None = None
+        self._closed = False
         self.accepted = 0
 
     def start(self) -> None:
         self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def close(self) -> None:
-        """Compute what was accepted, then stop."""
+        """Wait until everything that was accepted is released and everything submitted computed, then stop."""
+        while self.accepted:
+            await asyncio.sleep(0.01)
         await self._queue.join()
+        self._closed = True
         if self._worker is not None:
             self._worker.cancel()
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     def accept(self, count: int) -> None:
         """Take up room for so many items, to be handed back with `release`; BusyError where there is none."""
@@ -59,7 +63,9 @@ class Batcher:
         self.accepted -= count
 
     async def submit(self, item: Any) -> Any:
-        """The result for one item."""
+        """The result for one item; RuntimeError after `close`."""
+        if self._closed:
+            raise RuntimeError("the batcher is closed")
         result = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((item, result))
         return await result
@@ -86,8 +92,18 @@ class Batcher:
 
     async def _next_batch(self) -> list[tuple[Any, asyncio.Future]]:
         batch = [await self._queue.get()]
-        if self._max_wait and self._queue.empty():
-            await asyncio.sleep(self._max_wait)
-        while len(batch) < self._max_size and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._max_wait
+        while len(batch) < self._max_size:
+            if not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+                continue
+            if len(batch) > 1 or (left := deadline - loop.time()) <= 0:
+                break  # only a lone item waits for another
+            coming = asyncio.ensure_future(self._queue.get())
+            await asyncio.wait({coming}, timeout=left)
+            if not coming.done():
+                coming.cancel()
+                break
+            batch.append(coming.result())
         return batch

@@ -51,7 +51,7 @@ class ExportConfig:
         output: the file (default: NAME.onnx, NAME.xml or NAME.pt2 in this folder)
         dynamic: what may differ from call to call: batch,size or batch or size or none
         img_size: height and width in pixels, where the size is not dynamic (default: the model's)
-        batch_size: images at a time, where the batch is not dynamic
+        batch_size: images at a time, where the batch is not dynamic (default: 1)
         precision: fp32, or fp16 for a file of half the size
         features: the maps of the four stages in the place of the logits
         untrained: a model without weights, to look at a runtime's speed
@@ -64,7 +64,7 @@ class ExportConfig:
     output: str | None = None
     dynamic: str = "batch,size"
     img_size: int | None = None
-    batch_size: int = 1
+    batch_size: int | None = None
     precision: Literal["fp32", "fp16"] = "fp32"
     features: bool = False
     untrained: bool = False
@@ -83,7 +83,10 @@ class ExportConfig:
             raise ValueError("--to torch writes fp32")
         if self.output is not None and Path(self.output).suffix != ENDINGS[self.to]:
             raise ValueError(f"--output {self.output}: a file for {self.to} ends with {ENDINGS[self.to]}")
-        _ = self.open_axes
+        for name, axis in (("img_size", "size"), ("batch_size", "batch")):
+            if getattr(self, name) is not None and axis in self.open_axes:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open")
 
     @property
     def open_axes(self) -> tuple[str, ...]:
@@ -141,6 +144,8 @@ class ServeConfig:
         for name in ("max_megabytes", "max_megapixels", "timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be more than 0, got {getattr(self, name):g}")
+        if self.max_images > self.max_queue:
+            raise ValueError(f"--max-images {self.max_images} is more than --max-queue {self.max_queue} ever lets in")
         if not self.max_wait_ms >= 0:
             raise ValueError(f"--max-wait-ms must be at least 0, got {self.max_wait_ms:g}")
         if not 0 <= self.port < 65536:

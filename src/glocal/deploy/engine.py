@@ -1,46 +1,61 @@
 """A model compiled for one runtime: images in, logits or maps out."""
 
 import hashlib
+import inspect
 import logging
 import os
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+import glocal
 from glocal.deploy import runtimes
-from glocal.deploy.config import ENGINES
-from glocal.deploy.files import export
+from glocal.deploy.config import ENDINGS, ENGINES
+from glocal.deploy.files import ExportMismatchError, export
+from glocal.deploy.graph import first_line, measuring
 from glocal.deploy.reparameterize import fuse
 
 log = logging.getLogger(__name__)
 
 Images = np.ndarray | Tensor
-SIZES_KEPT = 4  # compiled models of different sizes that stay in memory
+Run = Callable[[np.ndarray], list[np.ndarray]]
+COMPILED_KEPT = 8  # compiled models, by size and purpose, that stay in memory
+FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}  # what an engine reads, as `export` calls it
 
 
 class Engine:
     """A compiled model: float32 images (B, C, H, W), normalised, to (B, classes), or to a list for several outputs.
 
-    Arrays give arrays, tensors give tensors on the CPU. name: of the runtime.
+    Arrays give arrays, tensors give tensors on the CPU. Threads take turns. name: of the runtime.
     """
 
-    def __init__(self, name: str, run: Callable[[np.ndarray], list[np.ndarray]], several: bool):
+    def __init__(self, name: str, run: Run, several: bool, input_size: tuple[int, int, int] | None):
         self.name = name
         self._run = run
         self._several = several
+        self._input_size = input_size
+        self._lock = Lock()
 
     def __call__(self, images: Images) -> Images | list[Images]:
         array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
         if array.ndim != 4 or not len(array):
             raise ValueError(f"images must be (B, C, H, W) with B of at least 1, got shape {array.shape}")
-        results = self._run(np.ascontiguousarray(array, dtype=np.float32))
+        if self._input_size is not None and array.shape[1:] != self._input_size:
+            raise ValueError(f"the model is compiled for images of {self._input_size}, got {array.shape[1:]}")
+        with self._lock:
+            results = self._run(np.ascontiguousarray(array, dtype=np.float32))
         if isinstance(images, Tensor):
             results = [torch.from_numpy(result) for result in results]
         return results if self._several else results[0]
@@ -59,26 +74,28 @@ def compile(
 
     Args:
         model: takes (B, C, H, W) and returns a tensor or a list of them.
-        engine: "openvino", "onnxruntime", "torch", or "auto", see `choose`.
-        input_size: (C, H, W), for a model that takes images of this size only; None for any size.
+        engine: "openvino", "onnxruntime" or "torch"; "auto" takes the first of them that is installed, and torch where
+            that one does not take the model.
+        input_size: (C, H, W), for images of this size only, which is compiled faster; None for any size.
         threads: cores to use; by default all.
         precision: "fp32", or "bf16" where the processor is faster with it (OpenVINO).
 
-    Raises ImportError for an engine that is not installed, ValueError for a model that it does not take.
+    Raises ImportError for an engine that is not installed, ValueError for a model that it does not take, OSError for a
+    cache that cannot be written.
     """
     name = choose(engine)
     if precision not in ("fp32", "bf16") or (precision == "bf16" and name != "openvino"):
         raise ValueError(f"{name} computes in fp32{' or bf16' if name == 'openvino' else ''}, not in {precision!r}")
-    model = model.eval()
-    if name == "torch":
-        return Engine(name, _torch(model, threads), _gives_several(model, input_size))
-    runtimes.require({"openvino": "openvino", "onnxruntime": "onnx"}[name])
-    # OpenVINO computes a batch faster image by image, on every core one; per-sample kernels need that too.
-    dynamic = ("size",) if name == "openvino" else ("batch", "size")
-    dynamic = tuple(axis for axis in dynamic if axis != "size" or input_size is None)
-    path = _compiled_file(model, name, input_size, dynamic)
-    run = _OpenVINO(path, threads, precision) if name == "openvino" else runtimes.load(path, threads)
-    return Engine(name, run, _gives_several(model, input_size))
+    several = _gives_several(model, input_size)
+    if name != "torch":
+        runtimes.require(FORMATS[name])
+        try:
+            return Engine(name, _load(model, name, input_size, threads, precision), several, input_size)
+        except (ValueError, OSError, ExportMismatchError) as error:
+            if engine != "auto":
+                raise
+            log.warning("%s does not take the model, torch computes it: %s", name, first_line(error))
+    return Engine("torch", _torch(model, threads), several, input_size)
 
 
 def choose(engine: str) -> str:
@@ -87,70 +104,132 @@ def choose(engine: str) -> str:
         raise ValueError(f"the engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine != "auto":
         return engine
-    for name, packages in (("openvino", runtimes.PACKAGES["openvino"]), ("onnxruntime", runtimes.PACKAGES["onnx"])):
-        if all(find_spec(package) is not None for package in packages):
+    for name, target in FORMATS.items():
+        if all(find_spec(package) is not None for package in runtimes.PACKAGES[target]):
             return name
     return "torch"
 
 
 def cache_folder() -> Path:
-    """Where compiled models are kept: GLOCAL_CACHE, or glocal/ in the user's folder for caches."""
+    """Where compiled models are kept until somebody deletes them: GLOCAL_CACHE, or glocal in the user's caches."""
     if "GLOCAL_CACHE" in os.environ:
         return Path(os.environ["GLOCAL_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
 
 
-def _compiled_file(model: nn.Module, name: str, input_size, dynamic: tuple[str, ...]) -> Path:
-    folder = cache_folder()
-    key = content_key(model, name, str(input_size), version({"onnxruntime": "onnxruntime"}.get(name, name)))
-    path = folder / f"{key}{'.xml' if name == 'openvino' else '.onnx'}"
-    if not path.exists():
-        log.warning("compiling the model for %s; it is kept in %s for the next time", name, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        export(model, path, dynamic=dynamic, input_size=input_size or (_channels(model), 224, 224))
-    return path
+def _load(model: nn.Module, name: str, input_size, threads: int | None, precision: str) -> Run:
+    """The engine's function, from the cache where it is there."""
+    packages = runtimes.PACKAGES[FORMATS[name]]
+    versions = [import_module(package).__version__ for package in packages]
+    folder = cache_folder() / content_key(model, name, str(input_size), *versions)
+    file = folder / f"model{ENDINGS[FORMATS[name]]}"
+    for attempt in range(2):
+        if not file.exists():
+            log.warning("compiling the model for %s; it is kept in %s for the next time", name, folder.parent)
+            _fill(folder, file.name, model, name, input_size)
+        try:
+            if name == "openvino":
+                return OpenVINO(file, threads, precision, keep=input_size is not None)
+            return runtimes.onnx(file, threads)
+        except Exception:  # of the runtimes' own types: a file that something has damaged
+            if attempt:
+                raise
+            shutil.rmtree(folder)
+    raise AssertionError
+
+
+def _fill(folder: Path, file_name: str, model: nn.Module, name: str, input_size) -> None:
+    """Export the model into a folder that is there as a whole or not at all."""
+    # OpenVINO computes a batch faster image by image, on every core one; per-sample kernels need that too.
+    dynamic = ("size",) if name == "openvino" else ("batch", "size")
+    dynamic = tuple(axis for axis in dynamic if axis != "size" or input_size is None)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()
+        export(model, new / file_name, dynamic=dynamic, input_size=input_size or (_channels(model), 224, 224))
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if not (folder / file_name).exists():  # else another process was faster
+                raise
 
 
 def content_key(model: nn.Module, *more: str) -> str:
-    """Stands for what a model computes: its weights, its modules and their settings, and the versions of the code."""
+    """Stands for what a model computes: its weights, buffers and modules, with their settings and code, and `more`."""
     digest = hashlib.sha256()
-    for text in (*more, *(version(package) for package in ("glocal", "timm", "torch"))):
-        digest.update(f"{text}\n".encode())
+
+    def note(*values) -> None:
+        digest.update(f"{values}\n".encode())
+
+    note(*more, _code_of_glocal(), *(version(package) for package in ("timm", "torch")))
     for name, module in model.named_modules():
         kind = type(module)
-        settings = {key: value for key, value in vars(module).items() if _is_setting(value)}
-        digest.update(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(settings.items())}\n".encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        settings = sorted((key, _described(value)) for key, value in vars(module).items() if key not in _STRUCTURE)
+        note(name, kind.__module__, kind.__qualname__, _code_of(kind), settings)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        note(name, tuple(tensor.shape), tensor.dtype)
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 
-def _is_setting(value) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_setting, value))
-    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
+# Of a module: what is looked at by itself, or changes no result.
+_STRUCTURE = ("_modules", "_parameters", "_buffers", "training")
+
+
+def _described(value) -> str:
+    if isinstance(value, Tensor):
+        return hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
+    if isinstance(value, dict):
+        return str(sorted((str(key), _described(one)) for key, one in value.items()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return str([_described(one) for one in value])
+    if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.device):
+        return repr(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+@cache
+def _code_of_glocal() -> str:
+    files = sorted(Path(glocal.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+@cache
+def _code_of(kind: type) -> str:
+    try:
+        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+    except (OSError, TypeError):
+        return ""
 
 
 def _channels(model: nn.Module) -> int:
-    return next(part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d))
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d):
+            return part.in_channels
+    raise ValueError("the model has no convolution that says how many channels an image has: give input_size")
 
 
 def _gives_several(model: nn.Module, input_size: tuple[int, int, int] | None) -> bool:
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        return not isinstance(model(torch.zeros(1, *(input_size or (_channels(model), 64, 64)), device=device)), Tensor)
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    images = torch.zeros(1, *(input_size or (_channels(model), 64, 64)), device=device)
+    with measuring(model), torch.no_grad():
+        return not isinstance(model(images), Tensor)
 
 
-class _OpenVINO:
-    """One image at a time with all cores, or several at once with one core each."""
+class OpenVINO:
+    """One image at a time with all cores, or several at once with one core each.
 
-    def __init__(self, path: Path, threads: int | None, precision: str):
+    keep: leave what is compiled for a size beside the file, for the next start.
+    """
+
+    def __init__(self, path: Path, threads: int | None, precision: str, keep: bool):
         import openvino
 
         self.queue = openvino.AsyncInferQueue
         self.core = openvino.Core()
-        self.core.set_property({"CACHE_DIR": str(path.parent / "openvino")})
+        if keep:
+            self.core.set_property({"CACHE_DIR": str(path.parent / "compiled")})
         self.graph = self.core.read_model(path)
         self.settings = {"INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else precision}
         if threads is not None:
@@ -179,13 +258,13 @@ class _OpenVINO:
             graph = self.graph.clone()
             graph.reshape([1, *shape])
             self.compiled[key] = self.core.compile_model(graph, "CPU", {**self.settings, "PERFORMANCE_HINT": hint})
-            if len(self.compiled) > SIZES_KEPT:
+            if len(self.compiled) > COMPILED_KEPT:
                 self.compiled.popitem(last=False)
         self.compiled.move_to_end(key)
         return self.compiled[key]
 
 
-def _torch(model: nn.Module, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _torch(model: nn.Module, threads: int | None) -> Run:
     fused = fuse(model).to("cpu", memory_format=torch.channels_last)
 
     def run(images: np.ndarray) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, PRECISIONS
-from glocal.deploy.graph import DYNAMIC, trace
+from glocal.deploy.graph import DYNAMIC, first_line, measuring, trace
 
 # The largest difference from PyTorch, in standard deviations of PyTorch's own results.
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2}
@@ -77,7 +77,6 @@ def export(
     if path.suffix != ENDINGS[to]:
         raise ValueError(f"a file for {to} ends with {ENDINGS[to]}, not {path.suffix or 'nothing'}")
     runtimes.require(to)
-    model = model.eval()
     program = trace(model, input_size, batch, dynamic)
     write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}[to]
     with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
@@ -92,28 +91,55 @@ def export(
             )
         files = sorted(Path(folder).iterdir(), key=lambda file: file.suffix == path.suffix)  # the file itself last
         size = sum(file.stat().st_size for file in files) / 1e6
+        if len(files) > 1:
+            path.unlink(missing_ok=True)  # never an old graph beside new weights
         for file in files:
             os.replace(file, path.with_name(file.name))
     return ExportResult(path, difference, shapes, size, time.perf_counter() - start)
 
 
+def files_of(path: Path) -> list[Path]:
+    """All files that an export to `path` writes."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ENDINGS["openvino"] else [path]
+
+
 def compare(model: nn.Module, other: Callable[[np.ndarray], Sequence[np.ndarray]], shapes: list) -> float:
-    """The largest difference of two models on random images, in standard deviations of the first one's results."""
+    """The largest difference of two models on random images, in standard deviations of the first one's results.
+
+    Infinite for results of other shapes or without finite values. Raises ExportMismatchError where the second fails,
+    RuntimeError where the first gives no finite values.
+    """
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for shape in shapes:
-        images = torch.randn(shape, generator=generator)
-        with torch.no_grad():
-            expected = model(images)
-        if not all(tensor.isfinite().all() for tensor in _as_list(expected)):
-            raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
-        for ours, theirs in zip(_as_list(expected), other(images.numpy()), strict=True):
-            if tuple(theirs.shape) != tuple(ours.shape):
-                return float("inf")
-            difference = (torch.from_numpy(np.asarray(theirs)).double() - ours.double()).abs().max()
-            ratio = float(difference / ours.double().std().clamp(min=1e-12))
-            worst = max(worst, float("inf") if math.isnan(ratio) else ratio)
-    return worst
+    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    pairs: list[list[tuple[Tensor, Tensor]]] = []  # of every output, over the shapes
+    with measuring(model), torch.no_grad():
+        for shape in shapes:
+            images = torch.randn(shape, generator=generator)
+            ours = [tensor.cpu().double() for tensor in _as_list(model(images.to(device)))]
+            try:
+                theirs = [torch.from_numpy(np.asarray(array)).double() for array in other(images.numpy())]
+            except Exception as error:  # the runtimes raise types of their own
+                size = "×".join(map(str, shape))
+                raise ExportMismatchError(f"the file does not take images of {size}: {first_line(error)}") from error
+            if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
+                return math.inf
+            pairs = pairs or [[] for _ in ours]
+            for pair, *new in zip(pairs, ours, theirs, strict=True):
+                pair.append(tuple(new))
+    return max(_difference(*map(_joined, zip(*pair, strict=True))) for pair in pairs)
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    if not ours.isfinite().all():
+        raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
+    # At least a thousandth of the largest, where all results are nearly the same.
+    scale = max(float(ours.std(correction=0)), 1e-3 * float(ours.abs().max()), 1e-30)
+    difference = float((theirs - ours).abs().max()) / scale
+    return math.inf if math.isnan(difference) else difference
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def _as_list(result: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:

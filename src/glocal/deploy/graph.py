@@ -1,7 +1,7 @@
 """From a model to a graph whose batch and image size may stay open."""
 
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -60,8 +60,21 @@ def trace(
             return torch.export.export(model, (torch.zeros(shape),), dynamic_shapes=(open_axes or None,))
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError, AssertionError) as error:
             what = f" with {' and '.join(dynamic)} left open" if dynamic else ""
-            raise ValueError(f"torch.export does not take this model{what}: {_first_line(error)}") from error
+            raise ValueError(f"torch.export does not take this model{what}: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+@contextmanager
+def measuring(model: nn.Module):
+    """The model in eval mode for a while; afterwards every part is as it was."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

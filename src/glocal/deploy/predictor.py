@@ -1,10 +1,10 @@
 """A trained classifier as a function of images."""
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from glocal.data.image import UnreadableImageError, convert_image, read_image
 from glocal.data.preprocessing import Preprocessing
-from glocal.deploy.engine import choose, compile
+from glocal.deploy.engine import compile
 from glocal.tasks.classifier import load_classifier, resolve_device
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -42,7 +42,7 @@ class Predictor:
         batch_size: images per forward pass.
         engine: what computes on a CPU, see `glocal.deploy.compile`; other devices have torch.
 
-    Images are read and prepared by threads, while the batch before them is computed; never more than two batches are in
+    Images are read and prepared by threads, while the batch before them is computed; no more than two batches are in
     memory.
 
     Raises FileNotFoundError or ValueError for weights that are missing or do not fit, ImportError for an engine that is
@@ -67,13 +67,12 @@ class Predictor:
         on_cpu = self.device.type == "cpu"
         if not on_cpu and engine not in ("auto", "torch"):
             raise ValueError(f"{engine} computes on a CPU, not on {self.device}")
-        self.engine = choose(engine) if on_cpu else "torch"
         self.classifier = load_classifier(checkpoint, model)
         self.model = self.classifier.model.to(self.device, memory_format=torch.channels_last).eval()
-        size = self.classifier.preprocessing["input_size"]
-        self._compute = self._torch if self.engine == "torch" else compile(self.model, self.engine, tuple(size))
+        size = tuple(self.classifier.preprocessing["input_size"])
+        self._compute = compile(self.model, engine, size) if on_cpu else self._torch
+        self.engine = self._compute.name if on_cpu else "torch"
         self.class_names = self.classifier.descriptions
-        self.multi_label = bool(self.classifier.info and self.classifier.info.data.get("multi_label"))
         self.batch_size = batch_size
         self._transform = Preprocessing(**self.classifier.preprocessing).transform()
 
@@ -87,22 +86,29 @@ class Predictor:
         return list(self.stream(images, top_k))
 
     def stream(self, images: Iterable[ImageLike], top_k: int = 5) -> Iterator[Prediction]:
-        """The same, one after the other, holding one batch in memory."""
+        """The same, one after the other; images are taken from the iterable up to two batches ahead."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         images, top_k = iter(images), min(top_k, len(self.class_names))
+        ahead: deque[tuple[ImageLike, Future]] = deque()
+        failure: Exception | None = None  # of the iterable: raised after what it gave before
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "glocal-images") as readers:
             try:
-                ahead: list[tuple[ImageLike, Future]] = []
-                while batch := ahead or self._begin(readers, images):
-                    ahead = self._begin(readers, images)
+                while True:
+                    try:
+                        while failure is None and len(ahead) < 2 * self.batch_size:
+                            image = next(images)
+                            ahead.append((image, readers.submit(self._prepare, image)))
+                    except Exception as error:
+                        failure = error
+                    if not ahead:
+                        break
+                    batch = [ahead.popleft() for _ in range(min(self.batch_size, len(ahead)))]
                     yield from self._predict_batch(batch, top_k)
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
-
-    def _begin(self, readers: ThreadPoolExecutor, images: Iterator[ImageLike]) -> list[tuple[ImageLike, Future]]:
-        """Let the threads prepare the next batch."""
-        return [(image, readers.submit(self._prepare, image)) for image in islice(images, self.batch_size)]
+        if not isinstance(failure, StopIteration):
+            raise failure
 
     def _prepare(self, image: ImageLike) -> torch.Tensor:
         return self._transform(_as_rgb(image))
@@ -123,9 +129,7 @@ class Predictor:
             return results
         with torch.inference_mode():
             logits = self._compute(torch.stack(tensors))
-            probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).cpu()  # (B, classes)
-        if not probabilities.isfinite().all():
-            raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
+            probabilities = self.classifier.probabilities(logits).cpu()  # (B, classes)
         tops = iter(zip(*probabilities.topk(top_k), strict=True))
         for place, (image, _) in enumerate(images):
             if results[place] is None:

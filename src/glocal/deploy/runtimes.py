@@ -20,12 +20,13 @@ def require(runtime: str) -> None:
         raise ImportError(f"{runtime} needs {' and '.join(missing)}: pip install 'glocal[export]'")
 
 
-def load(path: Path, threads: int | None = None) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """An exported file as a function; by its ending. threads: cores to use, by default all."""
-    return {".onnx": _onnx, ".xml": _openvino, ".pt2": _torch}[path.suffix](path, threads)
+def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """An exported file as a function, by its ending, with the runtime's own settings."""
+    return {".onnx": onnx, ".xml": _openvino, ".pt2": _torch}[path.suffix](path)
 
 
-def _onnx(path: Path, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
+def onnx(path: Path, threads: int | None = None) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """A file for ONNX Runtime as a function. threads: cores to use, by default all."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -37,16 +38,15 @@ def _onnx(path: Path, threads: int | None) -> Callable[[np.ndarray], list[np.nda
     return lambda images: session.run(None, {name: images})
 
 
-def _openvino(path: Path, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _openvino(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     import openvino
 
-    # Of float32 alone: some processors would otherwise compute in bfloat16.
-    settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    # In float32: some processors would otherwise compute in bfloat16.
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: list(compiled(images).values())
 
 
-def _torch(path: Path, threads: int | None) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _torch(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     import torch
 
     model = torch.export.load(path).module()

@@ -3,12 +3,16 @@
 import asyncio
 import base64
 import binascii
+import json
 import logging
+import math
+import signal
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 
 import torch
@@ -28,6 +32,7 @@ try:
     from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
     from starlette.datastructures import UploadFile
+    from starlette.requests import ClientDisconnect
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError:
     raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
@@ -36,6 +41,8 @@ HEIC = {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1
 log = logging.getLogger(__name__)
 
 PATHS = ("/", "/predict", "/embed", "/health", "/metrics", "/docs", "/openapi.json")  # metrics call others "other"
+# What Pillow may try on an upload: of others, some run programs, some are decoded when they are opened.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 READERS = 2  # threads that decode images
 # What a browser or a client sends; in the description of the requests.
 BODY = {
@@ -80,7 +87,6 @@ class Service:
         self.config = config
         self.classifier = classifier
         self.names = classifier.descriptions
-        self.multi_label = bool(classifier.info and classifier.info.data.get("multi_label"))
         preprocessing = Preprocessing(**classifier.preprocessing)
         self.transform = preprocessing.transform()
         model = LogitsAndEmbedding(classifier.model)
@@ -101,48 +107,64 @@ class Service:
 
     def _compute(self, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         logits, embeddings = self.engine(torch.stack(images))
-        if not logits.isfinite().all():
-            raise RuntimeError("the model gives non-finite values (nan or inf)")
-        return list(zip(logits.sigmoid() if self.multi_label else logits.softmax(-1), embeddings, strict=True))
+        return list(zip(self.classifier.probabilities(logits), embeddings, strict=True))
 
     def _read(self, content: bytes, name: str) -> Tensor:
         if content[4:12] in HEIC:
             raise UnreadableImageError(name, "HEIC is not read here: send JPEG, PNG or WebP")
-        return self.transform(decode_image(content, name, self._against))
+        return self.transform(decode_image(content, name, self._against, FORMATS))
 
     def _against(self, image: Image.Image) -> str | None:
         """What speaks against an image, before it is decoded."""
         megapixels = image.width * image.height / 1e6
         if megapixels > self.config.max_megapixels:
             return f"{megapixels:.1f} megapixels, more than {self.config.max_megapixels:g}"
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a phone's MPO is one photo
-            return f"an animation of {image.n_frames} frames: send one of them"
+        if image.format != "MPO" and getattr(image, "is_animated", False):  # a phone's MPO is one photo
+            return "an animation, or several pages: send one of them"
         if image.mode == "CMYK":
             return "CMYK has no colours of its own without a profile: send RGB"
         return None
 
     async def results(self, images: list[tuple[str, bytes]]) -> list[tuple[Tensor, Tensor]]:
         """Probabilities and embedding of each image, (name, content of its file)."""
-        loop = asyncio.get_running_loop()
         self.batcher.accept(len(images))
+        tasks = [self._begin(*image) for image in images]
         try:
-            reading = [loop.run_in_executor(self.readers, self._read, content, name) for name, content in images]
-            tensors = await asyncio.gather(*reading)
-            return await asyncio.gather(*map(self.batcher.submit, tensors))
-        finally:
-            self.batcher.release(len(images))
+            return await asyncio.gather(*tasks)
+        except BaseException:  # one image is enough
+            for task in tasks:
+                task.cancel()
+            raise
+
+    def _begin(self, name: str, content: bytes) -> asyncio.Future:
+        """The result for one image; its place is free again when nobody waits for it and no thread reads it."""
+        loop = asyncio.get_running_loop()
+        reading = self.readers.submit(self._read, content, name)
+        release = partial(loop.call_soon_threadsafe, self.batcher.release, 1)
+        task = asyncio.ensure_future(self._result(reading))
+        task.add_done_callback(lambda _: reading.add_done_callback(lambda _: release()))
+        return task
+
+    async def _result(self, reading: Future) -> tuple[Tensor, Tensor]:
+        return await self.batcher.submit(await asyncio.wrap_future(reading))
+
+    async def _answer(self, request: Request) -> tuple[list[str], list[tuple[Tensor, Tensor]]]:
+        images = await _images(request, self.config.max_images)
+        return [name for name, _ in images], await self.results(images)
 
     async def answer(self, request: Request, show: Callable[[Tensor, Tensor], dict]) -> dict:
-        images = await _images(request, self.config.max_images)
+        """The body of the answer; HTTPException for what is wrong with a request, or with the time."""
         try:
-            results = await asyncio.wait_for(self.results(images), self.config.timeout)
+            names, results = await asyncio.wait_for(self._answer(request), self.config.timeout)
+        except ClientDisconnect:
+            raise HTTPException(400, "the request ended early") from None
         except UnreadableImageError as error:
             raise HTTPException(422, str(error)) from None
         except BusyError as error:
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
         except (TimeoutError, asyncio.TimeoutError):  # two types until Python 3.11
             raise HTTPException(504, f"no answer within {self.config.timeout:g} seconds") from None
-        shown = [{"name": name, **show(*result)} for (name, _), result in zip(images, results, strict=True)]
+        shown = [{"name": name, **show(*result)} for name, result in zip(names, results, strict=True)]
         return {"model": self.classifier.name, "results": shown}
 
 
@@ -150,22 +172,28 @@ async def _images(request: Request, most: int) -> list[tuple[str, bytes]]:
     """The names and contents of the files in a request; HTTPException for what is none."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        try:
-            body = await request.json()
-        except (ValueError, RecursionError):
-            raise HTTPException(400, "the body is no JSON") from None
-        encoded = body.get("images") if isinstance(body, dict) else None
-        encoded = [encoded] if isinstance(encoded, str) else encoded
-        if not isinstance(encoded, list) or not all(isinstance(text, str) for text in encoded):
-            raise HTTPException(422, 'the body must be {"images": ["base64 of a file", …]}')
-        _check_count(len(encoded), most)
-        return [(f"image {place}", _from_base64(text, place)) for place, text in enumerate(encoded)]
+        return await asyncio.to_thread(_images_in_json, await request.body(), most)  # it may take tenths of a second
     if kind == "multipart/form-data":
-        async with request.form(max_files=most, max_fields=most) as form:  # an HTTPException where it cannot be read
+        async with request.form(
+            max_files=most + 1, max_fields=most
+        ) as form:  # an HTTPException where it cannot be read
             uploads = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
             _check_count(len(uploads), most)
             return [(upload.filename or "image", await upload.read()) for upload in uploads]
     raise HTTPException(415, "send multipart/form-data or application/json")
+
+
+def _images_in_json(content: bytes, most: int) -> list[tuple[str, bytes]]:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is no JSON") from None
+    encoded = body.get("images") if isinstance(body, dict) else None
+    encoded = [encoded] if isinstance(encoded, str) else encoded
+    if not isinstance(encoded, list) or not all(isinstance(text, str) for text in encoded):
+        raise HTTPException(422, 'the body must be {"images": ["base64 of a file", …]}')
+    _check_count(len(encoded), most)
+    return [(f"image {place}", _from_base64(text, place)) for place, text in enumerate(encoded)]
 
 
 def _check_count(count: int, most: int) -> None:
@@ -220,13 +248,14 @@ class LimitBody:
             return await self.app(scope, receive, send)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > self.most:
-            return await self._refuse(scope, receive, send)
-        read = 0
+            return await self._refuse(scope, receive, send, more=True)
+        read, more = 0, True
 
         async def counted() -> Message:
-            nonlocal read
+            nonlocal read, more
             message = await receive()
             read += len(message.get("body", b""))
+            more = message.get("more_body", False)
             if read > self.most:
                 raise _TooLarge
             return message
@@ -234,9 +263,14 @@ class LimitBody:
         try:
             await self.app(scope, counted, send)
         except _TooLarge:
-            await self._refuse(scope, receive, send)
+            await self._refuse(scope, receive, send, more)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, more: bool) -> None:
+        dropped = 0
+        while more and dropped < 4 * self.most:  # a client that is still sending sees no answer
+            message = await receive()
+            dropped += len(message.get("body", b""))
+            more = message.get("more_body", False)
         detail = f"the request is larger than {self.most / 1e6:g} MB"
         await JSONResponse({"detail": detail}, 413, {"Connection": "close"})(scope, receive, send)
 
@@ -254,7 +288,7 @@ def create_app(config: ServeConfig, classifier: Classifier | None = None) -> Fas
         service.batcher.start()
         yield
         await service.batcher.close()
-        service.readers.shutdown()
+        await asyncio.to_thread(service.readers.shutdown)
 
     app = FastAPI(title=f"glocal: {service.classifier.name}", lifespan=lifespan, docs_url="/docs")
     app.state.service = service
@@ -309,5 +343,12 @@ def serve(config: ServeConfig) -> None:
         app = create_app(config)
         host, port = listening.getsockname()[:2]
         log.warning("listening on http://%s:%d, with a page to try it", host, port)
-        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, int(config.timeout)))
+        settings = uvicorn.Config(
+            app,
+            log_level="warning",
+            limit_concurrency=config.max_queue,  # requests whose bodies may be in memory
+            timeout_graceful_shutdown=math.ceil(config.timeout) + 1,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has finished
+            signal.signal(number, lambda *args: None)
         uvicorn.Server(settings).run(sockets=[listening])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
@@ -11,6 +10,7 @@ from torch import Tensor
 from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.fusion import absorb_norm
 from glocal.layers.norm import BatchNorm2d, LayerNorm2d
+from glocal.ops.dispatch import exporting
 
 
 class OverlapPatchEmbed(nn.Module):
@@ -61,7 +61,7 @@ class EvenConv2d(nn.Conv2d):
         super().__init__(in_dim, dim, 2, 2, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and torch.compiler.is_exporting():
+        if exporting():
             return F.conv2d(F.pad(x, [0, 1, 0, 1]), self.weight, self.bias, self.stride)  # an even size drops it again
         pad_bottom, pad_right = x.shape[-2] % 2, x.shape[-1] % 2
         if pad_bottom > 0 or pad_right > 0:

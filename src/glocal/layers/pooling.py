@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.ops.dispatch import takes_cpu
+from glocal.ops.dispatch import exporting, takes_cpu
 
 
 def adaptive_average_pool(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -14,7 +14,7 @@ def adaptive_average_pool(x: Tensor, rows: int, columns: int) -> Tensor:
     an exported graph it is two.
     """
     if not torch.jit.is_scripting():
-        if torch.compiler.is_exporting():  # ONNX's pooling is wrong for sizes that are not known
+        if exporting():  # ONNX's pooling is wrong for sizes that are not known
             down, across = (_averages(*sides).to(x) for sides in ((x.shape[-2], rows), (x.shape[-1], columns)))
             return down @ (x @ across.transpose(0, 1))
         if takes_cpu(x) and torch.is_grad_enabled() and x.requires_grad and x.shape[-2] * x.shape[-1] <= 28 * 28:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d
 from glocal.layers.fusion import absorb_residual
+from glocal.ops.dispatch import exporting
 
 
 class DynamicPositionEncoding(nn.Module):
@@ -126,10 +127,7 @@ class RelativePosition(SizeCached):
 
     def resize(self, height: int, width: int) -> Tensor:
         keys = ((height - 1) // self.reduction + 1) * ((width - 1) // self.reduction + 1)
-        exporting = (
-            not torch.jit.is_scripting() and torch.compiler.is_exporting()
-        )  # the graph shall take other sizes too
-        if exporting:  # the graph shall take other sizes too, and runtimes differ in what they call bicubic
+        if exporting():  # the graph shall take other sizes too, and runtimes differ in what they call bicubic
             return _resample(_resample(self.encoding, 2, height * width), 3, keys)
         if self.encoding.shape[2] == height * width and self.encoding.shape[3] == keys:
             return self.encoding
@@ -237,10 +235,7 @@ class LogCPB(SizeCached):
         key = torch.arange(pooled, device=device)
         start, end = key * size // pooled, ((key + 1) * size + pooled - 1) // pooled
         doubled = 2 * torch.arange(size, device=device).unsqueeze(1) - (start + end - 1)  # 2·(query − key)
-        exporting = (
-            not torch.jit.is_scripting() and torch.compiler.is_exporting()
-        )  # the graph shall take other sizes too
-        if not exporting and size % pooled == 0:  # equal windows: all doubled offsets have the same parity
+        if not exporting() and size % pooled == 0:  # equal windows: all doubled offsets have the same parity
             reach, step = 2 * size - 1 - size // pooled, 2
         else:
             reach, step = 2 * size - 2, 1

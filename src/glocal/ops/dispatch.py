@@ -14,6 +14,7 @@ from shutil import which
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 CHOICES = ("auto", "reference", "triton")
 OPS = ("aggregated_attention", "channel_norm", "depthwise_conv", "sample_norm")  # those with kernels
@@ -76,21 +77,31 @@ def takes_cpu(x: Tensor) -> bool:
     )
 
 
-def joins_gelu(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can apply GELU to a convolution's result before writing it, where `takes_cpu` has said yes.
+def takes_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether oneDNN may compute a convolution and the GELU after it in one, where `takes_cpu` has said yes.
 
     The operations are those that torch.compile puts into its graphs; they have no gradient, know no autocast, and
     whoever watches the operations, to count them for instance, knows the common ones only.
     """
+    tensors = [x, *(parameter for parameter in parameters if parameter is not None)]
     return (
         type(x) is Tensor
-        and x.dtype == torch.float32 == weight.dtype
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and all(tensor.dtype == torch.float32 for tensor in tensors)
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+        and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._len_torch_dispatch_stack()
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
     )
+
+
+def exporting() -> bool:
+    """Whether torch.export makes a graph: one for all sizes, of operations that runtimes know."""
+    if torch.jit.is_scripting():
+        return False
+    else:
+        return torch.compiler.is_exporting()
 
 
 def too_many(samples: int) -> str | None:

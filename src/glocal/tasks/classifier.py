@@ -33,6 +33,18 @@ class Classifier:
     preprocessing: dict
     info: CheckpointInfo | None = None
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may show several classes."""
+        return bool(self.info and self.info.data.get("multi_label"))
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, classes) to the same: of each class by itself with several labels. RuntimeError for NaN and infinity."""
+        result = logits.sigmoid() if self.multi_label else logits.softmax(-1)
+        if not result.isfinite().all():
+            raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
+        return result
+
 
 def check_name(name: str) -> None:
     """Raise ValueError for a name, or a tag of weights, that timm does not know; says the closest ones."""

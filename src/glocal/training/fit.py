@@ -227,7 +227,7 @@ def _compiles(config: TrainConfig, device: torch.device) -> bool:
 def _loggers(config: TrainConfig, output: Path) -> list:
     """Lightning's loggers by name; metrics.csv is `EpochLog`'s."""
     makers = {
-        "tensorboard": lambda: lightning.loggers.TensorBoardLogger(output, "", "tensorboard", default_hp_metric=False),
+        "tensorboard": lambda: lightning.loggers.TensorBoardLogger(output, name="", version="tensorboard"),
         "wandb": lambda: lightning.loggers.WandbLogger(save_dir=output, name=output.name),
         "mlflow": lambda: lightning.loggers.MLFlowLogger(experiment_name=output.name),
     }

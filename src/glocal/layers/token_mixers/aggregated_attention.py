@@ -13,6 +13,7 @@ from glocal.layers.norm import LayerNorm2d
 from glocal.layers.pooling import adaptive_average_pool, pooled_side
 from glocal.layers.position import LogCPB
 from glocal.ops import aggregated_attention
+from glocal.ops.dispatch import exporting
 
 
 class LengthScaledQuery(nn.Module):
@@ -142,8 +143,11 @@ class CosineAttention(LengthScaledQuery):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
         q, k, v = self.split_heads(self.qkv(x)).flatten(3).transpose(2, 3).chunk(3, dim=1)  # (B, heads, H·W, d) each
-        length = torch.full([], height * width, dtype=self.temperature.dtype, device=x.device)
-        scale = F.softplus(self.temperature) * length.log()
+        scale = F.softplus(self.temperature)
+        if exporting():
+            scale = scale * torch.full([], height * width, dtype=scale.dtype, device=x.device).log()
+        else:
+            scale = scale * math.log(height * width)
         q = (F.normalize(q, dim=-1) + self.query_embedding.unsqueeze(1)) * scale.view(-1, 1, 1)
         position = self.position(height, width, height, width).unsqueeze(0).to(q.dtype)
         x = F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, attn_mask=position, scale=1.0)

@@ -25,7 +25,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu
         return _from_phases(convolve(_to_phases(x, dilation), weight, bias, 1, gelu), dilation, height, width)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         y = _Convolution.apply(*dispatch.autocast(x, weight, bias), dilation)
-    elif gelu and max(weight.shape[2:]) <= LARGEST_JOINED and dispatch.joins_gelu(x, weight):
+    elif gelu and max(weight.shape[2:]) <= LARGEST_JOINED and dispatch.takes_onednn(x, weight, bias):
         padding = [dilation * (side // 2) for side in weight.shape[2:]]
         return torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, padding, [1, 1], [dilation, dilation], len(weight), "gelu", [], "none"

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glocal.ops import dispatch
+
 
 def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
     batch, heads, width_per_head, height, width = q.shape
@@ -14,8 +16,7 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
     pad_bottom, pad_right = rows * down - height, columns * across - width
 
     mask: Tensor | None = None
-    exporting = not torch.jit.is_scripting() and torch.compiler.is_exporting()  # the graph shall take other sizes too
-    if exporting or pad_bottom > 0 or pad_right > 0:
+    if dispatch.exporting() or pad_bottom > 0 or pad_right > 0:
         real = torch.ones(1, 1, 1, height, width, dtype=torch.bool, device=q.device)
         mask = split_cells(pad(real, pad_bottom, pad_right), down, across)  # (cells, 1, g², 1)
         mask = mask.transpose(-2, -1).repeat(batch, 1, 1, 1)  # (B·cells, 1, 1, g²): which keys are real
@@ -31,8 +32,7 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
 
 
 def pad(x: Tensor, bottom: int, right: int) -> Tensor:
-    exporting = not torch.jit.is_scripting() and torch.compiler.is_exporting()
-    return F.pad(x, [0, right, 0, bottom]) if exporting or bottom > 0 or right > 0 else x
+    return F.pad(x, [0, right, 0, bottom]) if dispatch.exporting() or bottom > 0 or right > 0 else x
 
 
 def split_cells(x: Tensor, down: int, across: int) -> Tensor:
