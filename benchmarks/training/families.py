@@ -128,8 +128,8 @@ def table(results: list[dict]) -> str:
         "Every model from scratch, one recipe per set (`benchmarks/training/*.yaml`), one seed, on CPU cores;",
         "`benchmarks/training/families.py` repeats it. Fashion-MNIST: as many epochs as fit into about 15 minutes; the",
         "test part is looked at once, after the last epoch. The digits: the best of ten epochs on the held-out part.",
-        "Images per second: medians of three short runs of the models in turn (`--speed`); minutes: what the epochs take",
-        "at that speed.",
+        "Images per second: medians of three short runs of the models in turn (`--speed`); minutes: what the epochs",
+        "take at that speed.",
     ]
     for name, title in TITLES.items():
         rows = sorted((row for row in results if row["set"] == name), key=lambda row: -row["top1"])

@@ -83,8 +83,9 @@ class ExportConfig:
             raise ValueError("--to torch writes fp32")
         if self.output is not None and Path(self.output).suffix != ENDINGS[self.to]:
             raise ValueError(f"--output {self.output}: a file for {self.to} ends with {ENDINGS[self.to]}")
+        axes = self.open_axes
         for name, axis in (("img_size", "size"), ("batch_size", "batch")):
-            if getattr(self, name) is not None and axis in self.open_axes:
+            if getattr(self, name) is not None and axis in axes:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open")
 
