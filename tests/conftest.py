@@ -8,6 +8,10 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels are checked on a CPU
 
+# Autograd looks for devices when it is first used; after a torch.export it finds one that cannot be forked, and the
+# tests that train in forked children would fail.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 @pytest.fixture(scope="module")
 def one_thread():

@@ -253,8 +253,8 @@ def test_threads_take_turns(small):
 
 
 def test_number_of_threads(small):
-    compiled = compile(small, "openvino", threads=1)._run.compile((3, 8, 8), "LATENCY")
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    (request,) = compile(small, "openvino", threads=1)._run.compile((3, 8, 8), "LATENCY")
+    assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_threads(small):

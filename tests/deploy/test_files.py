@@ -78,7 +78,11 @@ class TestEveryFamily:
 
 class TestFiles:
     @pytest.mark.parametrize("to", ENDINGS)
-    @pytest.mark.parametrize("dynamic", [(), ("batch",), ("size",), ("batch", "size")], ids=",".join)
+    @pytest.mark.parametrize(
+        "dynamic",
+        [(), ("batch", "size"), *(pytest.param((one,), marks=pytest.mark.slow) for one in ("batch", "size"))],
+        ids=",".join,
+    )
     def test_what_is_open(self, small, tmp_path, to, dynamic):
         result = export(small, tmp_path / f"model{ENDINGS[to]}", dynamic=dynamic, input_size=(3, 20, 30), batch=2)
         assert result.difference < 1e-4

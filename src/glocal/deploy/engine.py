@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import glocal
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, ENGINES
 from glocal.deploy.files import ExportMismatchError, export
@@ -191,7 +191,7 @@ def _described(value) -> str:
 
 @cache
 def _code_of_glocal() -> str:
-    files = sorted(Path(glocal.__file__).parent.rglob("*.py"))
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -226,7 +226,7 @@ class OpenVINO:
     def __init__(self, path: Path, threads: int | None, precision: str, keep: bool):
         import openvino
 
-        self.queue = openvino.AsyncInferQueue
+        self.threads = ThreadPoolExecutor(os.cpu_count(), "glocal-openvino")
         self.core = openvino.Core()
         if keep:
             self.core.set_property({"CACHE_DIR": str(path.parent / "compiled")})
@@ -237,27 +237,27 @@ class OpenVINO:
         self.compiled: OrderedDict = OrderedDict()  # by (C, H, W) and what it is made for, the latest last
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        if len(images) == 1:
-            results = self.compile(images.shape[1:], "LATENCY")(images)
-            return [result.copy() for result in results.values()]
+        requests = self.compile(images.shape[1:], "LATENCY" if len(images) == 1 else "THROUGHPUT")
         parts: list = [None] * len(images)
 
-        def keep(request, place: int) -> None:
-            parts[place] = [output.data.copy() for output in request.output_tensors]
+        def work(first: int) -> None:
+            for place in range(first, len(images), len(requests)):
+                results = requests[first].infer([images[place : place + 1]])
+                parts[place] = [result.copy() for result in results.values()]
 
-        queue = self.queue(self.compile(images.shape[1:], "THROUGHPUT"))
-        queue.set_callback(keep)
-        for place in range(len(images)):
-            queue.start_async([images[place : place + 1]], place)
-        queue.wait_all()
+        # Threads that wait for their request, as the runtime's own queue can wait for the interpreter for ever.
+        list(self.threads.map(work, range(min(len(requests), len(images)))))
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
-    def compile(self, shape: tuple[int, ...], hint: str):
+    def compile(self, shape: tuple[int, ...], hint: str) -> list:
+        """Requests that can be computed at the same time, for images of one size."""
         key = shape, hint
         if key not in self.compiled:
             graph = self.graph.clone()
             graph.reshape([1, *shape])
-            self.compiled[key] = self.core.compile_model(graph, "CPU", {**self.settings, "PERFORMANCE_HINT": hint})
+            model = self.core.compile_model(graph, "CPU", {**self.settings, "PERFORMANCE_HINT": hint})
+            count = 1 if hint == "LATENCY" else model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            self.compiled[key] = [model.create_infer_request() for _ in range(count)]
             if len(self.compiled) > COMPILED_KEPT:
                 self.compiled.popitem(last=False)
         self.compiled.move_to_end(key)
