@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from torch import nn
 
 from glocal.bench.config import BenchConfig, numbers, parse_model
 from glocal.ops import dispatch
-from glocal.tasks.classifier import check_name, create_model, resolve_device
+from glocal.tasks.classifier import check_name, create_model, resolve_device, torch_threads
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SHORTEST = 0.02  # seconds: on a GPU, steps are repeated until a sample takes as long
@@ -63,7 +63,7 @@ def compare(
     device = resolve_device(config.device)
     cells = [(size, batch) for size in numbers(config.sizes, "") for batch in numbers(config.batch_sizes, "")]
     timings = []
-    with _threads(config.threads):
+    with torch_threads(config.threads):
         rounds = iter(watch(range(len(cells) * config.rounds), len(cells) * config.rounds))
         for size, batch in cells:
             timings += _cell(names, config, device, size, batch, rounds)
@@ -184,17 +184,6 @@ def _now(device: torch.device) -> float:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
-
-
-@contextmanager
-def _threads(count: int | None):
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -24,8 +23,9 @@ from torch import Tensor, nn
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, ENGINES
 from glocal.deploy.files import ExportMismatchError, export
-from glocal.deploy.graph import first_line, measuring
+from glocal.deploy.graph import device_of, first_line, measuring
 from glocal.deploy.reparameterize import fuse
+from glocal.tasks.classifier import torch_threads
 
 log = logging.getLogger(__name__)
 
@@ -123,19 +123,21 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
     versions = [import_module(package).__version__ for package in packages]
     folder = cache_folder() / content_key(model, name, str(input_size), *versions)
     file = folder / f"model{ENDINGS[FORMATS[name]]}"
-    for attempt in range(2):
-        if not file.exists():
-            log.warning("compiling the model for %s; it is kept in %s for the next time", name, folder.parent)
-            _fill(folder, file.name, model, name, input_size)
-        try:
-            if name == "openvino":
-                return OpenVINO(file, threads, precision, keep=input_size is not None)
-            return runtimes.onnx(file, threads)
-        except Exception:  # of the runtimes' own types: a file that something has damaged
-            if attempt:
-                raise
-            shutil.rmtree(folder)
-    raise AssertionError
+    if not file.exists():
+        log.warning("compiling the model for %s; it is kept in %s for the next time", name, folder.parent)
+        _fill(folder, file.name, model, name, input_size)
+    try:
+        return _open(file, name, threads, precision, keep=input_size is not None)
+    except Exception:  # of the runtimes' own types: a file that something has damaged
+        shutil.rmtree(folder)
+        _fill(folder, file.name, model, name, input_size)
+        return _open(file, name, threads, precision, keep=input_size is not None)
+
+
+def _open(file: Path, name: str, threads: int | None, precision: str, keep: bool) -> Run:
+    if name == "openvino":
+        return OpenVINO(file, threads, precision, keep)
+    return runtimes.onnx(file, threads)
 
 
 def _fill(folder: Path, file_name: str, model: nn.Module, name: str, input_size) -> None:
@@ -211,8 +213,7 @@ def _channels(model: nn.Module) -> int:
 
 
 def _gives_several(model: nn.Module, input_size: tuple[int, int, int] | None) -> bool:
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-    images = torch.zeros(1, *(input_size or (_channels(model), 64, 64)), device=device)
+    images = torch.zeros(1, *(input_size or (_channels(model), 64, 64)), device=device_of(model))
     with measuring(model), torch.no_grad():
         return not isinstance(model(images), Tensor)
 
@@ -268,20 +269,8 @@ def _torch(model: nn.Module, threads: int | None) -> Run:
     fused = fuse(model).to("cpu", memory_format=torch.channels_last)
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode(), _threads(threads):
+        with torch.inference_mode(), torch_threads(threads):
             result = fused(torch.from_numpy(images).to(memory_format=torch.channels_last))
-        return [tensor.numpy() for tensor in ([result] if isinstance(result, Tensor) else result)]
+        return [tensor.numpy() for tensor in runtimes.as_list(result)]
 
     return run
-
-
-@contextmanager
-def _threads(count: int | None):
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)

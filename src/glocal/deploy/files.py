@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, PRECISIONS
-from glocal.deploy.graph import DYNAMIC, first_line, measuring, trace
+from glocal.deploy.graph import DYNAMIC, device_of, first_line, measuring, trace
 
 # The largest difference from PyTorch, in standard deviations of PyTorch's own results.
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2}
@@ -110,12 +110,12 @@ def compare(model: nn.Module, other: Callable[[np.ndarray], Sequence[np.ndarray]
     RuntimeError where the first gives no finite values.
     """
     generator = torch.Generator().manual_seed(0)
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    device = device_of(model)
     pairs: list[list[tuple[Tensor, Tensor]]] = []  # of every output, over the shapes
     with measuring(model), torch.no_grad():
         for shape in shapes:
             images = torch.randn(shape, generator=generator)
-            ours = [tensor.cpu().double() for tensor in _as_list(model(images.to(device)))]
+            ours = [tensor.cpu().double() for tensor in runtimes.as_list(model(images.to(device)))]
             try:
                 theirs = [torch.from_numpy(np.asarray(array)).double() for array in other(images.numpy())]
             except Exception as error:  # the runtimes raise types of their own
@@ -140,10 +140,6 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-def _as_list(result: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    return [result] if isinstance(result, Tensor) else result
 
 
 def _shapes(input_size: tuple[int, int, int], batch: int, dynamic: Collection[str]) -> list[tuple[int, ...]]:

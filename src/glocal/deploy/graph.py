@@ -75,6 +75,11 @@ def measuring(model: nn.Module):
             part.training = mode
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters and buffers are; the CPU for one without."""
+    return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+
+
 def first_line(error: Exception) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -54,9 +54,14 @@ def _torch(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     def run(images: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
             result = model(torch.from_numpy(images))
-        return [tensor.numpy() for tensor in ([result] if isinstance(result, torch.Tensor) else result)]
+        return [tensor.numpy() for tensor in as_list(result)]
 
     return run
+
+
+def as_list(result):
+    """What a model returns, as a list: of one tensor, or of the several that it is."""
+    return list(result) if isinstance(result, list | tuple) else [result]
 
 
 @contextmanager

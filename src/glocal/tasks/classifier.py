@@ -1,6 +1,7 @@
 """A classifier ready for use: a timm-contract model with its weights and the names of its classes."""
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -146,6 +147,18 @@ def resolve_device(device: str) -> torch.device:
     if resolved.type == "meta":
         raise ValueError("the device 'meta' computes nothing")
     return resolved
+
+
+@contextmanager
+def torch_threads(count: int | None):
+    """Let torch compute with so many threads for a while; None leaves it as it is."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _of_run(path: Path, info: CheckpointInfo) -> Classifier:
