@@ -1,6 +1,6 @@
 """Imports run one way only, down.
 
-cli → bench, deploy, explain, training → tasks, data → models → backbone → layers → ops
+cli → bench → deploy, explain, training → tasks, data → models → backbone → layers → ops
 """
 
 import ast
@@ -17,7 +17,8 @@ LEVELS = [
     {"backbone"},
     {"models"},
     {"tasks", "data"},
-    {"bench", "deploy", "explain", "training"},
+    {"deploy", "explain", "training"},
+    {"bench"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glocal.bench import timing
-from glocal.bench.config import BenchConfig, numbers
+from glocal.bench.config import BenchConfig, numbers, parse_sizes
 from glocal.bench.timing import Timing
 
 
@@ -56,7 +56,12 @@ def test_every_size_is_compared_with_the_baseline_at_that_size(clocked):
     timings, _ = clocked(
         {"test_resnet": [1, 1, 1, 1, 5, 5, 5, 5], "test_vit": [2] * 8}, rounds=1, sizes="32,64", batch_sizes="2"
     )
-    assert [(t.size, t.batch_size, t.ratio) for t in timings] == [(32, 2, 1), (32, 2, 2), (64, 2, 1), (64, 2, 0.4)]
+    assert [(t.size, t.batch_size, t.ratio) for t in timings] == [
+        ((32, 32), 2, 1),
+        ((32, 32), 2, 2),
+        ((64, 64), 2, 1),
+        ((64, 64), 2, 0.4),
+    ]
 
 
 @pytest.mark.parametrize("mode", ["infer", "train"])
@@ -80,7 +85,7 @@ def test_a_step_is_what_it_says(mode, monkeypatch):
         timing, "create_model", lambda *args, **options: made.append(create(*args, **options)) or made[0]
     )
     config = BenchConfig(["van_pico"], mode=mode)
-    step = timing._step("van_pico", config, torch.device("cpu"), 32, 2)
+    step = timing._step("van_pico", config, torch.device("cpu"), (32, 32), 2)
     before = [parameter.clone() for parameter in made[0].parameters()]
     step()
     moved = [not torch.equal(old, new) for old, new in zip(before, made[0].parameters(), strict=True)]
@@ -94,7 +99,7 @@ def test_fused_models_have_fewer_norms(fuse, monkeypatch):
     model_type = type(timing.create_model("van_pico"))
     forward = model_type.forward
     monkeypatch.setattr(model_type, "forward", lambda self, x: inferred.append(self) or forward(self, x))
-    timing._step("van_pico", BenchConfig(["van_pico"], fuse=fuse), torch.device("cpu"), 32, 1)()
+    timing._step("van_pico", BenchConfig(["van_pico"], fuse=fuse), torch.device("cpu"), (32, 32), 1)()
     norms = [isinstance(block.norm2, torch.nn.BatchNorm2d) for stage in inferred[0].stages for block in stage.blocks]
     assert not any(norms) if fuse else all(norms)
 
@@ -138,9 +143,10 @@ def test_memory_grows_with_the_batch_not_with_the_other_models():
 
 
 def test_growth_is_the_exponent_in_pixels():
-    rows = [Timing("square", 1, side, ms=side**4, memory=3 * side**2) for side in (224, 448, 1024)]
-    rows += [Timing("linear", 1, side, ms=0.1 * side**2) for side in (224, 448, 1024)]
-    rows += [Timing("linear", 8, 224, ms=1.0), Timing("linear", 8, 448, error="out of memory")]
+    sizes = [(224, 224), (512, 392), (1024, 1024)]
+    rows = [Timing("square", 1, (h, w), ms=(h * w) ** 2, memory=3 * h * w) for h, w in sizes]
+    rows += [Timing("linear", 1, (h, w), ms=0.1 * h * w) for h, w in sizes]
+    rows += [Timing("linear", 8, (224, 224), ms=1.0), Timing("linear", 8, (448, 448), error="out of memory")]
     square, linear = timing.growth(rows)
     assert (square.model, linear.model) == ("square", "linear")
     assert (square.time, square.memory) == (pytest.approx(2), pytest.approx(1))
@@ -158,6 +164,30 @@ def test_models_take_arguments():
 def test_arguments_that_are_none(text):
     with pytest.raises(ValueError, match="models are given as NAME or NAME,argument=value, got"):
         BenchConfig([text])
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_engines_compute_what_they_are_timed_for(engine):
+    config = BenchConfig(["van_pico"], "test_resnet", sizes="64x48", rounds=1, batch_sizes="2", engine=engine)
+    timings = timing.compare(config)
+    assert [(t.size, t.error, t.memory) for t in timings] == [((64, 48), "", None)] * 2
+    assert all(t.ms > 0 for t in timings)
+    step = timing._step("van_pico", config, torch.device("cpu"), (64, 48), 2)
+    assert step.func.name == engine
+    torch.manual_seed(0)
+    model = timing.create_model("van_pico").eval()
+    assert step() == pytest.approx(model(torch.from_numpy(step.args[0])).detach().numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("text", "sizes"), [("224", [(224, 224)]), ("32,512x384", [(32, 32), (512, 384)])])
+def test_sizes(text, sizes):
+    assert parse_sizes(text) == sizes
+
+
+@pytest.mark.parametrize("text", ["", "0", "x5", "5x", "5x0", "5x5x5", "a", "5 x 5"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(ValueError, match="--sizes must be numbers such as 224,512x384, got"):
+        parse_sizes(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "a", "1,,2", "1 2", "1,"])

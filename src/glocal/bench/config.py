@@ -15,12 +15,13 @@ class BenchConfig:
         baseline: the model whose time is 1
         mode: infer (a forward pass), or train (forward, backward and a step of AdamW)
         batch_sizes: images per step, for instance 1,8
-        sizes: sides of the images in pixels, for instance 224,512
+        sizes: of the images in pixels: sides of squares, or HEIGHTxWIDTH, for instance 224,512x384
         precision: fp32, or bf16 or fp16: autocast
         fuse: merge norms and scales into the convolutions first, for inference
         compile: torch.compile the models
         channels_last: keep the channels of a pixel together in memory
         rounds: timed passes over all models; the median counts
+        engine: torch, or openvino or onnxruntime for models as `glocal.deploy.compile` makes them, on a CPU
         device: auto, cpu, cuda, cuda:1, mps, …
         threads: of the CPU (default: as many as torch takes)
         json: also write the figures to this file
@@ -36,6 +37,7 @@ class BenchConfig:
     compile: bool = False
     channels_last: bool = True
     rounds: int = 10
+    engine: Literal["torch", "openvino", "onnxruntime"] = "torch"
     device: str = "auto"
     threads: int | None = None
     json: str | None = None
@@ -48,12 +50,20 @@ class BenchConfig:
         for model in self.models:
             parse_model(model)
         numbers(self.batch_sizes, "--batch-sizes")
-        numbers(self.sizes, "--sizes")
+        parse_sizes(self.sizes)
         for name, choices in (("mode", ("infer", "train")), ("precision", ("fp32", "bf16", "fp16"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"--{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.fuse and self.mode == "train":
             raise ValueError("--fuse is for inference: a fused model is not for training")
+        if self.engine != "torch":
+            for name, value in (("mode", "infer"), ("fuse", False), ("compile", False), ("channels_last", True)):
+                if getattr(self, name) != value:
+                    raise ValueError(f"--{name.replace('_', '-')} is for --engine torch, not {self.engine}")
+            if self.precision not in (("fp32", "bf16") if self.engine == "openvino" else ("fp32",)):
+                raise ValueError(f"--engine {self.engine} does not compute in {self.precision}")
+            if self.device not in ("auto", "cpu"):
+                raise ValueError(f"--engine {self.engine} computes on a CPU, not on {self.device}")
 
 
 def numbers(text: str, option: str) -> list[int]:
@@ -62,6 +72,15 @@ def numbers(text: str, option: str) -> list[int]:
     if not all(re.fullmatch(r"[1-9]\d*", part) for part in parts):
         raise ValueError(f"{option} must be numbers such as 1,8, got {text!r}")
     return [int(part) for part in parts]
+
+
+def parse_sizes(text: str) -> list[tuple[int, int]]:
+    """Heights and widths, given as `224,512x384`; ValueError for anything else."""
+    parts = re.split(r"\s*,\s*", str(text).strip())
+    if not all(re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", part) for part in parts):
+        raise ValueError(f"--sizes must be numbers such as 224,512x384, got {text!r}")
+    sides = [[int(side) for side in part.split("x")] for part in parts]
+    return [(size[0], size[-1]) for size in sides]
 
 
 def parse_model(text: str) -> tuple[str, dict[str, Any]]:

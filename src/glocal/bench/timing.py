@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import accumulate
@@ -20,7 +21,8 @@ from timm.optim import create_optimizer_v2
 from timm.utils import reparameterize_model
 from torch import nn
 
-from glocal.bench.config import BenchConfig, numbers, parse_model
+from glocal import deploy
+from glocal.bench.config import BenchConfig, numbers, parse_model, parse_sizes
 from glocal.ops import dispatch
 from glocal.tasks.classifier import check_name, create_model, resolve_device, torch_threads
 
@@ -30,16 +32,17 @@ SHORTEST = 0.02  # seconds: on a GPU, steps are repeated until a sample takes as
 
 @dataclass(frozen=True)
 class Timing:
-    """A model at a batch size and an image size.
+    """A model at a batch size and an image size, (height, width) in pixels.
 
     ms: median time per image; spread: that of the third quartile over that of the first. ratio: to the baseline's
     median. memory: the most that a step has allocated at a time, in MiB, so without the weights and the optimizer's
-    state; None for devices other than cpu and cuda. error: why there are no figures, "" where there are.
+    state; None for other engines than torch, and devices other than cpu and cuda. error: why there are no figures, ""
+    where there are.
     """
 
     model: str
     batch_size: int
-    size: int
+    size: tuple[int, int]
     ms: float | None = None
     spread: float | None = None
     ratio: float | None = None
@@ -61,7 +64,9 @@ def compare(
     for name in names:
         check_name(parse_model(name)[0])
     device = resolve_device(config.device)
-    cells = [(size, batch) for size in numbers(config.sizes, "") for batch in numbers(config.batch_sizes, "")]
+    if config.engine != "torch":
+        device = torch.device("cpu")
+    cells = [(size, batch) for size in parse_sizes(config.sizes) for batch in numbers(config.batch_sizes, "")]
     timings = []
     with torch_threads(config.threads):
         rounds = iter(watch(range(len(cells) * config.rounds), len(cells) * config.rounds))
@@ -72,7 +77,12 @@ def compare(
 
 
 def _cell(
-    names: list[str], config: BenchConfig, device: torch.device, size: int, batch: int, rounds: Iterator[int]
+    names: list[str],
+    config: BenchConfig,
+    device: torch.device,
+    size: tuple[int, int],
+    batch: int,
+    rounds: Iterator[int],
 ) -> list[Timing]:
     """All models at one size."""
     steps, errors, memory, repeats = {}, {}, {}, {}
@@ -80,7 +90,7 @@ def _cell(
         try:
             steps[name] = _step(name, config, device, size, batch)
             steps[name]()
-            memory[name] = _peak_memory(steps[name], device)
+            memory[name] = _peak_memory(steps[name], device) if config.engine == "torch" else None
             start = _now(device)
             steps[name]()
             seconds = _now(device) - start
@@ -116,17 +126,23 @@ def _cell(
     return timings
 
 
-def _step(name: str, config: BenchConfig, device: torch.device, size: int, batch: int) -> Callable[[], object]:
+def _step(
+    name: str, config: BenchConfig, device: torch.device, size: tuple[int, int], batch: int
+) -> Callable[[], object]:
     """One step of a model, ready to be called again and again."""
     name, options = parse_model(name)
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         options = {"img_size": size} | options
+    torch.manual_seed(0)  # the same weights every time: engines keep what they compile by content
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model: nn.Module = create_model(name, **options)
     if config.fuse:
         model = reparameterize_model(model)
     model = model.to(device, memory_format=layout)
-    images = torch.randn(batch, model.pretrained_cfg["input_size"][0], size, size, device=device)
+    images = torch.randn(batch, model.pretrained_cfg["input_size"][0], *size, device=device)
+    if config.engine != "torch":
+        engine = deploy.compile(model.eval(), config.engine, tuple(images.shape[1:]), config.threads, config.precision)
+        return partial(engine, images.numpy())
     images = images.contiguous(memory_format=layout)
     autocast = nullcontext
     if config.precision in DTYPES:
@@ -204,8 +220,8 @@ def growth(timings: list[Timing]) -> list[Growth]:
             groups.setdefault((timing.model, timing.batch_size), []).append(timing)
     found = []
     for (model, batch), group in groups.items():
-        if len({timing.size for timing in group}) >= 3:
-            pixels = [2 * math.log(timing.size) for timing in group]
+        if len({math.prod(timing.size) for timing in group}) >= 3:
+            pixels = [math.log(math.prod(timing.size)) for timing in group]
             time = statistics.linear_regression(pixels, [math.log(timing.ms) for timing in group]).slope
             memory = None
             if all(timing.memory for timing in group):
@@ -226,7 +242,7 @@ def machine(device: torch.device, threads: int | None) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
-        "triton": version("triton") if find_spec("triton") else None,
+        **{name: version(name) if find_spec(name) else None for name in ("triton", "openvino", "onnxruntime")},
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "ops": dispatch.backend(),
         "glocal": __version__,

@@ -36,14 +36,15 @@ def measure(config: BenchConfig) -> dict:
     facts = machine(resolve_device(config.device), config.threads)
     kind = "training step" if config.mode == "train" else "inference"
     table = Table(
-        title=f"{kind}, {config.precision}, {facts['device']}, {facts['threads']} threads, torch {facts['torch']}",
+        title=f"{kind}, {config.precision}, {facts['device']}, {facts['threads']} threads, "
+        f"{config.engine} {facts[config.engine]}",
         title_justify="left",
     )
     table.add_column("model", overflow="fold")
     for heading in ("size", "batch", "ms/image", "images/s", f"to {config.baseline}", "spread", "memory (MiB)"):
         table.add_column(heading, justify="right")
     for timing in timings:
-        size, batch = str(timing.size), str(timing.batch_size)
+        size, batch = "×".join(map(str, dict.fromkeys(timing.size))), str(timing.batch_size)
         if timing.error:
             table.add_row(timing.model, size, batch, timing.error)
             continue
