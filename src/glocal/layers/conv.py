@@ -5,6 +5,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.ops import depthwise_conv, pointwise_conv
+from glocal.ops.dispatch import exporting
 
 
 @register_notrace_module
@@ -33,3 +34,13 @@ class PointwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         return pointwise_conv(x, self.weight, self.bias, gelu)
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The two halves of the output's channels."""
+        bias = self.bias
+        if exporting() and bias is not None:  # runtimes copy the parts of a map that they split
+            first, second = self.weight.chunk(2)
+            first_bias, second_bias = bias.chunk(2)
+            return pointwise_conv(x, first, first_bias), pointwise_conv(x, second, second_bias)
+        first, second = pointwise_conv(x, self.weight, self.bias).chunk(2, dim=1)
+        return first, second

@@ -1,11 +1,13 @@
 """ConvGLU (TransNeXt, arXiv 2311.17132, section 3.5)."""
 
 import torch.nn as nn
+from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 
 
+@register_notrace_module
 class ConvGLU(nn.Module):
     """(g, v) = pw(x); pw(GELU(depthwise 3×3(g)) · v): a gate that sees its neighbours.
 
@@ -23,5 +25,5 @@ class ConvGLU(nn.Module):
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.fc1(x).chunk(2, dim=1)
+        gate, value = self.fc1.halves(x)
         return self.drop(self.fc2(self.drop(self.conv(gate, gelu=True, factor=value))))

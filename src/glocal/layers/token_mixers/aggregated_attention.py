@@ -97,7 +97,8 @@ class AggregatedAttention(LengthScaledQuery):
         height, width = x.shape[-2], x.shape[-1]
         pooled_height, pooled_width = self.pooled_size(height, width)
         q = F.normalize(self.split_heads(self.q(x)), dim=2)
-        k, v = self.split_heads(self.kv(x)).chunk(2, dim=1)
+        k, v = self.kv.halves(x)
+        k, v = self.split_heads(k), self.split_heads(v)
 
         pooled = adaptive_average_pool(self.pool_proj(x, gelu=True), pooled_height, pooled_width)
         pooled_k, pooled_v = self.split_heads(self.kv(self.pool_norm(pooled))).flatten(3).chunk(2, dim=1)

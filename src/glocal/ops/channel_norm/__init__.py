@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from glocal.ops import dispatch
-from glocal.ops.channel_norm import reference
+from glocal.ops.channel_norm import graph, reference
 
 __all__ = ["channel_norm"]
 
 
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise each position of (B, C, H, W) over C, then scale and shift by `weight` and `bias`, both (C,)."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+    if not torch.jit.is_scripting():
         if dispatch.takes_triton("channel_norm", [x, weight, bias], partial(_limits, x)):
             return _by_triton(x, weight, bias, eps)
+        if dispatch.exporting():
+            return graph.channel_norm(x, weight, bias, eps)
     return reference.channel_norm(x, weight, bias, eps)
 
 
