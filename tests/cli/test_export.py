@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from glocal.cli import main
+from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import runtimes
+from glocal.deploy.calibration import calibration_images
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
+from glocal.tasks.classifier import load_classifier
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")
@@ -84,6 +88,31 @@ def test_maps_of_a_model_without_weights(tmp_path):
     assert len(maps) == 5
 
 
+def test_takes_images_as_they_are(run, tmp_path, capsys):
+    folder, model = run
+    path = tmp_path / "m.onnx"
+    assert main(["export", "--checkpoint", str(folder), "--preprocess", "--output", str(path)]) == 0
+    assert "uint8 (B, H, W, 3)" in " ".join(capsys.readouterr().out.split())
+    pixels = np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)
+    classifier = load_classifier(folder)
+    prepared = Preprocessing(**classifier.preprocessing).transform()(Image.fromarray(pixels))
+    with torch.no_grad():
+        np.testing.assert_allclose(runtimes.load(path)(pixels[None])[0], model(prepared[None]), atol=0.02)
+
+
+def test_integers(run, tmp_path, capsys):
+    folder, model = run
+    path = tmp_path / "m.xml"
+    arguments = ["export", "--checkpoint", str(folder), "--to", "openvino", "--precision", "int8", "--dynamic", "batch"]
+    assert main([*arguments, "--calibration", "digits", "--calibration-images", "40", "--output", str(path)]) == 0
+    assert "of 1×3×32×32" in " ".join(capsys.readouterr().out.split())
+    images = np.stack(calibration_images("digits", 8, Preprocessing(**load_classifier(folder).preprocessing)))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images))
+    found = torch.from_numpy(runtimes.load(path)(images)[0])
+    assert 0 < (found - expected).abs().max() < 0.5 * expected.std()
+
+
 def test_a_file_that_exists(run, tmp_path, capsys):
     path = tmp_path / "m.onnx"
     path.write_text("mine")
@@ -109,6 +138,10 @@ def test_a_file_that_exists(run, tmp_path, capsys):
         (["--model", "van_b0", "--batch-size", "4"], "--batch-size is for a fixed batch: --dynamic batch,size leaves"),
         (["--model", "van_b0", "--img-size", "64"], "--img-size is for a fixed size: --dynamic batch,size leaves it"),
         (["--model", "van_b0", "--to", "torch", "--precision", "fp16"], "--to torch writes fp32"),
+        (["--model", "van_b0", "--precision", "int8"], "--precision int8 and --calibration DATA are for each other"),
+        (["--model", "van_b0", "--calibration", "x"], "--precision int8 and --calibration DATA are for each other"),
+        (["--model", "van_b0", "--preprocess", "--dynamic", "batch"], "--preprocess takes images of any size"),
+        (["--model", "van_b0", "--preprocess", "--precision", "fp16"], "--preprocess with --precision fp16 is not"),
         (["--untrained", "--checkpoint", "x"], "--untrained is for a --model without --checkpoint"),
         (["--model", "van_pico"], "no weights of van_pico.untrained have been published"),
         (["--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),

@@ -11,7 +11,7 @@ from torch import nn
 import glocal
 from agreement import randomised
 from glocal.deploy import export, files, runtimes
-from glocal.deploy.files import ExportMismatchError, compare
+from glocal.deploy.files import ExportMismatchError, compare, random_images
 from glocal.deploy.graph import Maps
 
 pytest.importorskip("onnxscript")
@@ -54,7 +54,8 @@ class TestEveryFamily:
         assert {shape[0] for shape in result.compared} == {1, 3}
         assert len({shape[2:] for shape in result.compared}) == 2
         other = runtimes.load(result.path)
-        assert compare(model, other, [(2, 3, 64, 64), (1, 3, 100, 75), (5, 3, 33, 47), (1, 3, 96, 256)]) < 1e-4
+        shapes = [(2, 3, 64, 64), (1, 3, 100, 75), (5, 3, 33, 47), (1, 3, 96, 256)]
+        assert compare(model, other, random_images(shapes)) < 1e-4
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", PICO)
@@ -90,10 +91,10 @@ class TestFiles:
         shapes = {"batch": (5, 3, 20, 30), "size": (2, 3, 41, 17)}
         for name, shape in shapes.items():
             if name in dynamic:
-                assert compare(small, other, [shape]) < 1e-4
+                assert compare(small, other, random_images([shape])) < 1e-4
             else:
                 with pytest.raises(ExportMismatchError, match="does not take images of " + "×".join(map(str, shape))):
-                    compare(small, other, [shape])
+                    compare(small, other, random_images([shape]))
 
     def test_metadata(self, small, tmp_path):
         import onnx
@@ -148,7 +149,9 @@ class TestWhatIsRefused:
 
     @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
     def test_no_numbers(self, small, wrong):
-        assert compare(small, lambda x: [np.full((len(x), 4), wrong, np.float32)], [(1, 3, 8, 8)]) == float("inf")
+        assert compare(
+            small, lambda x: [np.full((len(x), 4), wrong, np.float32)], random_images([(1, 3, 8, 8)])
+        ) == float("inf")
 
     def test_a_model_without_finite_results(self, small, tmp_path):
         nn.init.constant_(small.conv.bias, float("inf"))
@@ -165,7 +168,7 @@ class TestWhatIsRefused:
             with torch.no_grad():
                 return [model(torch.from_numpy(x)).numpy() + np.float32(1e-4)]
 
-        assert compare(model, other, [(1, 3, 2, 2)]) < 1e-3
+        assert compare(model, other, random_images([(1, 3, 2, 2)])) < 1e-3
 
     def test_weights_and_graph_are_one(self, small, tmp_path, monkeypatch):
         """A kill between the two files leaves no old graph beside new weights."""
@@ -181,7 +184,7 @@ class TestWhatIsRefused:
         assert replaced == [(".bin", False), (".xml", False)]
 
     def test_other_shapes(self, small):
-        assert compare(small, lambda x: [np.zeros((1, 5), np.float32)], [(1, 3, 8, 8)]) == float("inf")
+        assert compare(small, lambda x: [np.zeros((1, 5), np.float32)], random_images([(1, 3, 8, 8)])) == float("inf")
 
     def test_a_model_that_branches_on_its_images(self, tmp_path):
         class Branches(nn.Module):

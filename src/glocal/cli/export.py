@@ -28,8 +28,9 @@ def run(config: ExportConfig) -> int:
         result = _export(config, path)
     error = f"{result.difference:.1e} standard deviations"
     compared = ", ".join("×".join(map(str, shape)) for shape in result.compared)
+    kind = "RGB images, uint8 (B, H, W, 3)" if config.preprocess else "images (B, C, H, W), normalised"
     rows = {
-        "takes": "images (B, C, H, W), normalised; open: " + (", ".join(config.open_axes) or "nothing"),
+        "takes": f"{kind}; open: " + (", ".join(config.open_axes) or "nothing"),
         "size": f"{result.megabytes:.1f} MB",
         "largest difference from PyTorch": f"{error}, of {compared}",
         "written in": f"{result.seconds:.0f} s",
@@ -39,7 +40,10 @@ def run(config: ExportConfig) -> int:
 
 
 def _export(config: ExportConfig, path: Path):
+    import numpy as np
+
     from glocal.data.preprocessing import Preprocessing
+    from glocal.deploy.calibration import calibration_images
     from glocal.deploy.files import export
     from glocal.deploy.graph import Maps
     from glocal.tasks.classifier import create_model, load_classifier
@@ -58,16 +62,25 @@ def _export(config: ExportConfig, path: Path):
         size = (preprocessing.input_size[0], config.img_size, config.img_size)
         preprocessing = replace(preprocessing, input_size=size)
     metadata |= {"model": name, "preprocessing": preprocessing.to_dict(), "features": config.features}
-    model = Maps(model) if config.features else model
+    metadata["takes"] = "uint8 RGB images (B, H, W, 3)" if config.preprocess else "normalised images (B, C, H, W)"
+    batch_size = config.batch_size or 1
+    calibration = None
+    if config.calibration is not None:
+        images = calibration_images(config.calibration, config.calibration_images, preprocessing)
+        whole = -(-len(images) // batch_size) * batch_size
+        images = (images * batch_size)[:whole]
+        calibration = [np.stack(images[first : first + batch_size]) for first in range(0, len(images), batch_size)]
     return export(
-        model,
+        Maps(model) if config.features else model,
         path,
         config.to,
         config.open_axes,
         config.precision,
         preprocessing.input_size,
-        config.batch_size or 1,
+        batch_size,
         metadata,
+        preprocessing if config.preprocess else None,
+        calibration,
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}  # of the files for each runtime
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 
 
@@ -50,9 +50,12 @@ class ExportConfig:
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         output: the file (default: NAME.onnx, NAME.xml or NAME.pt2 in this folder)
         dynamic: what may differ from call to call: batch,size or batch or size or none
-        img_size: height and width in pixels, where the size is not dynamic (default: the model's)
+        img_size: height and width in pixels, where the size is not dynamic or --preprocess (default: the model's)
         batch_size: images at a time, where the batch is not dynamic (default: 1)
-        precision: fp32, or fp16 for a file of half the size
+        precision: fp32, fp16 for a file of half the size, or int8 for integer arithmetic
+        calibration: for int8: images like those to come, a folder or a data set as for training; no labels are needed
+        calibration_images: how many of them are looked at
+        preprocess: the file takes RGB images of any size, uint8 (B, H, W, 3), and resizes, crops and normalises them
         features: the maps of the four stages in the place of the logits
         untrained: a model without weights, to look at a runtime's speed
         overwrite: replace a file of that name
@@ -65,7 +68,10 @@ class ExportConfig:
     dynamic: str = "batch,size"
     img_size: int | None = None
     batch_size: int | None = None
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    calibration: str | None = None
+    calibration_images: int = 300
+    preprocess: bool = False
     features: bool = False
     untrained: bool = False
     overwrite: bool = False
@@ -75,7 +81,7 @@ class ExportConfig:
             raise ValueError("give --checkpoint, or --model for a model's published weights")
         if self.untrained and (self.model is None or self.checkpoint is not None):
             raise ValueError("--untrained is for a --model without --checkpoint")
-        for name in ("batch_size", "img_size"):
+        for name in ("batch_size", "img_size", "calibration_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -83,9 +89,16 @@ class ExportConfig:
             raise ValueError("--to torch writes fp32")
         if self.output is not None and Path(self.output).suffix != ENDINGS[self.to]:
             raise ValueError(f"--output {self.output}: a file for {self.to} ends with {ENDINGS[self.to]}")
+        if (self.precision == "int8") != (self.calibration is not None):
+            raise ValueError("--precision int8 and --calibration DATA are for each other")
         axes = self.open_axes
+        if self.preprocess:
+            if "size" not in axes:
+                raise ValueError(f"--preprocess takes images of any size: --dynamic {self.dynamic} fixes it")
+            if self.precision == "int8" or (self.precision, self.to) == ("fp16", "onnx"):
+                raise ValueError(f"--preprocess with --precision {self.precision} is not built for --to {self.to}")
         for name, axis in (("img_size", "size"), ("batch_size", "batch")):
-            if getattr(self, name) is not None and axis in axes:
+            if getattr(self, name) is not None and axis in axes and not (name == "img_size" and self.preprocess):
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open")
 

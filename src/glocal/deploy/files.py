@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, PRECISIONS
 from glocal.deploy.graph import DYNAMIC, device_of, first_line, measuring, trace
+from glocal.deploy.preprocess import Preprocess
 
 # The largest difference from PyTorch, in standard deviations of PyTorch's own results.
-TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2}
+TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": 2.5}  # results that have nothing in common differ by 4 and more
+IMAGES_COMPARED = 64  # of those for calibration
+TOLERANCE_OF_LEVELS = 1e-2  # with preprocessing in the file: some pixels are rounded to another level of 255
 METADATA_KEY = "glocal"
 
 
@@ -50,6 +54,8 @@ def export(
     input_size: tuple[int, int, int] = (3, 224, 224),
     batch: int = 1,
     metadata: dict | None = None,
+    preprocessing: Preprocessing | None = None,
+    calibration: Sequence[np.ndarray] | None = None,
 ) -> ExportResult:
     """Write a model as a file for a runtime, read it back, and compare it with the model.
 
@@ -58,9 +64,13 @@ def export(
         path: the file; .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (torch.export).
         to: "onnx", "openvino" or "torch"; by default as the path's ending says.
         dynamic: what may differ from call to call: "batch", "size", both or nothing.
-        precision: "fp32", or "fp16" for weights of half the size.
+        precision: "fp32", "fp16" for weights of half the size, or "int8" for integer weights and maps.
         input_size, batch: (C, H, W) and B where they are not dynamic.
         metadata: to be found in the file under "glocal", as JSON.
+        preprocessing: to be a part of the file, which then takes RGB images of any size, uint8 (B, H, W, 3); its
+            input_size is in the place of `input_size`.
+        calibration: float32 (B, C, H, W), a few hundred normalised images that are like those to come, in batches;
+            int8 takes the ranges of all maps from them, and the file is compared on the first of them.
 
     Raises:
         ValueError: an unknown target or precision, or a model that torch.export does not take.
@@ -76,18 +86,34 @@ def export(
         raise ValueError(f"the precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if path.suffix != ENDINGS[to]:
         raise ValueError(f"a file for {to} ends with {ENDINGS[to]}, not {path.suffix or 'nothing'}")
+    if (precision == "int8") != bool(calibration):
+        raise ValueError("int8 needs images for calibration, other precisions none")
     runtimes.require(to)
-    program = trace(model, input_size, batch, dynamic)
+    if precision == "int8":
+        runtimes.require("int8")
+    raw = preprocessing is not None
+    if raw:
+        if precision == "int8":
+            raise ValueError("a file with its preprocessing is not int8")
+        if "size" not in dynamic:
+            raise ValueError("a file with its preprocessing takes images of any size: dynamic must leave it open")
+        model, input_size = nn.Sequential(Preprocess(preprocessing), model), preprocessing.input_size
+        model[0].to(device_of(model))
+    program = trace(model, input_size, batch, dynamic, raw)
     write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}[to]
     with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         written = Path(folder) / path.name
-        write(program, written, precision, json.dumps(metadata or {}, ensure_ascii=False))
-        shapes = _shapes(input_size, batch, dynamic)
-        difference = compare(model, runtimes.load(written), shapes)
-        if not difference <= TOLERANCES[precision]:
+        write(program, written, precision, json.dumps(metadata or {}, ensure_ascii=False), calibration)
+        if calibration is not None:
+            batches = [torch.from_numpy(images) for images in calibration[: max(1, IMAGES_COMPARED // batch)]]
+        else:
+            batches = list(random_images(_shapes(input_size, batch, dynamic), raw))
+        difference = compare(model, runtimes.load(written), batches)
+        tolerance = max(TOLERANCES[precision], TOLERANCE_OF_LEVELS if raw else 0.0)
+        if not difference <= tolerance:
             raise ExportMismatchError(
                 f"the file for {to} computes something else than PyTorch: a difference of {difference:.1e} standard "
-                f"deviations, more than {TOLERANCES[precision]:.0e}; it was not kept"
+                f"deviations, more than {tolerance:.0e}; it was not kept"
             )
         files = sorted(Path(folder).iterdir(), key=lambda file: file.suffix == path.suffix)  # the file itself last
         size = sum(file.stat().st_size for file in files) / 1e6
@@ -95,6 +121,7 @@ def export(
             path.unlink(missing_ok=True)  # never an old graph beside new weights
         for file in files:
             os.replace(file, path.with_name(file.name))
+    shapes = list(dict.fromkeys(tuple(images.shape) for images in batches))
     return ExportResult(path, difference, shapes, size, time.perf_counter() - start)
 
 
@@ -103,23 +130,29 @@ def files_of(path: Path) -> list[Path]:
     return [path, path.with_suffix(".bin")] if path.suffix == ENDINGS["openvino"] else [path]
 
 
-def compare(model: nn.Module, other: Callable[[np.ndarray], Sequence[np.ndarray]], shapes: list) -> float:
-    """The largest difference of two models on random images, in standard deviations of the first one's results.
+def random_images(shapes: list[tuple[int, ...]], raw: bool = False) -> Iterable[Tensor]:
+    """Images of shapes (B, C, H, W), always the same ones; raw: as uint8 (B, H, W, C)."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in shapes:
+        images = torch.randn(shape, generator=generator)
+        yield (64 * images + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous() if raw else images
+
+
+def compare(model: nn.Module, other: Callable[[np.ndarray], Sequence[np.ndarray]], batches: Iterable[Tensor]) -> float:
+    """The largest difference of two models on batches of images, in standard deviations of the first one's results.
 
     Infinite for results of other shapes or without finite values. Raises ExportMismatchError where the second fails,
     RuntimeError where the first gives no finite values.
     """
-    generator = torch.Generator().manual_seed(0)
     device = device_of(model)
-    pairs: list[list[tuple[Tensor, Tensor]]] = []  # of every output, over the shapes
+    pairs: list[list[tuple[Tensor, Tensor]]] = []  # of every output, over the batches
     with measuring(model), torch.no_grad():
-        for shape in shapes:
-            images = torch.randn(shape, generator=generator)
+        for images in batches:
             ours = [tensor.cpu().double() for tensor in runtimes.as_list(model(images.to(device)))]
             try:
                 theirs = [torch.from_numpy(np.asarray(array)).double() for array in other(images.numpy())]
             except Exception as error:  # the runtimes raise types of their own
-                size = "×".join(map(str, shape))
+                size = "×".join(map(str, images.shape))
                 raise ExportMismatchError(f"the file does not take images of {size}: {first_line(error)}") from error
             if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
                 return math.inf
@@ -150,26 +183,30 @@ def _shapes(input_size: tuple[int, int, int], batch: int, dynamic: Collection[st
     return [(count, channels, *size) for count in batches for size in sizes]
 
 
-def _write_onnx(program, path: Path, precision: str, metadata: str) -> None:
+def _write_onnx(program, path: Path, precision: str, metadata: str, calibration) -> None:
     with runtimes.quiet():
         result = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["images"], optimize=True)
     graph = result.model.graph
-    for place, name in enumerate(("batch", None, "height", "width")):
+    raw = graph.inputs[0].dtype.name == "UINT8"
+    for place, name in enumerate(("batch", "height", "width", None) if raw else ("batch", None, "height", "width")):
         if name is not None and not isinstance(graph.inputs[0].shape[place], int):
             graph.inputs[0].shape[place] = name
     result.model.metadata_props[METADATA_KEY] = metadata
     result.model.producer_name = METADATA_KEY
-    if precision == "fp16":
+    if precision != "fp32":
         import onnx
+    if precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         with runtimes.quiet():
             onnx.save(convert_float_to_float16(result.model_proto, keep_io_types=True), path)
-        return
-    result.save(path, external_data=False)
+    elif precision == "int8":
+        onnx.save(_quantized(result.model_proto, calibration), path)
+    else:
+        result.save(path, external_data=False)
 
 
-def _write_openvino(program, path: Path, precision: str, metadata: str) -> None:
+def _write_openvino(program, path: Path, precision: str, metadata: str, calibration) -> None:
     import openvino
 
     with runtimes.quiet():
@@ -178,11 +215,21 @@ def _write_openvino(program, path: Path, precision: str, metadata: str) -> None:
     sides = images.meta["val"].shape
     graph.reshape(openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides]))  # else all are open
     graph.inputs[0].get_tensor().set_names({"images"})
+    if precision == "int8":
+        graph = _quantized(graph, calibration)
     graph.set_rt_info(metadata, METADATA_KEY)
     openvino.save_model(graph, path, compress_to_fp16=precision == "fp16")
 
 
-def _write_torch(program, path: Path, precision: str, metadata: str) -> None:
+def _quantized(graph, calibration: Sequence[np.ndarray]):
+    import nncf
+
+    images = nncf.Dataset(calibration, lambda batch: {"images": batch})
+    with runtimes.quiet():
+        return nncf.quantize(graph, images, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))
+
+
+def _write_torch(program, path: Path, precision: str, metadata: str, calibration) -> None:
     if precision != "fp32":
-        raise ValueError("a file for torch is fp32")
+        raise ValueError(f"a file for torch is fp32, not {precision}")
     torch.export.save(program, path, extra_files={METADATA_KEY: metadata})

@@ -29,6 +29,7 @@ def trace(
     input_size: tuple[int, int, int] = (3, 224, 224),
     batch: int = 1,
     dynamic: Collection[str] = DYNAMIC,
+    raw: bool = False,
 ) -> ExportedProgram:
     """Trace a model, fused, with torch.export.
 
@@ -37,6 +38,7 @@ def trace(
         input_size: (C, H, W) of the images, where "size" is not dynamic.
         batch: images at a time, where "batch" is not dynamic.
         dynamic: what may differ from call to call: "batch", "size", both or nothing.
+        raw: the model takes uint8 (B, H, W, C).
 
     Raises ValueError for anything else in `dynamic`, or where the model itself does not leave it open.
     """
@@ -44,20 +46,23 @@ def trace(
         if name not in DYNAMIC:
             raise ValueError(f"dynamic may be {' or '.join(DYNAMIC)}, got {name!r}")
     channels, height, width = input_size
-    shape, open_axes = [batch, channels, height, width], {}
+    open_axes = {}
     if "batch" in dynamic:
-        shape[0] = 2  # torch.export takes 0 and 1 for constants
+        batch = 2  # torch.export takes 0 and 1 for constants
         open_axes[0] = Dim.DYNAMIC
     if "size" in dynamic:  # a sample in which no side of a map is 1 or equals another one
-        shape[2:] = 256, 320
-        open_axes |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+        height, width = 256, 320
+        open_axes |= dict.fromkeys((1, 2) if raw else (2, 3), Dim.DYNAMIC)
+    sample = torch.zeros(batch, channels, height, width)
+    if raw:
+        sample = sample.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
     model = fuse(model).cpu().requires_grad_(False)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if hasattr(symbols, "backed_size_oblivious"):  # or the graph is for maps of at least 2 × 2 positions
             stack.enter_context(symbols.patch(backed_size_oblivious=True))
         try:
-            return torch.export.export(model, (torch.zeros(shape),), dynamic_shapes=(open_axes or None,))
+            return torch.export.export(model, (sample,), dynamic_shapes=(open_axes or None,))
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError, AssertionError) as error:
             what = f" with {' and '.join(dynamic)} left open" if dynamic else ""
             raise ValueError(f"torch.export does not take this model{what}: {first_line(error)}") from error

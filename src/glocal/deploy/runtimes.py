@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-# What each needs, and the extra of this package that has it.
-PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+# What each needs, and int8.
+PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "int8": ("nncf",)}
 
 
 def require(runtime: str) -> None:
     """Raise ImportError, with the extra's name, where a runtime is not installed."""
     missing = [package for package in PACKAGES[runtime] if find_spec(package) is None]
     if missing:
-        raise ImportError(f"{runtime} needs {' and '.join(missing)}: pip install 'glocal[export]'")
+        extra = "int8" if runtime == "int8" else "export"
+        raise ImportError(f"{runtime} needs {' and '.join(missing)}: pip install 'glocal[{extra}]'")
 
 
 def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -67,7 +68,7 @@ def as_list(result):
 @contextmanager
 def quiet():
     """Without the exporters' advice and progress."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "openvino")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "openvino", "nncf")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

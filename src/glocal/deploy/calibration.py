@@ -1,0 +1,42 @@
+"""Images from which integer arithmetic takes its ranges."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from glocal.data.dataset import evaluation_loader
+from glocal.data.image import find_images
+from glocal.data.preprocessing import Preprocessing
+from glocal.data.source import Samples, is_idx, is_shards, open_for_evaluation
+
+
+def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> list[np.ndarray]:
+    """Up to `count` images of a data set, drawn at random but always the same, prepared: float32 (C, H, W).
+
+    data: a folder of images, in classes or not, or what trainings take, of which the training part is used. Images that
+    cannot be read are left out. Raises ValueError where none is left.
+    """
+    path = Path(data)
+    if path.is_dir() and not is_idx(path) and not is_shards(data):
+        samples = _shuffled(find_images([data]))
+    else:
+        splits = open_for_evaluation(data)[0].splits
+        samples = splits.get("train") or next(iter(splits.values()))
+        if isinstance(samples, Samples):
+            samples = _shuffled(samples.images)
+    images = (
+        image.numpy()
+        for batch, labels, _ in evaluation_loader(samples, preprocessing.transform(), 32, workers=0)
+        for image, label in zip(batch, labels, strict=True)
+        if label >= 0
+    )
+    found = list(islice(images, count))
+    if not found:
+        raise ValueError(f"no image of {data} can be read: int8 needs some for calibration")
+    return found
+
+
+def _shuffled(images: list) -> Samples:
+    places = np.random.RandomState(0).permutation(len(images))
+    return Samples([images[place] for place in places], [0] * len(places))
