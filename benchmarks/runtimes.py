@@ -1,0 +1,109 @@
+"""What every family can do in every runtime, and how fast: the table of docs/deploy.md.
+
+python benchmarks/runtimes.py [--json FILE] [--times FILE …] [--table docs/deploy.md]
+
+Exports the small model of every family, untrained, to all formats with batch and size open, its maps, and as int8, and
+notes the largest difference from PyTorch, or what was wrong. --times: results of `glocal bench --engine … --json`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import timm
+import torch
+from rich.progress import track
+
+import glocal
+from glocal.bench.timing import machine
+from glocal.data.preprocessing import Preprocessing
+from glocal.deploy import export
+from glocal.deploy.calibration import calibration_images
+from glocal.deploy.config import ENDINGS
+from glocal.deploy.graph import Maps
+
+FAMILIES = {
+    "TransXNet": "transxnet_pico",
+    "TransNeXt": "transnext_pico",
+    "HAT-Net": "hat_net_pico",
+    "TransCNN": "transcnn_pico",
+    "Conv2Former": "conv2former_pico",
+    "VAN": "van_pico",
+}
+MARKS = "<!-- runtimes: begin -->", "<!-- runtimes: end -->"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/runtimes-cpu.json"))
+    parser.add_argument("--times", type=Path, nargs="*", default=[], help="results of glocal bench --engine … --json")
+    parser.add_argument("--table", type=Path, help="write the table between its marks in this page, and stop")
+    args = parser.parse_args()
+    if args.table:
+        results = json.loads(args.json.read_text())
+        begin, end = MARKS
+        before, _, rest = args.table.read_text().partition(begin)
+        after = rest.partition(end)[2]
+        args.table.write_text(f"{before}{begin}\n{table(results)}{end}{after}")
+        return
+    families = {name: features(small) for name, small in track(FAMILIES.items(), "exporting")}
+    times = [json.loads(file.read_text()) for file in args.times]
+    result = {"machine": machine(torch.device("cpu"), None), "families": families, "times": times}
+    args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def features(name: str) -> dict[str, float | str]:
+    """The largest difference of every export of a model, in standard deviations, or what was wrong."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10).eval()
+    preprocessing = Preprocessing.of_model(model, 64)
+    images = [image[None] for image in calibration_images("digits", 100, preprocessing)]
+    small = {"dynamic": ("batch",), "input_size": (3, 64, 64)}
+    cases = {
+        **{to: (model, to, {}) for to in ENDINGS},
+        "maps": (Maps(model), "openvino", {"dynamic": ("size",)}),
+        "preprocess": (model, "onnx", {"preprocessing": preprocessing}),
+        "int8": (model, "openvino", {"precision": "int8", "calibration": images, **small}),
+    }
+    found = {}
+    with TemporaryDirectory() as folder:
+        for case, (exported, to, options) in cases.items():
+            try:
+                found[case] = export(exported, Path(folder) / f"{case}{ENDINGS[to]}", **options).difference
+            except (ValueError, RuntimeError) as error:
+                found[case] = " ".join(str(error).split())[:80]
+    return found
+
+
+def table(results: dict) -> str:
+    """Two tables: differences per family, and milliseconds per model, size and runtime."""
+    lines = [
+        "| family | ONNX | OpenVINO | torch.export | maps | preprocessing in the file | int8 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, cases in results["families"].items():
+        cells = [case if isinstance(case, str) else f"{case:.0e}" for case in cases.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    facts = results["machine"]
+    lines += ["", f"{facts['date']}, torch {facts['torch']}, OpenVINO {facts['openvino']}, "
+              f"ONNX Runtime {facts['onnxruntime']}, glocal {glocal.__version__}.", ""]  # fmt: skip
+    columns = {}  # (engine, size, batch) → model → (ms, ratio)
+    for run in results["times"]:
+        for row in run["timings"]:
+            key = run["options"]["engine"], tuple(row["size"]), row["batch_size"]
+            columns.setdefault(key, {})[row["model"]] = row
+    heads = [f"{engine}, {'×'.join(map(str, dict.fromkeys(size)))}, {batch} image{'s' * (batch > 1)}"
+             for engine, size, batch in columns]  # fmt: skip
+    lines += ["| model | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    for model in [*dict.fromkeys(model for rows in columns.values() for model in rows)]:
+        cells = []
+        for rows in columns.values():
+            row = rows.get(model, {"error": "not measured"})
+            cells.append(row["error"] or f"{row['ms']:.0f} ms ({row['ratio']:.2f})")
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
