@@ -1,17 +1,22 @@
 """The service answers what the predictor says, refuses what it cannot read with a reason, and stays up."""
 
 import base64
+import gc
 import inspect
 import io
 import json
 import random
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+import zlib
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,7 +136,9 @@ class TestAnswers:
     def test_page_needs_nothing_from_elsewhere(self, client):
         page = client.get("/").text
         assert "Drop images here" in page
-        assert not re.search(r"(src|href)=|//[a-z]|@import|url\(", page.replace("image.src =", "").replace('href="data:,"', ""))
+        assert not re.search(
+            r"(src|href)=|//[a-z]|@import|url\(", page.replace("image.src =", "").replace('href="data:,"', "")
+        )
 
     def test_many_callers_at_once(self, client):
         contents = [encoded(picture(seed)) for seed in range(40)]
@@ -150,8 +157,53 @@ class TestAnswers:
             assert answer == pytest.approx(right, abs=1e-5)
 
 
-def gif():
-    return encoded(picture(), "GIF", save_all=True, append_images=[picture(1)])
+def resources():
+    """What this process has: threads, open files, MiB of memory."""
+    status = Path("/proc/self/status").read_text()
+    return {
+        "threads": threading.active_count(),
+        "files": len(list(Path("/proc/self/fd").iterdir())),
+        "mib": int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024,
+    }
+
+
+def animation(kind):
+    return encoded(picture(), kind, save_all=True, append_images=[picture(1)])
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_with(kind, content):
+    """A PNG with a chunk of that kind before its pixels."""
+    png = encoded(picture())
+    return png[:33] + chunk(kind, content) + png[33:]
+
+
+def png_that_claims(width, height):
+    png = encoded(picture())
+    return png[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + png[33:]
+
+
+def jpeg_with_exif(*entries, following=0, count=None):
+    """A JPEG with a directory of (tag, type, number of values, four bytes)."""
+    packed = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    directory = struct.pack("<H", count or len(entries)) + packed + struct.pack("<I", following)
+    segment = b"Exif\0\0II*\0\x08\0\0\0" + directory
+    jpeg = encoded(picture(), "JPEG")
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
+
+
+def jpeg_with_scans(count):
+    """The last scan of a progressive JPEG, again and again."""
+    jpeg = encoded(picture(), "JPEG", progressive=True)
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    return jpeg[:-2] + last * (count - jpeg.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+ORIENTATION, SIDEWAYS = 0x112, b"\6\0\0\0"
+INFLATED = zlib.compress(bytes(200_000_000), 9)
 
 
 class TestWhatIsRefused:
@@ -162,25 +214,69 @@ class TestWhatIsRefused:
             (b"text", 422, "not an image"),
             (encoded(picture())[:500], 422, "broken image"),
             (encoded(picture(mode="CMYK"), "JPEG"), 422, "CMYK"),
-            (gif(), 422, "an animation"),
+            *((animation(kind), 422, "an animation") for kind in ("GIF", "PNG", "WEBP", "TIFF", "AVIF")),
+            (encoded(picture(mode="CMYK"), "TIFF"), 422, "CMYK"),
+            (encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), 422, "grey values from nan"),
+            (b"GIF89a" + b"\xff" * 4 + encoded(picture(), "GIF")[10:], 422, "more pixels than"),
+            (png_that_claims(900, 900), 422, "broken image"),
+            (png_that_claims(0, 0), 422, "not an image"),
+            (png_with(b"eXIf", b"text"), 422, "broken image"),
+            (png_with(b"zTXt", b"a\0\0" + INFLATED), 422, "too large"),
+            (png_with(b"iCCP", b"a\0\0" + INFLATED), 422, "too large"),
+            (png_with(b"iTXt", b"a\0\1\0\0\0" + INFLATED), 422, "too large"),
+            (jpeg_with_scans(65), 422, "a JPEG of more than 64 scans"),
             (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", 422, "HEIC is not read here: send JPEG"),
             (encoded(Image.new("1", (2000, 2000))), 422, "4.0 megapixels, more than 1"),
             (bytes(3_000_000), 413, "the request is larger than 2 MB"),
         ],
-        ids=["empty", "text", "truncated", "cmyk", "animated", "heic", "megapixels", "megabytes"],
     )
-    def test_files(self, client, content, code, reason):
-        answer = post(client, encoded(picture()), content)
+    @pytest.mark.parametrize("path", ["/predict", "/embed"])
+    def test_files(self, client, content, code, reason, path):
+        answer = post(client, encoded(picture()), content, path=path)
         assert answer.status_code == code
         assert reason in answer.json()["detail"]
         assert post(client, encoded(picture())).status_code == 200
 
+    @pytest.mark.parametrize(
+        "content",
+        {
+            "1x1": encoded(Image.new("RGB", (1, 1))),  # smaller than any model's least: resized, as every image is
+            "1x20000": encoded(Image.new("RGB", (1, 20000))),
+            "20000x1": encoded(Image.new("RGB", (20000, 1))),
+            "inflated pixels": encoded(picture())[:33] + chunk(b"IDAT", INFLATED) + chunk(b"IEND", b""),
+            "64 scans": jpeg_with_scans(64),
+            "scans after the end": encoded(picture(), "JPEG") + b"\xff\xda" * 100,  # as in a phone's moving photo
+            "scans in a comment": encoded(picture(), "JPEG", comment=b"\xff\xda" * 100),
+            "orientation 0": jpeg_with_exif((ORIENTATION, 3, 1, bytes(4))),
+            "orientation 65535": jpeg_with_exif((ORIENTATION, 3, 1, b"\xff\xff\0\0")),
+            "orientation of text": jpeg_with_exif((ORIENTATION, 2, 4, b"abc\0")),
+            "orientation nan": jpeg_with_exif((ORIENTATION, 11, 1, struct.pack("<f", float("nan")))),
+            "four thousand million orientations": jpeg_with_exif((ORIENTATION, 3, 2**32 - 1, SIDEWAYS)),
+            "unknown type": jpeg_with_exif((ORIENTATION, 99, 1, SIDEWAYS)),
+            "entries that are not there": jpeg_with_exif((ORIENTATION, 3, 1, SIDEWAYS), count=60000),
+            "a directory within itself": jpeg_with_exif(
+                (ORIENTATION, 3, 1, SIDEWAYS), (0x8769, 4, 1, struct.pack("<I", 8)), following=8
+            ),
+            "beyond the end": jpeg_with_exif((ORIENTATION, 3, 1, SIDEWAYS), (0x8825, 4, 1, b"\xff\xff\xff\x7f")),
+            "cannot be written again": jpeg_with_exif((ORIENTATION, 3, 1, SIDEWAYS), (0x8769, 2, 4, b"abcd")),
+        }.items(),
+        ids=lambda item: item[0],
+    )
+    def test_odd_files_that_are_images(self, client, content):
+        assert post(client, content[1]).status_code == 200
+        assert len(post(client, content[1], path="/embed").json()["results"][0]["embedding"]) > 0
+
+    @pytest.mark.parametrize("name", ["../../etc/passwd", "<img src=x onerror=alert()>.png", "é中😀.png", "a" * 3000])
+    def test_odd_names(self, client, name):
+        answer = client.post("/predict", files=[("images", (name, encoded(picture())))])
+        assert answer.json()["results"][0]["name"] == name
+        answer = client.post("/predict", files=[("images", (name, b"text"))])
+        assert (answer.status_code, answer.json()["detail"]) == (422, f"{name}: not an image")
+
     @pytest.mark.parametrize("side", [3000, 60000])  # more than the service takes, and more than Pillow does
     def test_no_pixel_of_a_bomb_is_decoded(self, client, side, monkeypatch):
-        bomb = encoded(Image.new("1", (side, side)))
-        assert len(bomb) < 2_000_000
         monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-        answer = post(client, bomb)
+        answer = post(client, png_that_claims(side, side))
         assert answer.status_code == 422
         assert "pixels" in answer.json()["detail"]
 
@@ -210,8 +306,12 @@ class TestWhatIsRefused:
         answer = client.post("/predict", **request_)
         assert (answer.status_code, reason in str(answer.json()["detail"])) == (code, True), answer.text
 
-    def test_numbers(self, client):
-        assert post(client, encoded(picture()), top_k=0).status_code == 422
+    @pytest.mark.parametrize("top_k", ["0", "-1", "1.5", "many", ""])
+    def test_numbers(self, client, top_k):
+        assert post(client, encoded(picture()), top_k=top_k).status_code == 422
+
+    def test_more_classes_than_there_are(self, client):
+        assert len(post(client, encoded(picture()), top_k=10**30).json()["results"][0]["labels"]) == 4
 
     def test_a_body_whose_length_is_not_announced(self, client):
         def endless():
@@ -266,15 +366,16 @@ class TestWhatIsRefused:
             assert service.batcher.accepted == 0
 
     @pytest.mark.slow
+    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="memory and open files are read from /proc")
     def test_damaged_files_never_stop_it(self, client):
-        """5,000 of them: bytes changed, left out, repeated."""
+        """5,000 of them: bytes changed, left out, repeated. Memory, threads and open files stay what they were."""
         dice = random.Random(0)
         originals = [
             *(encoded(picture(), kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")),
             encoded(picture(mode="P"), "GIF"), encoded(picture(mode="L"), "PNG"),
         ]  # fmt: skip
-        codes = set()
-        for _ in range(5000):
+        codes, used = Counter(), {}
+        for count in range(1, 5001):
             content = bytearray(dice.choice(originals))
             for _ in range(dice.randint(1, 8)):
                 kind, place = dice.randrange(3), dice.randrange(len(content))
@@ -285,8 +386,15 @@ class TestWhatIsRefused:
                 else:
                     content[place:place] = content[place : place + dice.randint(1, 50)]
                 content = content or bytearray(b"x")
-            codes.add(post(client, bytes(content)).status_code)
-        assert codes == {200, 422}
+            codes[post(client, bytes(content)).status_code] += 1
+            if count in (1000, 5000):
+                gc.collect()
+                used[count] = resources()
+        print(codes, used)
+        assert codes.keys() == {200, 422}
+        assert used[5000]["threads"] == used[1000]["threads"]
+        assert used[5000]["files"] == used[1000]["files"]
+        assert used[5000]["mib"] < used[1000]["mib"] + 16
         assert client.get("/health").status_code == 200
         assert client.app.state.service.batcher.accepted == 0
 

@@ -6,6 +6,7 @@ import binascii
 import json
 import logging
 import math
+import re
 import signal
 import socket
 import time
@@ -44,6 +45,9 @@ PATHS = ("/", "/predict", "/embed", "/health", "/metrics", "/docs", "/openapi.js
 # What Pillow may try on an upload: of others, some run programs, some are decoded when they are opened.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 READERS = 2  # threads that decode images
+# Each scan of a JPEG goes over all of its pixels: a file of 140 kB with 1,000 of them takes 20 s. Encoders write 10.
+MAX_SCANS = 64
+MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # in a JPEG: of a segment with a length, or the end
 # What a browser or a client sends; in the description of the requests.
 BODY = {
     "requestBody": {
@@ -112,6 +116,8 @@ class Service:
     def _read(self, content: bytes, name: str) -> Tensor:
         if content[4:12] in HEIC:
             raise UnreadableImageError(name, "HEIC is not read here: send JPEG, PNG or WebP")
+        if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
+            raise UnreadableImageError(name, f"a JPEG of more than {MAX_SCANS} scans")
         return self.transform(decode_image(content, name, self._against, FORMATS))
 
     def _against(self, image: Image.Image) -> str | None:
@@ -166,6 +172,14 @@ class Service:
             raise HTTPException(504, f"no answer within {self.config.timeout:g} seconds") from None
         shown = [{"name": name, **show(*result)} for name, result in zip(names, results, strict=True)]
         return {"model": self.classifier.name, "results": shown}
+
+
+def _scans(jpeg: bytes) -> int:
+    count, place = 0, 2
+    while (marker := MARKER.search(jpeg, place)) and marker[0] != b"\xff\xd9":  # what follows the end is not decoded
+        count += marker[0] == b"\xff\xda"
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return count
 
 
 async def _images(request: Request, most: int) -> list[tuple[str, bytes]]:
