@@ -2,6 +2,7 @@
 
 import base64
 import gc
+import http.client
 import inspect
 import io
 import json
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -399,33 +399,74 @@ class TestWhatIsRefused:
         assert client.app.state.service.batcher.accepted == 0
 
 
+# `glocal serve` with slow batches; at its end it prints how many requests it has let in.
+COUNTED = """
+import sys, time
+from glocal.cli import main
+from glocal.deploy.server import Service
+
+answer, compute, begun = Service.answer, Service._compute, []
+
+def counted(self, *args):
+    begun.append(1)
+    return answer(self, *args)
+
+def slow(self, images):
+    time.sleep(0.05)
+    return compute(self, images)
+
+Service.answer, Service._compute = counted, slow
+code = main(["serve", *sys.argv[1:]])
+print(len(begun))
+sys.exit(code)
+"""
+
+
 class TestCommand:
-    def test_a_signal_lets_it_finish(self, checkpoint, tmp_path):
-        port = 20000 + random.randrange(20000)
-        command = [sys.executable, "-m", "glocal", "serve", "--checkpoint", str(checkpoint), "--port", str(port)]
-        command += ["--engine", "torch", "--max-wait-ms", "1500"]
+    def test_a_signal_lets_it_finish(self, checkpoint):
+        """Of 32 clients that never stop asking: whoever was let in has an answer, the others see a closed door."""
+        command = [sys.executable, "-c", COUNTED, "--checkpoint", str(checkpoint), "--port", "0"]
+        command += ["--engine", "torch", "--threads", "1", "--max-batch", "4"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
-            address = f"http://127.0.0.1:{port}"
-            for _ in range(300):
-                try:
-                    urllib.request.urlopen(f"{address}/health", timeout=1)
-                    break
-                except OSError:
-                    assert process.poll() is None, process.stderr.read()
-                    time.sleep(0.2)
-            body = json.dumps({"images": [base64.b64encode(encoded(picture())).decode()]}).encode()
-            request = urllib.request.Request(f"{address}/predict", body, {"content-type": "application/json"})
-            answers = []
-            asking = threading.Thread(target=lambda: answers.append(urllib.request.urlopen(request, timeout=20).status))
-            asking.start()
-            time.sleep(0.5)  # it is waiting for more images now
+            port = int(re.search(r"listening on http://127.0.0.1:(\d+)", process.stderr.readline())[1])
+            codes, refused = [], []
+            threads = [threading.Thread(target=self.ask, args=(port, codes, refused)) for _ in range(32)]
+            for thread in threads:
+                thread.start()
+            while len(codes) < 64:
+                time.sleep(0.01)
+                assert process.poll() is None, process.stderr.read()
             process.send_signal(signal.SIGTERM)
-            asking.join(20)
-            assert answers == [200]
-            assert process.wait(20) == 0
+            before = len(codes)
+            for thread in threads:
+                thread.join(60)
+            assert not any(thread.is_alive() for thread in threads)
+            output, errors = process.communicate(timeout=60)
         finally:
             process.kill()
+        assert process.returncode == 0, errors
+        assert int(output) == len(codes)
+        assert set(codes) == {200}
+        assert len(codes) > before  # some were waiting when the signal came
+        assert len(refused) == 32
+
+    @staticmethod
+    def ask(port, codes, refused):
+        """Ask until the door is closed."""
+        body = json.dumps({"images": base64.b64encode(encoded(picture())).decode()})
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        while True:
+            try:
+                connection.request("POST", "/predict", body, {"content-type": "application/json"})
+                answer = connection.getresponse()
+                answer.read()
+                codes.append(answer.status)
+            except ConnectionRefusedError as error:
+                refused.append(error)
+                return
+            except (ConnectionError, http.client.BadStatusLine):  # closed between two requests, or not taken any more
+                connection.close()
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
