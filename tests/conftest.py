@@ -26,3 +26,19 @@ def one_thread():
 def cache_of_the_tests(tmp_path_factory):
     """Compiled models are kept for the session, not in the user's cache."""
     os.environ["GLOCAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A run folder of a small model for four classes and images of 32 pixels."""
+    import timm
+
+    from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=4)
+    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    info = CheckpointInfo("test_resnet", ["ant", "bee", "cat", "dog"], preprocessing)
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder / "model.safetensors", model.state_dict(), info)
+    return folder

@@ -4,29 +4,14 @@ import timm
 import torch
 from PIL import Image
 
-from glocal.data.image import UnreadableImageError
+from glocal.data.image import StoredImage, UnreadableImageError
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import predictor as predictor_module
 from glocal.deploy.predictor import Predictor
-from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ["ant", "bee", "cat", "dog"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=4)
-    preprocessing = Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
-    folder = tmp_path_factory.mktemp("run")
-    save_checkpoint(
-        folder / "model.safetensors",
-        model.state_dict(),
-        CheckpointInfo("test_resnet", CLASSES, preprocessing.to_dict()),
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +52,53 @@ def test_every_image_gets_its_result_whatever_the_batches(predictor, checkpoint,
         assert result.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
+def test_embeddings_are_the_features_before_the_classifier(predictor, images):
+    embeddings = list(predictor.embed(images))
+    assert [embedding.source for embedding in embeddings] == images
+    transform = Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3).transform()
+    for path, embedding in zip(images, embeddings, strict=True):
+        if path in (images[1], images[4]):
+            assert (embedding.vector, type(embedding.error)) == (None, UnreadableImageError)
+            continue
+        with torch.no_grad():
+            features = predictor.model.forward_features(transform(Image.open(path))[None])
+            expected = predictor.model.forward_head(features, pre_logits=True)[0].numpy()
+        assert embedding.vector.dtype == np.float32
+        assert embedding.vector.shape == (predictor.embedding_size,)
+        np.testing.assert_allclose(embedding.vector, expected, atol=1e-5)
+
+
+def test_embeddings_are_the_same_whatever_the_batches(predictor, checkpoint, images):
+    alone = Predictor(checkpoint, device="cpu", batch_size=1, engine="torch", threads=1)
+    for one, other in zip(alone.embed(images), predictor.embed(images), strict=True):
+        assert str(one.error) == str(other.error)
+        if one.error is None:
+            np.testing.assert_allclose(one.vector, other.vector, atol=1e-5)
+
+
+def test_stored_images_are_their_files(predictor, images):
+    with open(images[0], "rb") as file:
+        stored = [StoredImage("a", file.read()), StoredImage("b", b"text"), StoredImage("c")]
+    read, broken, missing = predictor(stored)
+    assert read.source == "a"
+    assert read.probabilities == pytest.approx(predictor(images[0])[0].probabilities, abs=1e-6)
+    assert [str(broken.error), str(missing.error)] == ["b: not an image", "c: no image"]
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_other_engines_agree(predictor, checkpoint, images, engine, tmp_path, monkeypatch):
     pytest.importorskip(engine)
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
     other = Predictor(checkpoint, device="cpu", batch_size=3, engine=engine)
-    assert other.engine == engine
     for result, expected in zip(other(images, top_k=4), predictor(images, top_k=4), strict=True):
         assert result.labels == expected.labels
         assert result.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
         assert str(result.error) == str(expected.error)
+    assert other.engine == engine
+    for result, expected in zip(other.embed(images), predictor.embed(images), strict=True):
+        assert (result.vector is None) == (expected.vector is None)
+        if expected.vector is not None:
+            np.testing.assert_allclose(result.vector, expected.vector, atol=1e-4)
 
 
 def test_engines_are_for_a_cpu(checkpoint, monkeypatch):
@@ -186,9 +208,12 @@ def test_top_k(predictor, images, top_k, count):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_values_of_the_model_stop_the_run(checkpoint, images, value):
     predictor = Predictor(checkpoint, device="cpu", engine="torch")
-    predictor._compute = lambda images: torch.full((len(images), 4), value)
+    predictor._logits = lambda images: torch.full((len(images), 4), value)
     with pytest.raises(RuntimeError, match="the model gives non-finite values"):
         predictor(images)
+    predictor._logits_and_embedding = lambda images: [None, torch.full((len(images), 8), value)]
+    with pytest.raises(RuntimeError, match="the model gives non-finite values"):
+        list(predictor.embed(images))
 
 
 def test_nothing_to_predict(predictor):

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image, ImageFile
 
@@ -32,23 +31,8 @@ from glocal.cli import main
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.predictor import Predictor
 from glocal.deploy.server import create_app
-from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-CLASSES = ["ant", "bee", "cat", "dog"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=4)
-    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
-    folder = tmp_path_factory.mktemp("run")
-    save_checkpoint(
-        folder / "model.safetensors", model.state_dict(), CheckpointInfo("test_resnet", CLASSES, preprocessing)
-    )
-    return folder
 
 
 def client_of(checkpoint, **options):

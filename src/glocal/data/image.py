@@ -7,6 +7,7 @@ import glob
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,29 @@ def decode_image(
     if not content:
         raise UnreadableImageError(name, "the file is empty")
     return _decode(io.BytesIO(content), name, check, formats)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image in a file of many, decoded when it is needed.
+
+    name: of its place, for people. content: of the image's own file; without it, `path` is read, if there is one.
+    reason: what to say where there is neither.
+    """
+
+    name: str
+    content: bytes | None = None
+    path: str | None = None
+    reason: str = "no image"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def load(self) -> Image.Image:
+        """The image as RGB; raises UnreadableImageError."""
+        if self.content is None and self.path is None:
+            raise UnreadableImageError(self.name, self.reason)
+        return read_image(self.path) if self.content is None else decode_image(self.content, self.name)
 
 
 def convert_image(image: Image.Image) -> Image.Image:

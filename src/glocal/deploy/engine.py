@@ -88,7 +88,6 @@ def compile(
         raise ValueError(f"{name} computes in fp32{' or bf16' if name == 'openvino' else ''}, not in {precision!r}")
     several = _gives_several(model, input_size)
     if name != "torch":
-        runtimes.require(FORMATS[name])
         try:
             return Engine(name, _load(model, name, input_size, threads, precision), several, input_size)
         except (ValueError, OSError, ExportMismatchError) as error:
@@ -99,9 +98,14 @@ def compile(
 
 
 def choose(engine: str) -> str:
-    """The engine that "auto" stands for: OpenVINO where it is installed, else ONNX Runtime, else torch."""
+    """The engine that "auto" stands for: OpenVINO where it is installed, else ONNX Runtime, else torch.
+
+    Raises ValueError for an unknown engine, ImportError for one that is not installed.
+    """
     if engine not in ENGINES:
         raise ValueError(f"the engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine in FORMATS:
+        runtimes.require(FORMATS[engine])
     if engine != "auto":
         return engine
     for name, target in FORMATS.items():

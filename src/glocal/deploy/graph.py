@@ -24,6 +24,18 @@ class Maps(nn.Module):
         return self.model.forward_intermediates(x, intermediates_only=True)
 
 
+class LogitsAndEmbedding(nn.Module):
+    """A model of timm's contract as a function to its logits, (B, classes), and its embedding, (B, D)."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.model.forward_features(x)
+        return self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
+
+
 def trace(
     model: nn.Module,
     input_size: tuple[int, int, int] = (3, 224, 224),

@@ -2,28 +2,32 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
-from glocal.data.image import UnreadableImageError, convert_image, read_image
+from glocal.data.image import StoredImage, UnreadableImageError, convert_image, read_image
 from glocal.data.preprocessing import Preprocessing
-from glocal.deploy.engine import compile
-from glocal.tasks.classifier import load_classifier, resolve_device
+from glocal.deploy.engine import choose, compile
+from glocal.deploy.graph import LogitsAndEmbedding
+from glocal.tasks.classifier import check_finite, load_classifier, resolve_device
 
-ImageLike = str | Path | Image.Image | np.ndarray
+ImageLike = str | Path | Image.Image | np.ndarray | StoredImage
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The most probable classes of one image, first to last.
 
-    source: the image's path, "" for one from memory. error: why it could not be read; then there are no classes.
+    source: the image's path or name, "" for one from memory. error: why it could not be read; then there are no
+    classes.
     """
 
     source: str
@@ -32,8 +36,20 @@ class Prediction:
     error: UnreadableImageError | None = None
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """The features of one image before the classifier, (D,) float32.
+
+    source: the image's path or name, "" for one from memory. error: why it could not be read; then there is no vector.
+    """
+
+    source: str
+    vector: np.ndarray | None
+    error: UnreadableImageError | None = None
+
+
 class Predictor:
-    """Predicts the class of images.
+    """Predicts the class of images, or embeds them.
 
     Args:
         checkpoint: a run folder or file of `glocal train`, or a file of the authors' or timm's weights for `model`.
@@ -41,9 +57,10 @@ class Predictor:
         device: "auto", "cpu", "cuda", …
         batch_size: images per forward pass.
         engine: what computes on a CPU, see `glocal.deploy.compile`; other devices have torch.
+        threads: cores to read images with, and to compute with on a CPU; by default all.
 
     Images are read and prepared by threads, while the batch before them is computed; no more than two batches are in
-    memory.
+    memory. The model is compiled when it computes first, for classes and embeddings apart.
 
     Raises FileNotFoundError or ValueError for weights that are missing or do not fit, ImportError for an engine that is
     not installed.
@@ -60,6 +77,7 @@ class Predictor:
         device: str = "auto",
         batch_size: int = 32,
         engine: str = "auto",
+        threads: int | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -67,32 +85,60 @@ class Predictor:
         on_cpu = self.device.type == "cpu"
         if not on_cpu and engine not in ("auto", "torch"):
             raise ValueError(f"{engine} computes on a CPU, not on {self.device}")
+        self.engine = choose(engine) if on_cpu else "torch"
+        self._engine_asked = engine
+        self.threads = threads
         self.classifier = load_classifier(checkpoint, model)
         self.model = self.classifier.model.to(self.device, memory_format=torch.channels_last).eval()
-        size = tuple(self.classifier.preprocessing["input_size"])
-        self._compute = compile(self.model, engine, size) if on_cpu else self._torch
-        self.engine = self._compute.name if on_cpu else "torch"
         self.class_names = self.classifier.descriptions
         self.batch_size = batch_size
         self._transform = Preprocessing(**self.classifier.preprocessing).transform()
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:
-        """Predict paths, PIL images or uint8 arrays of shape (H, W), (H, W, 3) or (H, W, 4); one result for each.
+        """Predict paths, PIL images, uint8 arrays of shape (H, W), (H, W, 3) or (H, W, 4), or stored images; one
+        result for each.
 
         Raises TypeError for anything else, RuntimeError where the model gives non-finite values.
         """
-        if isinstance(images, str | Path | Image.Image | np.ndarray) or not isinstance(images, Iterable):
-            images = [images]
         return list(self.stream(images, top_k))
 
-    def stream(self, images: Iterable[ImageLike], top_k: int = 5) -> Iterator[Prediction]:
+    def stream(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> Iterator[Prediction]:
         """The same, one after the other; images are taken from the iterable up to two batches ahead."""
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        images, top_k = iter(images), min(top_k, len(self.class_names))
+        for source, row in self._rows(images, self._probabilities):
+            if isinstance(row, UnreadableImageError):
+                yield Prediction(source, [], [], row)
+            else:
+                values, indices = row.topk(min(top_k, len(self.class_names)))
+                yield Prediction(source, [self.class_names[index] for index in indices.tolist()], values.tolist())
+
+    def embed(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Embedding]:
+        """The features of each image before the classifier, one after the other; see `stream`."""
+        for source, row in self._rows(images, self._embeddings):
+            failed = isinstance(row, UnreadableImageError)
+            yield Embedding(source, None, row) if failed else Embedding(source, row.numpy())
+
+    @cached_property
+    def embedding_size(self) -> int:
+        """The length of an embedding; ValueError for a model whose features are no vector."""
+        image = torch.zeros(1, *self.classifier.preprocessing["input_size"], device=self.device)
+        with torch.inference_mode():
+            shape = LogitsAndEmbedding(self.model)(image)[1].shape
+        if len(shape) != 2:
+            raise ValueError(f"{self.classifier.name} has no vector before its classifier, but {tuple(shape[1:])}")
+        return shape[1]
+
+    def _rows(
+        self, images: ImageLike | Iterable[ImageLike], compute: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[str, Tensor | UnreadableImageError]]:
+        """The source of each image, and its row of what `compute` makes of a batch, or why it could not be read."""
+        if isinstance(images, ImageLike) or not isinstance(images, Iterable):
+            images = [images]
+        images = iter(images)
         ahead: deque[tuple[ImageLike, Future]] = deque()
         failure: Exception | None = None  # of the iterable: raised after what it gave before
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "glocal-images") as readers:
+        with ThreadPoolExecutor(min(8, self.threads or os.cpu_count() or 1), "glocal-images") as readers:
             try:
                 while True:
                     try:
@@ -104,39 +150,54 @@ class Predictor:
                     if not ahead:
                         break
                     batch = [ahead.popleft() for _ in range(min(self.batch_size, len(ahead)))]
-                    yield from self._predict_batch(batch, top_k)
+                    yield from self._rows_of_batch(batch, compute)
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
         if not isinstance(failure, StopIteration):
             raise failure
 
-    def _prepare(self, image: ImageLike) -> torch.Tensor:
-        return self._transform(_as_rgb(image))
-
-    def _torch(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model(images.to(self.device, memory_format=torch.channels_last)).float()
-
-    def _predict_batch(self, images: list[tuple[ImageLike, Future]], top_k: int) -> list[Prediction]:
-        results: list[Prediction | None] = []
+    def _rows_of_batch(
+        self, images: list[tuple[ImageLike, Future]], compute: Callable[[Tensor], Tensor]
+    ) -> list[tuple[str, Tensor | UnreadableImageError]]:
+        results: list[tuple[str, UnreadableImageError | None]] = []
         tensors = []
         for image, prepared in images:
             try:
                 tensors.append(prepared.result())
-                results.append(None)
+                results.append((_source(image), None))
             except UnreadableImageError as error:
-                results.append(Prediction(_source(image), [], [], error))
+                results.append((_source(image), error))
         if not tensors:
             return results
         with torch.inference_mode():
-            logits = self._compute(torch.stack(tensors))
-            probabilities = self.classifier.probabilities(logits).cpu()  # (B, classes)
-        tops = iter(zip(*probabilities.topk(top_k), strict=True))
-        for place, (image, _) in enumerate(images):
-            if results[place] is None:
-                values, indices = next(tops)
-                labels = [self.class_names[index] for index in indices.tolist()]
-                results[place] = Prediction(_source(image), labels, values.tolist())
-        return results
+            rows = iter(compute(torch.stack(tensors)).cpu())
+        return [(source, next(rows) if error is None else error) for source, error in results]
+
+    def _prepare(self, image: ImageLike) -> Tensor:
+        return self._transform(_as_rgb(image))
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        return self.classifier.probabilities(self._logits(images))
+
+    def _embeddings(self, images: Tensor) -> Tensor:
+        return check_finite(self._logits_and_embedding(images)[1].float())
+
+    @cached_property
+    def _logits(self) -> Callable[[Tensor], Tensor]:
+        compute = self._compiled(self.model)
+        return lambda images: compute(images).float()
+
+    @cached_property
+    def _logits_and_embedding(self) -> Callable[[Tensor], list[Tensor]]:
+        return self._compiled(LogitsAndEmbedding(self.model))  # as the service has it, so that it is exported once
+
+    def _compiled(self, model: nn.Module) -> Callable:
+        if self.device.type != "cpu":
+            return lambda images: model(images.to(self.device, memory_format=torch.channels_last))
+        size = tuple(self.classifier.preprocessing["input_size"])
+        compute = compile(model, self._engine_asked, size, self.threads)
+        self.engine = compute.name  # "auto" may have come to another
+        return compute
 
 
 def _as_rgb(image: ImageLike) -> Image.Image:
@@ -149,10 +210,12 @@ def _as_rgb(image: ImageLike) -> Image.Image:
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
         return convert_image(image)
+    if isinstance(image, StoredImage):
+        return image.load()
     if not isinstance(image, str | Path):
         raise TypeError(f"an image must be a path, a PIL image or a uint8 array, got {type(image).__name__}")
     return read_image(image)
 
 
 def _source(image: ImageLike) -> str:
-    return str(image) if isinstance(image, str | Path) else ""
+    return str(image) if isinstance(image, str | Path | StoredImage) else ""

@@ -18,13 +18,14 @@ from importlib.resources import files
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from glocal.data.image import UnreadableImageError, decode_image
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy.batching import Batcher, BusyError
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.engine import compile
+from glocal.deploy.graph import LogitsAndEmbedding
 from glocal.tasks.classifier import Classifier, load_classifier
 
 try:
@@ -70,18 +71,6 @@ BODY = {
         },
     }
 }
-
-
-class LogitsAndEmbedding(nn.Module):
-    """A model of timm's contract as a function to its logits, (B, classes), and its embedding, (B, D)."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.model.forward_features(x)
-        return self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
 
 
 class Service:

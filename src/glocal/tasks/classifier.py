@@ -41,10 +41,14 @@ class Classifier:
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, classes) to the same: of each class by itself with several labels. RuntimeError for NaN and infinity."""
-        result = logits.sigmoid() if self.multi_label else logits.softmax(-1)
-        if not result.isfinite().all():
-            raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
-        return result
+        return check_finite(logits.sigmoid() if self.multi_label else logits.softmax(-1))
+
+
+def check_finite(values: torch.Tensor) -> torch.Tensor:
+    """The values that a model gives, as they are; RuntimeError for NaN and infinity."""
+    if not values.isfinite().all():
+        raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
+    return values
 
 
 def check_name(name: str) -> None:
