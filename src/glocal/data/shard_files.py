@@ -17,6 +17,7 @@ from glocal.data.image import one_line
 from glocal.data.shards import (
     SampleNumbers,
     ShardedSamples,
+    end_of,
     grouped,
     label_text,
     local_path,
@@ -70,10 +71,7 @@ def open_evaluation_shards(data: str, held_out: dict | None) -> DataSource:
 
 def _parts(data: str, notes: list[str]) -> dict[str, list[str]]:
     """The shards for "train" and "val", as their names say; all are for "train" where they say nothing."""
-    shards = _expand(data)
-    missing = [shard for shard in shards if local_path(shard) is not None and not os.path.isfile(local_path(shard))]
-    if missing:
-        raise FileNotFoundError(f"{data}: {counted(len(missing), 'shard')} missing: {quoted(missing)}")
+    shards = expand_shards(data)
     of_split: dict[str, list[str]] = {}
     for shard in shards:
         found = SPLIT.search(_base(shard))
@@ -90,8 +88,12 @@ def _parts(data: str, notes: list[str]) -> dict[str, list[str]]:
     return {part: shards for part, shards in parts.items() if shards}
 
 
-def _expand(data: str) -> list[str]:
-    """The shards that a pattern in braces, a glob pattern, an address or a folder stands for."""
+def expand_shards(data: str) -> list[str]:
+    """The shards that a pattern in braces, a glob pattern, an address or a folder stands for.
+
+    Raises FileNotFoundError for files that are not there, ValueError for a shard named twice, ImportError without the
+    library webdataset.
+    """
     try:
         from webdataset.shardlists import expand_urls
     except ImportError:
@@ -113,13 +115,16 @@ def _expand(data: str) -> list[str]:
             found.append(shard)
     if len(set(found)) < len(found):
         raise ValueError(f"{data} names a shard twice")
+    missing = [shard for shard in found if local_path(shard) is not None and not os.path.isfile(local_path(shard))]
+    if missing:
+        raise FileNotFoundError(f"{data}: {counted(len(missing), 'shard')} missing: {quoted(missing)}")
     return found
 
 
 def _beside(data: str, train: list[str], notes: list[str]) -> list[str]:
     """The shards named val in the folder of local shards named train."""
     folders = {_folder(shard) for shard in train if local_path(shard) is not None}
-    beside = [shard for folder in folders for shard in _expand(folder or ".")]
+    beside = [shard for folder in folders for shard in expand_shards(folder or ".")]
     for name in VAL_NAMES:
         found = [shard for shard in beside if (split := SPLIT.search(_base(shard))) and split[1] == name]
         if found:
@@ -204,7 +209,7 @@ def _scan(shard: str, labels: bool) -> _Contents:
             for _, key, fields in grouped(_members(tar, numbers, labels)):
                 if labels:
                     found.add(_label(shard, key, fields))
-            broken = None if path is None else _end(tar)
+            broken = None if path is None else end_of(tar)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         unopened = isinstance(error, tarfile.ReadError) and numbers.number < 0
         broken = "it is no tar file" if unopened else one_line(error)
@@ -222,15 +227,6 @@ def _members(tar: tarfile.TarFile, numbers: SampleNumbers, labels: bool) -> Iter
         if number is not None:
             wanted = labels and member.name.lower().endswith((".cls", ".json"))
             yield number, member.name, tar.extractfile(member).read() if wanted else b""
-
-
-def _end(tar: tarfile.TarFile) -> str | None:
-    """What is wrong with the place where reading ended: a tar file ends with blocks of zeros, or it is cut off."""
-    tar.fileobj.seek(tar.offset)
-    block = tar.fileobj.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE:
-        return "it is cut off"
-    return "a broken header follows" if block.strip(b"\0") else None
 
 
 def _label(shard: str, key: str, fields: dict[str, bytes]) -> str:

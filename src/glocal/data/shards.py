@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from glocal.data.dataset import mix_seeds, random_state
-from glocal.data.image import IMAGE_ENDINGS, UnreadableImageError, decode_image, one_line
+from glocal.data.image import IMAGE_ENDINGS, StoredImage, UnreadableImageError, one_line
 
 SHUFFLE_BUFFER = 1000
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves for itself
@@ -97,11 +98,7 @@ class ShardedSamples:
         if label is None:
             reason = "no label" if text is None else f"the label {text!r} is none of {len(self.class_names)} classes"
             raise UnreadableImageError(place, reason)
-        for ending, content in sample.fields.items():
-            if f".{ending}" in IMAGE_ENDINGS:
-                image = decode_image(content, f"{place}.{ending}")
-                return image, label if self.new_labels is None else self.new_labels[label]
-        raise UnreadableImageError(place, f"no image among {', '.join(sample.fields)}")
+        return sample.image().load(), label if self.new_labels is None else self.new_labels[label]
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -122,6 +119,14 @@ class RawSample:
     shard: str
     key: str
     fields: Fields
+
+    def image(self) -> StoredImage:
+        """The first image among the fields."""
+        place = f"{self.shard}: {self.key}"
+        for ending, content in self.fields.items():
+            if f".{ending}" in IMAGE_ENDINGS:
+                return StoredImage(f"{place}.{ending}", content)
+        return StoredImage(place, reason=f"no image among {', '.join(self.fields)}")
 
 
 class ShardStream(IterableDataset):
@@ -306,6 +311,37 @@ def read_shard(shard: str, wanted: set[int], count: int) -> Iterator[tuple[int, 
     ends = f"{shard} ends after {numbers.number + 1:,} of {count:,} samples{reason}"
     for number in reversed(left):
         yield number, UnreadableImageError(f"{shard}: sample {number}", ends)
+
+
+def images_in_shard(shard: str) -> Iterator[StoredImage]:
+    """The images of all samples of a shard, in order; where it is broken or cut off, one at its end that says so."""
+    numbers, path, broken = SampleNumbers(), local_path(shard), None
+    try:
+        with open_shard(shard) as stream, tarfile.open(fileobj=stream, mode="r|*" if path is None else "r:*") as tar:
+            for _, key, fields in grouped(_members(tar, numbers)):
+                yield RawSample(shard, key, fields).image()
+            broken = None if path is None else end_of(tar)
+    except Exception as error:  # of tarfile, gzip, a command, a network
+        broken = one_line(error)
+    if broken:
+        yield StoredImage(shard, reason=f"cannot be read to its end ({broken})")
+
+
+def _members(tar: tarfile.TarFile, numbers: "SampleNumbers") -> Iterator[tuple[int, str, bytes]]:
+    for member in tar:
+        number = numbers.of(member.name) if member.isreg() else None
+        if number is not None:
+            yield number, member.name, tar.extractfile(member).read()
+        tar.members.clear()  # or it would keep the headers of all
+
+
+def end_of(tar: tarfile.TarFile) -> str | None:
+    """What is wrong with the place where reading ended: a tar file ends with blocks of zeros, or it is cut off."""
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return "it is cut off"
+    return "a broken header follows" if block.strip(b"\0") else None
 
 
 class SampleNumbers:

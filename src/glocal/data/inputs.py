@@ -1,0 +1,131 @@
+"""Images without labels, many of them: files, WebDataset shards and Parquet files, cut into shards of work."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from glocal.data.image import StoredImage, find_images, one_line, read_image
+from glocal.data.source import is_shards, quoted
+
+TAR = (".tar", ".tar.gz", ".tgz")
+TABLE = ".parquet"
+ROWS = 64  # of a Parquet file that are read at a time
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A numbered part of the inputs: image files, or one WebDataset shard or Parquet file.
+
+    count: images in it; None for a WebDataset shard, which is not read for it.
+    """
+
+    number: int
+    files: list[str]
+    count: int | None = None
+
+    def images(self, column: str) -> Iterator[str | StoredImage]:
+        """The images in order, not yet read; those of a Parquet file are in `column`."""
+        first = self.files[0]
+        if _is_tar(first):
+            from glocal.data.shards import images_in_shard
+
+            return images_in_shard(first)
+        return _images_in_table(first, column) if first.lower().endswith(TABLE) else iter(self.files)
+
+
+def plan(sources: list[str], shard_size: int, column: str) -> list[Shard]:
+    """Cut inputs into shards.
+
+    Image files, folders of them and glob patterns give shards of `shard_size` files; every WebDataset shard and every
+    Parquet file is a shard by itself. A folder with .tar or .parquet files in it stands for these.
+
+    Raises FileNotFoundError or UnreadableImageError for a source that stands for nothing, ValueError for a Parquet file
+    without images in `column` and for a folder that holds both kinds, ImportError where an extra is missing.
+    """
+    images: dict[str, None] = {}
+    stored: dict[str, None] = {}
+    for source in map(str, sources):
+        for file in _files(source):
+            if _is_tar(file):
+                from glocal.data.shard_files import expand_shards
+
+                stored.update(dict.fromkeys(expand_shards(file)))
+            else:
+                (stored if file.lower().endswith(TABLE) else images)[file] = None
+    files = list(images)
+    parts = [files[first : first + shard_size] for first in range(0, len(files), shard_size)]
+    counted = [(part, len(part)) for part in parts]
+    counted += [([file], None if _is_tar(file) else _rows(file, column)) for file in stored]
+    return [Shard(number, *part) for number, part in enumerate(counted)]
+
+
+def inputs_key(shards: list[Shard]) -> str:
+    """Stands for the inputs: the names of the files in their order, and the sizes of those that hold many images."""
+    digest = hashlib.sha256()
+    for shard in shards:
+        for file in shard.files:
+            sized = _is_tar(file) or file.lower().endswith(TABLE)
+            size = os.path.getsize(file) if sized and os.path.isfile(file) else ""
+            digest.update(f"{shard.number}\t{file}\t{size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _is_tar(file: str) -> bool:
+    return file.lower().endswith(TAR) or "://" in file or file.startswith(("pipe:", "file:"))
+
+
+def _files(source: str) -> list[str]:
+    """The files that a source stands for, or the pattern or address that it is."""
+    if os.path.isdir(source):
+        inside = sorted(
+            str(file)
+            for file in Path(source).iterdir()
+            if file.name.lower().endswith((*TAR, TABLE)) and not file.name.startswith(".")
+        )
+        found = find_images([source])
+        if inside and found != [source]:
+            raise ValueError(f"{source} holds images and {quoted(inside, 2)}: name the ones or the others")
+        found = inside or found
+    else:
+        found = [source] if is_shards(source) else find_images([source])
+    if found == [source] and not os.path.isfile(source) and not is_shards(source):
+        read_image(source)  # raises, with what is wrong
+    return found
+
+
+def _rows(path: str, column: str) -> int:
+    """The rows of a Parquet file; ValueError for one without images in `column`."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as a Parquet file: {one_line(error)}") from None
+    if column not in schema.names:
+        raise ValueError(f"{path} has no column {column!r}: it has {quoted(schema.names)}; see --image-column")
+    kind = schema.field(column).type
+    inner = kind.field("bytes").type if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    if not (pyarrow.types.is_binary(inner) or pyarrow.types.is_large_binary(inner)):
+        raise ValueError(f"{path}: the column {column!r} holds {kind}, not images (bytes, or a struct with bytes)")
+    return rows
+
+
+def _images_in_table(path: str, column: str) -> Iterator[StoredImage]:
+    """The images in a Parquet file, in order; where it is broken, one at its end that says so."""
+    import pyarrow
+    from pyarrow import parquet
+
+    row = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    fields = value if isinstance(value, dict) else {"bytes": value}
+                    yield StoredImage(f"{path}: row {row}", fields["bytes"], fields.get("path"))
+                    row += 1
+    except (OSError, pyarrow.ArrowException) as error:
+        yield StoredImage(path, reason=f"the rows from {row} on cannot be read ({one_line(error)})")
