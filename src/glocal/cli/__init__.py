@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a classifier on a folder of images",
     "eval": "measure a trained model on a folder of images",
     "predict": "say what is on images",
+    "embed": "write the features of images as Parquet files",
     "serve": "answer requests over HTTP, with a page to try it",
     "export": "write a model as one file for ONNX, OpenVINO or torch.export",
     "bench": "time models side by side",

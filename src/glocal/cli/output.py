@@ -27,8 +27,8 @@ def facts(title: str, rows: dict[str, str]) -> Group:
     return Group(Text(title, style="table.title"), table)  # a table pads its own title with spaces
 
 
-def track(items: Iterable, total: int, unit: str = "images") -> Iterator:
-    """Pass items on; on a terminal, with a progress bar from the second second."""
+def track(items: Iterable, total: int | None, unit: str = "images") -> Iterator:
+    """Pass items on; on a terminal, with a progress bar from the second second. total: None where it is not known."""
     screen = Console(stderr=True)
     columns = TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     progress = Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)

@@ -1,10 +1,15 @@
 """Say what is on images: the most probable classes of each.
 
 Files that cannot be read are named on stderr, the others are predicted; the exit code is then 1.
+
+With --output the predictions become Parquet files: one per 10,000 image files, per WebDataset shard or per Parquet file
+of images. A file is there as a whole or not at all, and the same command goes on where it was stopped. With --ray a
+cluster computes them; its machines need the inputs, the checkpoint and the output folder under the same paths.
 """
 
 import sys
 
+from glocal.cli.embed import write
 from glocal.cli.output import console, track
 from glocal.deploy.config import PredictConfig
 
@@ -13,6 +18,10 @@ POSITIONAL = {"images": "+"}
 
 
 def run(config: PredictConfig) -> int:
+    return _show(config) if config.output is None else write(config)
+
+
+def _show(config: PredictConfig) -> int:
     from rich.table import Table
 
     from glocal.data.image import find_images

@@ -9,35 +9,86 @@ PRECISIONS = ("fp32", "fp16", "int8")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
-class PredictConfig:
-    """A prediction.
+class ImagesConfig:
+    """What a prediction and an embedding of images have in common.
 
     Args:
-        images: image files, folders of them, or glob patterns
+        images: image files, folders of them, or glob patterns; with --output also WebDataset shards (.tar) and Parquet
+            files, and folders of these
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
-        top_k: classes to show per image
         batch_size: images per step
         device: auto, cpu, cuda, cuda:1, mps, …
         engine: openvino, onnxruntime or torch, on a CPU; auto takes the first of them that is installed. The first two
             compile a model when they meet it first
+        output: folder for the results as Parquet files; what is there of the same run already is not computed again
+        shard_size: image files per Parquet file
+        image_column: column of Parquet files that holds the images
+        overwrite: begin anew in the output folder
+        ray: compute on a Ray cluster
+        ray_address: address of the cluster (default: $RAY_ADDRESS, or a Ray that is started on this machine)
+        workers: processes on the cluster (default: one per GPU, without GPUs one per machine)
     """
 
     images: list[str]
     checkpoint: str | None = None
     model: str | None = None
-    top_k: int = 3
     batch_size: int = 32
     device: str = "auto"
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
+    output: str | None = None
+    shard_size: int = 10_000
+    image_column: str = "image"
+    overwrite: bool = False
+    ray: bool = False
+    ray_address: str | None = None
+    workers: int | None = None
 
     def __post_init__(self):
-        for name in ("top_k", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in ("batch_size", "shard_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{_option(name)} must be at least 1, got {value}")
         if self.checkpoint is None and self.model is None:
             raise ValueError("give --checkpoint, or --model for a model's published weights")
+        needs = {"ray": ("ray_address", "workers"), "output": ("shard_size", "image_column", "overwrite", "ray")}
+        for needed, names in needs.items():
+            for name in names:
+                if getattr(self, name) != getattr(type(self), name) and not getattr(self, needed):
+                    raise ValueError(f"{_option(name)} needs {_option(needed)}")
+        if self.ray and ":" in self.device:
+            raise ValueError(f"--device {self.device}: with --ray every worker has a device of its own")
+
+
+@dataclass(frozen=True)
+class PredictConfig(ImagesConfig):
+    """A prediction.
+
+    Args:
+        top_k: classes to show per image
+    """
+
+    top_k: int = 3
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.top_k < 1:
+            raise ValueError(f"--top-k must be at least 1, got {self.top_k}")
+
+
+@dataclass(frozen=True)
+class EmbedConfig(ImagesConfig):
+    """An embedding."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.output is None:
+            raise ValueError("give --output, the folder for the embeddings")
 
 
 @dataclass(frozen=True)

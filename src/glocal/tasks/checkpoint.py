@@ -51,13 +51,16 @@ def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: Che
     write_atomically(path, save(tensors, {METADATA_KEY: json.dumps(asdict(info), ensure_ascii=False)}))
 
 
-def write_atomically(path: str | Path, content: "bytes | Callable[[BinaryIO], None]") -> None:
+def write_atomically(
+    path: str | Path, content: "bytes | Callable[[BinaryIO], None]", temporary: Path | None = None
+) -> None:
     """Write a file under a temporary name beside it, flush it to the disk, and rename it.
 
-    content: the bytes, or what writes them to an open file.
+    content: the bytes, or what writes them to an open file. temporary: a name of its own, where another process may
+    write the same file.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             if callable(content):

@@ -1,0 +1,225 @@
+"""Predictions or embeddings of many images as Parquet files: one per shard of the inputs, each whole or not there."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from glocal.data.inputs import Shard, inputs_key, plan
+from glocal.data.source import quoted
+from glocal.deploy.config import EmbedConfig, ImagesConfig, PredictConfig
+from glocal.tasks.checkpoint import find_checkpoint, read_info, write_atomically
+
+try:
+    import pyarrow
+    from pyarrow import parquet
+except ImportError:
+    raise ImportError("Parquet files need pyarrow: pip install 'glocal[cluster]'") from None
+
+if TYPE_CHECKING:
+    from glocal.deploy.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+PART = re.compile(r"part-\d{5,}\.parquet")
+ROWS = 1000  # in a row group, and in memory before they are written
+
+Track = Callable[[Iterable, int | None, str], Iterable]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an output folder holds: files, images in them, and how many of these could not be read."""
+
+    files: int
+    images: int
+    unreadable: int
+
+
+def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda items, total, unit: items) -> Results:
+    """Predict or embed the images of all inputs into `config.output`, one Parquet file per shard.
+
+    What the folder holds of the same run is not computed again. track: passes on items while it shows progress, see
+    `glocal.cli.output.track`.
+
+    Raises what `plan` and `Predictor` raise, ValueError for a folder with the results of another run, RuntimeError for
+    work that fails on a cluster.
+    """
+    if config.ray:
+        from glocal.deploy.cluster import write_on_cluster  # first, as it says what is not installed
+    folder = Path(config.output)
+    shards = plan(config.images, config.shard_size, config.image_column)
+    run = _run_of(config, shards)
+    there = _parts_there(folder, run, config.overwrite)
+    todo = [shard for shard in shards if part_name(shard.number) not in there]
+    if there:
+        log.warning("resumed: %d of %d shards are there already", len(there), len(shards))
+    predictor = None if config.ray or not todo else load_predictor(config)
+    _begin(folder, run, there)
+    try:
+        if config.ray and todo:
+            for _ in track(write_on_cluster(config, todo), len(todo), "shards"):
+                pass
+        elif predictor is not None:
+            for shard in todo:
+                write_shard(predictor, config, shard, track, f"images of shard {shard.number + 1} of {len(shards)}")
+    finally:
+        _remove_temporary(folder)
+    counts = [_count(folder / part_name(shard.number)) for shard in shards]
+    return Results(len(shards), sum(images for images, _ in counts), sum(unreadable for _, unreadable in counts))
+
+
+def load_predictor(config: ImagesConfig, threads: int | None = None) -> "Predictor":
+    """The predictor that a config asks for."""
+    from glocal.deploy.predictor import Predictor
+
+    return Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine, threads)
+
+
+def write_shard(
+    predictor: "Predictor",
+    config: PredictConfig | EmbedConfig,
+    shard: Shard,
+    track: Track = lambda items, total, unit: items,
+    unit: str = "images",
+) -> None:
+    """Write the file of one shard, under a temporary name until it is whole."""
+    images = shard.images(config.image_column)
+    embed = isinstance(config, EmbedConfig)
+    results = predictor.embed(images) if embed else predictor.stream(images, config.top_k)
+    rows = map(_embedding_row if embed else _prediction_row, track(results, shard.count, unit))
+    about = {"model": predictor.classifier.name, "version": version("glocal")}
+    columns = _embedding_columns(predictor.embedding_size) if embed else PREDICTION_COLUMNS
+    schema = pyarrow.schema(columns, {"glocal": json.dumps(about)})
+    path = Path(config.output) / part_name(shard.number)
+    temporary = path.with_name(temporary_name(shard.number))
+    write_atomically(path, lambda file: _write_rows(file, rows, schema), temporary)
+
+
+def part_name(number: int) -> str:
+    """The name of the file of a shard."""
+    return f"part-{number:05}.parquet"
+
+
+def temporary_name(number: int, process: str | None = None) -> str:
+    """Its name while a process writes it, by default this one."""
+    return f".{part_name(number)}.{process or f'{socket.gethostname()}-{os.getpid()}'}.tmp"
+
+
+PREDICTION_COLUMNS = [
+    ("source", pyarrow.string()),
+    ("label", pyarrow.string()),
+    ("labels", pyarrow.list_(pyarrow.string())),
+    ("probabilities", pyarrow.list_(pyarrow.float32())),
+    ("error", pyarrow.string()),
+]
+
+
+def _embedding_columns(size: int) -> list:
+    vector = pyarrow.list_(pyarrow.float32(), size)
+    return [("source", pyarrow.string()), ("embedding", vector), ("error", pyarrow.string())]
+
+
+def _prediction_row(prediction) -> dict:
+    labels = prediction.labels or None
+    return {
+        **_source_and_error(prediction),
+        "label": labels and labels[0],
+        "labels": labels,
+        "probabilities": prediction.probabilities or None,
+    }
+
+
+def _embedding_row(embedding) -> dict:
+    return {**_source_and_error(embedding), "embedding": embedding.vector}
+
+
+def _source_and_error(result) -> dict:
+    error = result.error and " ".join(str(result.error).removeprefix(f"{result.source}: ").split())
+    texts = {"source": result.source, "error": error}
+    # Names of files may hold bytes that are no text.
+    return {name: text and text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
+
+
+def _write_rows(file: BinaryIO, rows: Iterator[dict], schema: pyarrow.Schema) -> None:
+    with parquet.ParquetWriter(file, schema) as writer:
+        while group := list(islice(rows, ROWS)):
+            writer.write_table(pyarrow.Table.from_pylist(group, schema))
+
+
+def _count(part: Path) -> tuple[int, int]:
+    """The rows of a file, and those with an error."""
+    about = parquet.read_metadata(part)
+    errors = about.num_columns - 1
+    empty = sum(about.row_group(group).column(errors).statistics.null_count for group in range(about.num_row_groups))
+    return about.num_rows, about.num_rows - empty
+
+
+def _run_of(config: PredictConfig | EmbedConfig, shards: list[Shard]) -> dict:
+    """What makes results those of one run; the names are for people, too."""
+    path = find_checkpoint(config.checkpoint) if config.checkpoint is not None else None
+    info = read_info(path) if path is not None else None
+    return {
+        "command": "embed" if isinstance(config, EmbedConfig) else "predict",
+        "images": inputs_key(shards),
+        "model": config.model if info is None else info.model,
+        "checkpoint": None if path is None else _content_key(path),
+        "shard size": config.shard_size,
+        "image column": config.image_column,
+        "top k": getattr(config, "top_k", None),
+    }
+
+
+def _content_key(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _parts_there(folder: Path, run: dict, overwrite: bool) -> set[str]:
+    """The names of files that need not be computed; ValueError for those of another run."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--output {folder}: this is a file, not a folder")
+    there = _parts(folder)
+    if not there:
+        return there
+    try:
+        known = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(f"{folder} holds {quoted(sorted(there), 2)} without {PLAN}: choose another folder") from None
+    if overwrite:
+        return set()
+    changed = [name for name in run if known.get(name) != run[name]]
+    if changed:
+        what = " and ".join(changed)
+        raise ValueError(f"{folder} holds the results of a run with another {what}; --overwrite begins anew")
+    return there
+
+
+def _parts(folder: Path) -> set[str]:
+    return {file.name for file in folder.glob("part-*.parquet") if PART.fullmatch(file.name)}
+
+
+def _begin(folder: Path, run: dict, keep: set[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_temporary(folder)
+    for name in _parts(folder) - keep:
+        (folder / name).unlink()
+    write_atomically(folder / PLAN, (json.dumps(run, indent=2) + "\n").encode())
+
+
+def _remove_temporary(folder: Path) -> None:
+    """Remove what processes that were killed have left unfinished."""
+    for file in folder.glob(".part-*.tmp"):
+        file.unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+"""The shards on a Ray of two workers: the same files as without, whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from glocal.deploy import bulk, cluster
+from glocal.deploy.config import EmbedConfig
+from glocal.tasks.checkpoint import read_info, save_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a worker takes a core")
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Twelve images below the current folder, of which the fifth cannot be read."""
+    monkeypatch.chdir(tmp_path)  # so that the workers have to find relative paths
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        pixels = np.random.RandomState(number).randint(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"photos/{number:02}.png")
+    (tmp_path / "photos/04.png").write_text("text")
+
+
+def config(checkpoint, **options):
+    common = {"checkpoint": str(checkpoint), "engine": "torch", "batch_size": 2, "shard_size": 3, "device": "cpu"}
+    return EmbedConfig(["photos"], **common, **options)
+
+
+def start(checkpoint):
+    """Begin `glocal embed` on a Ray of two workers; in a process of its own, as Ray never leaves one quite."""
+    command = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())", "embed", "photos"]
+    options = ["--checkpoint", str(checkpoint), "--engine", "torch", "--batch-size", "2", "--shard-size", "3"]
+    options += ["--device", "cpu", "--output", "out", "--ray", "--workers", "2"]
+    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@two_cores
+@pytest.mark.usefixtures("photos")
+@pytest.mark.slow
+def test_files_are_those_of_one_process(checkpoint, tmp_path):
+    here, out = tmp_path / "here", tmp_path / "out"
+    bulk.write_results(config(checkpoint, output="here"))
+    out.mkdir()
+    for name in ("part-00002.parquet", "plan.json"):
+        (out / name).write_bytes((here / name).read_bytes())
+    shown, errors = (run := start(checkpoint)).communicate(timeout=240)
+    assert (run.returncode, shown) == (1, "12 images in 4 files in out\n")
+    assert errors.splitlines() == [
+        "note: resumed: 1 of 4 shards are there already",
+        "error: 1 image could not be read: the column error says why",
+    ]
+    names = sorted(file.name for file in here.iterdir())
+    assert sorted(file.name for file in out.iterdir()) == names
+    for name in names[:-1]:
+        table, expected = parquet.read_table(out / name), parquet.read_table(here / name)
+        assert table.schema.equals(expected.schema, check_metadata=True)
+        for row, other in zip(table.to_pylist(), expected.to_pylist(), strict=True):
+            assert (row["source"], row["error"]) == (other["source"], other["error"])
+            if other["error"] is None:
+                np.testing.assert_allclose(row["embedding"], other["embedding"], atol=1e-5)
+
+
+@two_cores
+@pytest.mark.usefixtures("photos")
+@pytest.mark.slow
+def test_worker_that_dies_is_replaced_and_its_shard_begun_again(checkpoint, tmp_path):
+    run, deadline = start(checkpoint), time.monotonic() + 120
+    while not (begun := list((tmp_path / "out").glob(".part-*.tmp"))) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(int(begun[0].name.split("-")[-1].removesuffix(".tmp")), signal.SIGKILL)
+    shown, _ = run.communicate(timeout=240)
+    assert run.returncode == 1
+    assert shown.endswith("12 images in 4 files in out\n")  # after Ray's own note of the death
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {*map(bulk.part_name, range(4)), "plan.json"}
+    assert sum(parquet.read_metadata(part).num_rows for part in (tmp_path / "out").glob("*.parquet")) == 12
+
+
+@two_cores
+@pytest.mark.usefixtures("photos")
+@pytest.mark.slow
+def test_what_goes_wrong_in_a_worker_is_one_line(checkpoint, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    save_checkpoint(broken, {}, read_info(checkpoint / "model.safetensors"))
+    shown, errors = (run := start(broken)).communicate(timeout=240)
+    assert (run.returncode, shown, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith("error: part-0000")
+    assert "broken.safetensors does not fit test_resnet" in errors
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["plan.json"]
+
+
+@pytest.mark.usefixtures("photos")
+def test_work_that_kills_its_workers_is_given_up(checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    worker = cluster.Worker(config(checkpoint, output="out"), 1, str(tmp_path))
+    for process in range(cluster.TRIES):
+        (tmp_path / "out" / bulk.temporary_name(7, f"host-{process}")).touch()
+    files = [os.fsencode("photos/00.png")]
+    assert worker({"number": 7, "files": files}) == {"number": 7, "error": "its worker died 3 times"}
+    assert worker({"number": 6, "files": files}) == {"number": 6, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("options", "resources", "expected"),
+    [
+        ({}, {"CPU": 64.0}, (2, 32, {"num_cpus": 0.5})),
+        ({"workers": 3}, {"CPU": 64.0}, (3, 21, {"num_cpus": 0.5})),
+        ({"workers": 50}, {"CPU": 64.0}, (10, 6, {"num_cpus": 0.5})),
+        ({}, {"CPU": 64.0, "GPU": 8.0}, (8, 8, {"num_gpus": 1})),
+        ({"device": "cuda", "workers": 4}, {"CPU": 64.0, "GPU": 8.0}, (4, 16, {"num_gpus": 1})),
+        ({"device": "cpu"}, {"CPU": 64.0, "GPU": 8.0}, (2, 32, {"num_cpus": 0.5})),
+        ({"device": "cuda"}, {"CPU": 4.0}, "the cluster has 0 GPUs, too few for 1 worker"),
+        ({"workers": 5}, {"CPU": 4.0}, "the cluster has 4 CPUs, too few for 5 workers"),
+        ({"workers": 2}, {"CPU": 4.0, "GPU": 1.0}, "the cluster has 1 GPU, too few for 2 workers"),
+    ],
+    ids=str,
+)
+def test_workers_and_their_share_of_two_machines(options, resources, expected):
+    config = EmbedConfig(["x"], model="van_b0", output="out", ray=True, **options)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            cluster.share(config, 10, resources, machines=2)
+    else:
+        assert cluster.share(config, 10, resources, machines=2) == expected
