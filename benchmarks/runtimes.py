@@ -79,6 +79,11 @@ def features(name: str) -> dict[str, float | str]:
 def table(results: dict) -> str:
     """Two tables: differences per family, and milliseconds per model, size and runtime."""
     lines = [
+        "## What works where",
+        "",
+        "`benchmarks/runtimes.py` writes these tables. Largest difference from PyTorch in standard deviations of its",
+        "results, small models, batch and size open (int8: batch open, 64 × 64, on the images it was calibrated on):",
+        "",
         "| family | ONNX | OpenVINO | torch.export | maps | preprocessing in the file | int8 |",
         "|---|---|---|---|---|---|---|",
     ]

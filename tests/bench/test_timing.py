@@ -166,7 +166,7 @@ def test_arguments_that_are_none(text):
         BenchConfig([text])
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_engines_compute_what_they_are_timed_for(engine):
     config = BenchConfig(["van_pico"], "test_resnet", sizes="64x48", rounds=1, batch_sizes="2", engine=engine)
     timings = timing.compare(config)

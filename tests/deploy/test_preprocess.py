@@ -58,7 +58,7 @@ class Small(nn.Module):
         return self.conv(x).flatten(1)
 
 
-@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize("ending", [".onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in (".xml", ".pt2"))])
 def test_in_a_file(tmp_path, ending):
     torch.manual_seed(0)
     model, preprocessing = Small().eval(), PREPROCESSINGS["center"]
