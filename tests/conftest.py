@@ -13,6 +13,11 @@ os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kern
 torch.ones(1, requires_grad=True).sum().backward()
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Ray, which starts threads of its own, stays out of the processes of CI: their tests fork."""
+    return True if collection_path.name == "test_cluster.py" and config.option.markexpr == "not slow" else None
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """On tensors of a few kilobytes a second thread costs more than it brings, most of all on a busy machine."""

@@ -82,6 +82,7 @@ def test_mistakes_are_one_line(args, message, capsys, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # it loads Ray
 def test_there_is_no_such_cluster(arguments, capsys):
     assert main(["embed", *arguments, "--ray", "--ray-address", "127.0.0.1:1"]) == 1
     error = capsys.readouterr().err

@@ -232,6 +232,7 @@ class TestResume:
             write_results(config())
         assert sorted(state(tmp_path / "out")) == ["part-00000.parquet", "plan.json"]
 
+    @pytest.mark.slow
     @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
     def test_killed_run_leaves_whole_files_and_goes_on(self, config, checkpoint, tmp_path):
         many = tmp_path / "many"

@@ -85,7 +85,7 @@ def test_stored_images_are_their_files(predictor, images):
     assert [str(broken.error), str(missing.error)] == ["b: not an image", "c: no image"]
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_other_engines_agree(predictor, checkpoint, images, engine, tmp_path, monkeypatch):
     pytest.importorskip(engine)
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
