@@ -1,5 +1,7 @@
 """A compiled model computes what the model does, with any engine."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch import nn
 
 import glocal
 from agreement import randomised
-from glocal.deploy import compile, engine, runtimes
+from glocal.deploy import compile, engine, export, runtimes
 from glocal.deploy.graph import Maps
 
 pytest.importorskip("onnxscript")
@@ -264,3 +266,22 @@ def test_threads(small):
     compile(small, "torch", threads=2)(np.zeros((1, 3, 8, 8), np.float32))
     assert seen[-1] == 2
     assert torch.get_num_threads() == before
+
+
+SIGNAL_AFTER_ENDED_MODELS = """
+import os, signal, sys
+from pathlib import Path
+from glocal.deploy import runtimes
+signal.signal(signal.SIGUSR1, lambda number, frame: print("reached"))
+models = [runtimes.load(Path(sys.argv[1])) for _ in range(2)]
+while models:
+    del models[0]  # the first ends before the second
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_reach_a_process_whose_models_have_ended(small, tmp_path):
+    export(small, tmp_path / "small.xml", "openvino")
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNAL_AFTER_ENDED_MODELS, str(tmp_path / "small.xml")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (0, "reached\n"), result.stderr

@@ -229,16 +229,13 @@ class OpenVINO:
     """
 
     def __init__(self, path: Path, threads: int | None, precision: str, keep: bool):
-        import openvino
-
         self.threads = ThreadPoolExecutor(os.cpu_count(), "glocal-openvino")
-        self.core = openvino.Core()
-        if keep:
-            self.core.set_property({"CACHE_DIR": str(path.parent / "compiled")})
-        self.graph = self.core.read_model(path)
+        self.graph = runtimes.openvino_core().read_model(path)
         self.settings = {"INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else precision}
         if threads is not None:
             self.settings["INFERENCE_NUM_THREADS"] = threads
+        if keep:
+            self.settings["CACHE_DIR"] = str(path.parent / "compiled")
         self.compiled: OrderedDict = OrderedDict()  # by (C, H, W) and what it is made for, the latest last
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
@@ -260,7 +257,8 @@ class OpenVINO:
         if key not in self.compiled:
             graph = self.graph.clone()
             graph.reshape([1, *shape])
-            model = self.core.compile_model(graph, "CPU", {**self.settings, "PERFORMANCE_HINT": hint})
+            settings = {**self.settings, "PERFORMANCE_HINT": hint}
+            model = runtimes.openvino_core().compile_model(graph, "CPU", settings)
             count = 1 if hint == "LATENCY" else model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
             self.compiled[key] = [model.create_infer_request() for _ in range(count)]
             if len(self.compiled) > COMPILED_KEPT:

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,11 +40,21 @@ def onnx(path: Path, threads: int | None = None) -> Callable[[np.ndarray], list[
     return lambda images: session.run(None, {name: images})
 
 
-def _openvino(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+@cache
+def openvino_core():
+    """The one `openvino.Core` of the process.
+
+    Each puts its own stack for signals before the last one's and takes it away when it ends; of two that end in the
+    order in which they began, the next signal, Ctrl-C for one, would find none and kill the process.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _openvino(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     # In float32: some processors would otherwise compute in bfloat16.
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: list(compiled(images).values())
 
 
