@@ -114,6 +114,7 @@ def test_unreadable_files_of_all_devices_are_named_and_counted(damaged, tmp_path
     assert int(rows(tmp_path / "run")[0]["unread"]) >= 10
 
 
+@pytest.mark.slow  # as long as the one before
 def test_the_limit_of_unreadable_files_is_for_all_devices(damaged, tmp_path):
     settings = SETTINGS | dict(data=str(damaged), output=str(tmp_path / "run"), devices=2, val_fraction=None)
     stopped = launch(settings | dict(batch_size=6, accumulate=1, max_bad="9%"))  # 8 of 90; no device meets more
