@@ -13,6 +13,7 @@ from agreement import randomised
 from glocal.deploy import export, files, runtimes
 from glocal.deploy.files import ExportMismatchError, compare, random_images
 from glocal.deploy.graph import Maps
+from glocal.layers.position import LogCPB, RelativePosition
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")
@@ -36,6 +37,23 @@ class Small(nn.Module):
 
     def forward(self, x):
         return self.conv(x).relu().mean((2, 3))
+
+
+class Tables(nn.Module):
+    """An image's sum weighted by a table of positions: OSRA's encoding or TransNeXt's log-spaced bias."""
+
+    def __init__(self, table: str):
+        super().__init__()
+        torch.manual_seed(0)
+        self.log = table == "log-cpb"
+        self.table = LogCPB(2, 56) if self.log else RelativePosition(2, (16, 16), 4)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        table = self.table(height, width, height // 4, width // 4)[None] if self.log else self.table(x)
+        return (x.mean(1).flatten(1)[:, None, :, None] * table).sum(2)  # (B, heads, keys)
 
 
 @pytest.fixture
@@ -135,6 +153,16 @@ class TestFiles:
         assert all(parameter.requires_grad for parameter in model.parameters())
         assert [part.training for part in model] == [True, True, True, False]
 
+    @pytest.mark.parametrize("table", ["encoding", "log-cpb"])
+    def test_tables_of_positions_where_the_size_is_known(self, table, tmp_path):
+        """What OpenVINO computes before it runs, too; `export` compares both."""
+        path = export(Tables(table).eval(), tmp_path / "model.xml", dynamic=("size",), input_size=(3, 20, 28)).path
+        x = torch.randn(1, 3, 12, 40)
+        with torch.no_grad():
+            expected = Tables(table).eval()(x)
+        known = runtimes.openvino(path, x.shape)(x.numpy())[0]
+        np.testing.assert_allclose(known, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
 
 class TestWhatIsRefused:
     def test_a_file_that_computes_something_else(self, small, tmp_path, monkeypatch):
@@ -200,6 +228,15 @@ class TestWhatIsRefused:
         with pytest.raises(ValueError, match="size left open"):
             export(model, tmp_path / "model.onnx")
         assert export(model, tmp_path / "model.onnx", dynamic=("batch",), input_size=(3, 8, 8)).difference < 1e-4
+
+    def test_what_is_wrong_only_where_the_size_is_known_is_not_kept(self, small, tmp_path, monkeypatch):
+        as_written = runtimes.openvino
+        monkeypatch.setattr(
+            runtimes, "openvino", lambda path, shape=None: as_written(path) if shape is None else lambda x: [x[:, 0, 0]]
+        )
+        with pytest.raises(ExportMismatchError, match="the file for openvino computes something else than PyTorch"):
+            export(small, tmp_path / "model.xml")
+        assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
         ("name", "options", "message"),

@@ -78,7 +78,7 @@ class Preprocess(nn.Module):
 
     def _filter(self, distance: Tensor) -> Tensor:
         """Weight by distance: a triangle, or Keys' cubic with a = -1/2 (IEEE ASSP 29, 1981, eq. 15)."""
-        x = distance.abs()
+        x = torch.maximum(distance, -distance)  # OpenVINO's abs overwrites what it knows before it runs
         if not self.cubic:
             return (1 - x).clamp(min=0)
         near = (1.5 * x - 2.5) * x * x + 1

@@ -24,7 +24,7 @@ def require(runtime: str) -> None:
 
 def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     """An exported file as a function, by its ending, with the runtime's own settings."""
-    return {".onnx": onnx, ".xml": _openvino, ".pt2": _torch}[path.suffix](path)
+    return {".onnx": onnx, ".xml": openvino, ".pt2": _torch}[path.suffix](path)
 
 
 def onnx(path: Path, threads: int | None = None) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -52,9 +52,13 @@ def openvino_core():
     return openvino.Core()
 
 
-def _openvino(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+def openvino(path: Path, shape: tuple[int, ...] | None = None) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """A file for OpenVINO as a function. shape: of all images, for which the runtime then prepares the graph."""
+    graph = openvino_core().read_model(path)
+    if shape is not None:
+        graph.reshape(list(shape))
     # In float32: some processors would otherwise compute in bfloat16.
-    compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: list(compiled(images).values())
 
 
