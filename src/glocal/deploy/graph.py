@@ -1,5 +1,6 @@
 """From a model to a graph whose batch and image size may stay open."""
 
+import re
 from collections.abc import Collection
 from contextlib import ExitStack, contextmanager
 
@@ -10,6 +11,7 @@ from torch.fx.experimental import _config as symbols
 
 from glocal.deploy.reparameterize import fuse
 
+INEQUALITY = re.compile(r".* != \d+")
 DYNAMIC = ("batch", "size")
 
 
@@ -74,10 +76,14 @@ def trace(
         if hasattr(symbols, "backed_size_oblivious"):  # or the graph is for maps of at least 2 × 2 positions
             stack.enter_context(symbols.patch(backed_size_oblivious=True))
         try:
-            return torch.export.export(model, (sample,), dynamic_shapes=(open_axes or None,))
+            program = torch.export.export(model, (sample,), dynamic_shapes=(open_axes or None,))
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError, AssertionError) as error:
             what = f" with {' and '.join(dynamic)} left open" if dynamic else ""
             raise ValueError(f"torch.export does not take this model{what}: {first_line(error)}") from error
+    # Where torch asks how a map lies in memory, it notes that the batch, or a side, is not 1, as a condition of the
+    # graph, though the operations are the same. (`export` compares the file with the model for a batch of 1, too.)
+    program._guards_code = [guard for guard in program._guards_code if not INEQUALITY.fullmatch(guard)]
+    return program
 
 
 @contextmanager
