@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from agreement import random, randomised
 from glocal.layers.channel_mixers import MSFFN, ConvFFN, ConvGLU, InvertedResidual, ResidualConvFFN
+from glocal.layers.channel_mixers import ms_ffn as ms_ffn_module
 from glocal.layers.norm import BatchNorm2d, GroupNorm1
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,6 +92,17 @@ def test_equals_its_formula(case, size):
     mixer = randomised(build(DIM)).train()
     x = random(2, DIM, *size)
     torch.testing.assert_close(mixer(x), formula(mixer, x))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("expansion", [4.0, 3.0])
+def test_branches_of_a_graph_equal_the_whole(expansion, size, monkeypatch):
+    mixer, x = randomised(MSFFN(DIM, expansion)).eval(), random(2, DIM, *size)
+    expected = mixer(x)
+    mixer.reparameterize()
+    monkeypatch.setattr(ms_ffn_module, "exporting", lambda: True)
+    monkeypatch.setattr(ms_ffn_module, "multi_scale_depthwise_conv", None)  # not called
+    torch.testing.assert_close(mixer(x), expected)
 
 
 @pytest.mark.parametrize(

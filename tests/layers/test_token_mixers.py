@@ -17,6 +17,7 @@ from glocal.layers.token_mixers import (
     DMixer,
     HierarchicalAttention,
     LargeKernelAttention,
+    d_mixer,
 )
 from glocal.layers.token_mixers.d_mixer import OSRA, IDConv, SqueezedTokenEnhancer
 from glocal.ops import aggregated_attention
@@ -142,19 +143,27 @@ class TestHierarchicalAttention:
             HierarchicalAttention(10, 4, 2, 2, GroupNorm1)
 
 
+@pytest.fixture(params=[False, True], ids=["computed", "exported"])
+def as_in_a_graph(request, monkeypatch):
+    """Both formulations of a mixer: the one for exported graphs, too."""
+    monkeypatch.setattr(d_mixer, "exporting", lambda: request.param)
+
+
 class TestIDConv:
-    GROUPS, CHANNELS, K = 3, 8, 5
+    CHANNELS, K = 8, 5
 
-    def build(self):
-        return randomised(IDConv(self.CHANNELS, self.K, self.GROUPS))
+    def build(self, groups=3):
+        return randomised(IDConv(self.CHANNELS, self.K, groups))
 
+    @pytest.mark.usefixtures("as_in_a_graph")
+    @pytest.mark.parametrize("groups", [1, 2, 3])
     @pytest.mark.parametrize("size", SIZES, ids=str)
-    def test_equals_its_formula_sample_by_sample(self, size):
-        module, x = self.build().eval(), random(3, self.CHANNELS, *size)
+    def test_equals_its_formula_sample_by_sample(self, size, groups):
+        module, x = self.build(groups).eval(), random(3, self.CHANNELS, *size)
 
         def proj(context):  # (B, G, C, k, k)
             hidden = F.gelu(bn(module.proj.norm, pw(module.proj.squeeze, context)))
-            return pw(module.proj.expand, hidden).reshape(-1, self.GROUPS, self.CHANNELS, *context.shape[2:])
+            return pw(module.proj.expand, hidden).reshape(-1, groups, self.CHANNELS, *context.shape[2:])
 
         kernels = (proj(F.adaptive_avg_pool2d(x, self.K)).softmax(1) * module.weight).sum(1)
         biases = (proj(x.mean((2, 3), keepdim=True)).flatten(2).softmax(1) * module.bias).sum(1)
@@ -189,6 +198,7 @@ class TestIDConv:
 
 
 class TestOSRA:
+    @pytest.mark.usefixtures("as_in_a_graph")
     @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
     @pytest.mark.parametrize("size", SIZES, ids=str)
     def test_equals_its_formula(self, size, reduction):

@@ -26,6 +26,12 @@ def adaptive_average_pool(x: Tensor, rows: int, columns: int) -> Tensor:
     return F.adaptive_avg_pool2d(x, [rows, columns])
 
 
+def cells_and_mean(x: Tensor, side: int) -> Tensor:
+    """`adaptive_average_pool` to (B, C, side, side) and one more row and column, whose corner is the map's mean."""
+    down, across = (torch.cat([_averages(length, side), _averages(length, 1)]).to(x) for length in x.shape[-2:])
+    return down @ (x @ across.transpose(0, 1))
+
+
 def pooled_side(side: int, reduction: int) -> int:
     """⌊side / reduction⌋, but at least 1."""
     pooled = side // reduction

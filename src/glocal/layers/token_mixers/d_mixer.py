@@ -11,9 +11,9 @@ from torch import Tensor
 from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.norm import BatchNorm2d
-from glocal.layers.pooling import adaptive_average_pool
-from glocal.ops import depthwise_conv, taps_within_reach
-from glocal.ops.dispatch import takes_cpu
+from glocal.layers.pooling import adaptive_average_pool, cells_and_mean
+from glocal.ops import depthwise_conv, pointwise_conv, taps_within_reach
+from glocal.ops.dispatch import exporting, takes_cpu
 
 
 @register_notrace_module
@@ -83,6 +83,9 @@ class IDConv(nn.Module):
         trunc_normal_(self.bias, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
+        if exporting() and not self.training:
+            weight, bias = self.kernels_at_once(x)
+            return depthwise_conv(x, weight, bias)
         # Two calls of proj, the kernels' first: in training its BN normalises and averages each by itself.
         height, width = x.shape[-2], x.shape[-1]
         context = adaptive_average_pool(x, self.kernel_size, self.kernel_size)
@@ -103,6 +106,21 @@ class IDConv(nn.Module):
         groups, channels, rows, columns = bank.shape
         weights = self.proj.expand(hidden).reshape(-1, groups, channels, rows, columns).softmax(dim=1)
         return (weights * bank).sum(dim=1)
+
+    @torch.jit.unused
+    def kernels_at_once(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernels, (B, C, k, k), and biases, (B, C), from one pass of proj, for graphs: each operation costs."""
+        side = self.kernel_size
+        bank = F.pad(self.weight, [0, 1, 0, 1]) + F.pad(self.bias[..., None, None], [side, 0, side, 0])
+        hidden = self.proj.act(self.proj.norm(self.proj.squeeze(cells_and_mean(x, side))))
+        if len(bank) == 2:  # a softmax over two is a sigmoid of their difference
+            weight, bias = self.proj.expand.weight, self.proj.expand.bias
+            weight, bias = (first - second for first, second in (weight.chunk(2), bias.chunk(2)))
+            mixed = bank[1] + F.conv2d(hidden, weight, bias).sigmoid() * (bank[0] - bank[1])
+        else:
+            weights = self.proj.expand(hidden).reshape(-1, *bank.shape).softmax(dim=1)
+            mixed = (weights * bank).sum(dim=1)
+        return mixed[..., :side, :side], mixed[..., side:, side:].flatten(1)
 
     def reparameterize(self):
         self.proj.norm = absorb_norm(self.proj.squeeze, self.proj.norm)
@@ -136,10 +154,23 @@ class OSRA(nn.Module):
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         source = self.reduce(x)
         source = self.local(source, residual=source) if self.adds_input else self.local(source)
+        if exporting():
+            return self.attend_in_graph(x, source, position)
         q = self.split_heads(self.q(x))
         k, v = self.split_heads(self.kv(source)).chunk(2, dim=1)
         out = biased_attention(q, k, v, position)  # (B, heads, H·W, d)
         return out.transpose(2, 3).reshape(x.shape)
+
+    @torch.jit.unused
+    def attend_in_graph(self, x: Tensor, source: Tensor, position: Tensor) -> Tensor:
+        """What `forward` makes of the keys' source, for graphs: runtimes multiply transposed matrices as they lie."""
+        width = self.q.in_channels // self.num_heads
+        k, v = (half.reshape(-1, width, half.shape[2] * half.shape[3]) for half in self.kv.halves(source))
+        q = pointwise_conv(x, self.q.weight * width**-0.5, self.q.bias * width**-0.5)
+        q = q.reshape(-1, width, q.shape[2] * q.shape[3])
+        logits = torch.bmm(q.transpose(1, 2), k)  # (B·heads, H·W, H_s·W_s)
+        weights = (logits.reshape(x.shape[0], -1, *logits.shape[1:]) + position).softmax(dim=-1)
+        return torch.bmm(v, weights.reshape(logits.shape).transpose(1, 2)).reshape(x.shape)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, n·C, H, W) → (B, n·heads, H·W, d)."""

@@ -26,9 +26,8 @@ def depthwise_conv(
 def multi_scale_depthwise_conv(
     x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool, gelu: bool = False
 ) -> Tensor:
-    if not torch.jit.is_scripting():
-        fast = dispatch.takes_cpu(x) and dispatch.takes_onednn(x, *weights, *biases)
-        if fast or dispatch.exporting():
+    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+        if dispatch.takes_cpu(x) and dispatch.takes_onednn(x, *weights, *biases):
             return convolve(x, cpu.as_one(weights, residual), torch.cat(biases), 1, gelu)
     parts = x.split([len(weight) for weight in weights], dim=1)
     y = torch.cat([convolve(part, weights[i], biases[i], 1, gelu and not residual) for i, part in enumerate(parts)], 1)
