@@ -143,7 +143,7 @@ def _resample(x: Tensor, dim: int, size: int) -> Tensor:
     total = torch.zeros(1, device=x.device, dtype=x.dtype)
     shape = [size if axis == dim else 1 for axis in range(x.ndim)]
     for tap in range(-1, 3):
-        distance = _magnitude(place - first - tap)
+        distance = magnitude(place - first - tap)
         if tap in (0, 1):
             weight = (1.25 * distance - 2.25) * distance * distance + 1
         else:
@@ -242,10 +242,10 @@ class LogCPB(SizeCached):
         index = torch.div(doubled + reach, step, rounding_mode="floor").flatten()
         dtype = torch.float64 if self.fc1.weight.dtype == torch.float64 else torch.float32
         offset = torch.arange(-reach, reach + 1, step, device=device, dtype=dtype) * (0.5 * self.unit)
-        offset = offset.sign() * (_magnitude(offset) + 1).log2() / 3.0  # log2 8
+        offset = offset.sign() * (magnitude(offset) + 1).log2() / 3.0  # log2 8
         return offset.to(self.fc1.weight.dtype), index
 
 
-def _magnitude(x: Tensor) -> Tensor:
+def magnitude(x: Tensor) -> Tensor:
     """|x|. Where OpenVINO knows x before it runs, its abs overwrites x, for all who use it."""
     return torch.maximum(x, -x)
