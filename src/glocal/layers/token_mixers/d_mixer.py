@@ -99,10 +99,16 @@ class IDConv(nn.Module):
 
         On a map smaller than the kernel, without the outer taps, which would not meet it.
         """
-        hidden = self.proj.act(self.proj.norm(self.proj.squeeze(context)))  # BN averages over all of the context
+        hidden = self.hidden(context)
         if not torch.jit.is_scripting():
             side = max(height, width)  # the kernels stay square
             hidden, bank = taps_within_reach(hidden, side, side), taps_within_reach(bank, side, side)
+        return self.mixture(hidden, bank)
+
+    def hidden(self, context: Tensor) -> Tensor:
+        return self.proj.act(self.proj.norm(self.proj.squeeze(context)))  # BN averages over all of the context
+
+    def mixture(self, hidden: Tensor, bank: Tensor) -> Tensor:
         groups, channels, rows, columns = bank.shape
         weights = self.proj.expand(hidden).reshape(-1, groups, channels, rows, columns).softmax(dim=1)
         return (weights * bank).sum(dim=1)
@@ -112,14 +118,13 @@ class IDConv(nn.Module):
         """The kernels, (B, C, k, k), and biases, (B, C), from one pass of proj, for graphs: each operation costs."""
         side = self.kernel_size
         bank = F.pad(self.weight, [0, 1, 0, 1]) + F.pad(self.bias[..., None, None], [side, 0, side, 0])
-        hidden = self.proj.act(self.proj.norm(self.proj.squeeze(cells_and_mean(x, side))))
+        hidden = self.hidden(cells_and_mean(x, side))
         if len(bank) == 2:  # a softmax over two is a sigmoid of their difference
             weight, bias = self.proj.expand.weight, self.proj.expand.bias
             weight, bias = (first - second for first, second in (weight.chunk(2), bias.chunk(2)))
             mixed = bank[1] + F.conv2d(hidden, weight, bias).sigmoid() * (bank[0] - bank[1])
         else:
-            weights = self.proj.expand(hidden).reshape(-1, *bank.shape).softmax(dim=1)
-            mixed = (weights * bank).sum(dim=1)
+            mixed = self.mixture(hidden, bank)
         return mixed[..., :side, :side], mixed[..., side:, side:].flatten(1)
 
     def reparameterize(self):
