@@ -15,8 +15,7 @@ def adaptive_average_pool(x: Tensor, rows: int, columns: int) -> Tensor:
     """
     if not torch.jit.is_scripting():
         if exporting():  # ONNX's pooling is wrong for sizes that are not known
-            down, across = (_averages(*sides).to(x) for sides in ((x.shape[-2], rows), (x.shape[-1], columns)))
-            return down @ (x @ across.transpose(0, 1))
+            return _averaged(x, _averages(x.shape[-2], rows), _averages(x.shape[-1], columns))
         if takes_cpu(x) and torch.is_grad_enabled() and x.requires_grad and x.shape[-2] * x.shape[-1] <= 28 * 28:
             batch, channels, height, width = x.shape
             weight = torch.kron(_averages(height, rows), _averages(width, columns)).to(x.dtype)
@@ -28,14 +27,18 @@ def adaptive_average_pool(x: Tensor, rows: int, columns: int) -> Tensor:
 
 def cells_and_mean(x: Tensor, side: int) -> Tensor:
     """`adaptive_average_pool` to (B, C, side, side) and one more row and column, whose corner is the map's mean."""
-    down, across = (torch.cat([_averages(length, side), _averages(length, 1)]).to(x) for length in x.shape[-2:])
-    return down @ (x @ across.transpose(0, 1))
+    down, across = (torch.cat([_averages(length, side), _averages(length, 1)]) for length in x.shape[-2:])
+    return _averaged(x, down, across)
 
 
 def pooled_side(side: int, reduction: int) -> int:
     """⌊side / reduction⌋, but at least 1."""
     pooled = side // reduction
     return pooled if pooled > 0 else 1  # not max: runtimes know none of symbols
+
+
+def _averaged(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    return down.to(x) @ (x @ across.to(x).transpose(0, 1))
 
 
 def _averages(length: int, parts: int) -> Tensor:
