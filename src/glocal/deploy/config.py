@@ -135,7 +135,7 @@ class ExportConfig:
         for name in ("batch_size", "img_size", "calibration_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+                raise ValueError(f"{_option(name)} must be at least 1, got {value}")
         if self.to == "torch" and self.precision != "fp32":
             raise ValueError("--to torch writes fp32")
         if self.output is not None and Path(self.output).suffix != ENDINGS[self.to]:
@@ -150,8 +150,7 @@ class ExportConfig:
                 raise ValueError(f"--preprocess with --precision {self.precision} is not built for --to {self.to}")
         for name, axis in (("img_size", "size"), ("batch_size", "batch")):
             if getattr(self, name) is not None and axis in axes and not (name == "img_size" and self.preprocess):
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open")
+                raise ValueError(f"{_option(name)} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open")
 
     @property
     def open_axes(self) -> tuple[str, ...]:
@@ -205,10 +204,10 @@ class ServeConfig:
         for name in ("threads", "max_batch", "max_queue", "max_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+                raise ValueError(f"{_option(name)} must be at least 1, got {value}")
         for name in ("max_megabytes", "max_megapixels", "timeout"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be more than 0, got {getattr(self, name):g}")
+                raise ValueError(f"{_option(name)} must be more than 0, got {getattr(self, name):g}")
         if self.max_images > self.max_queue:
             raise ValueError(f"--max-images {self.max_images} is more than --max-queue {self.max_queue} ever lets in")
         if not self.max_wait_ms >= 0:
