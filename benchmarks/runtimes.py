@@ -1,9 +1,11 @@
 """What every family can do in every runtime, and how fast: the table of docs/deploy.md.
 
-python benchmarks/runtimes.py [--json FILE] [--times FILE …] [--table docs/deploy.md]
+python benchmarks/runtimes.py [--json FILE]
+python benchmarks/runtimes.py [--json FILE] --table docs/deploy.md [--times FILE …]
 
 Exports the small model of every family, untrained, to all formats with batch and size open, its maps, and as int8, and
-notes the largest difference from PyTorch, or what was wrong. --times: results of `glocal bench --engine … --json`.
+notes the largest difference from PyTorch, or what was wrong, in --json. --table writes them to a page, and with them
+--times, results of `glocal bench --engine … --json`.
 """
 
 import argparse
@@ -37,19 +39,20 @@ MARKS = "<!-- runtimes: begin -->", "<!-- runtimes: end -->"
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/runtimes-cpu.json"))
-    parser.add_argument("--times", type=Path, nargs="*", default=[], help="results of glocal bench --engine … --json")
+    parser.add_argument(
+        "--times", type=Path, nargs="*", default=[], help="for --table: of glocal bench --engine … --json"
+    )
     parser.add_argument("--table", type=Path, help="write the table between its marks in this page, and stop")
     args = parser.parse_args()
     if args.table:
-        results = json.loads(args.json.read_text())
+        shown = table(json.loads(args.json.read_text()), [json.loads(file.read_text()) for file in args.times])
         begin, end = MARKS
         before, _, rest = args.table.read_text().partition(begin)
         after = rest.partition(end)[2]
-        args.table.write_text(f"{before}{begin}\n{table(results)}{end}{after}")
+        args.table.write_text(f"{before}{begin}\n{shown}{end}{after}")
         return
     families = {name: features(small) for name, small in track(FAMILIES.items(), "exporting")}
-    times = [json.loads(file.read_text()) for file in args.times]
-    result = {"machine": machine(torch.device("cpu"), None), "families": families, "times": times}
+    result = {"machine": machine(torch.device("cpu"), None), "families": families}
     args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -76,7 +79,7 @@ def features(name: str) -> dict[str, float | str]:
     return found
 
 
-def table(results: dict) -> str:
+def table(results: dict, times: list[dict]) -> str:
     """Two tables: differences per family, and milliseconds per model, size and runtime."""
     lines = [
         "## What works where",
@@ -94,7 +97,7 @@ def table(results: dict) -> str:
     lines += ["", f"{facts['date']}, torch {facts['torch']}, OpenVINO {facts['openvino']}, "
               f"ONNX Runtime {facts['onnxruntime']}, glocal {glocal.__version__}.", ""]  # fmt: skip
     columns = {}  # (engine, size, batch) → model → (ms, ratio)
-    for run in results["times"]:
+    for run in times:
         for row in run["timings"]:
             key = run["options"]["engine"], tuple(row["size"]), row["batch_size"]
             columns.setdefault(key, {})[row["model"]] = row
