@@ -15,14 +15,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 BATCH, HEADS, DIM = 2, 2, 3
 
 
-@pytest.fixture(autouse=True, params=["reference", "auto"])
+@pytest.fixture(autouse=True, params=["reference", "cpu", "cpu, many keys"])
 def way(request, monkeypatch):
-    """The reference, and what a CPU computes; there with tiles small enough that a small map has several."""
+    """The reference, and what a CPU computes; there with tiles small enough that a small map has several.
+
+    Where no gradient is needed, many pooled keys are attended to in another way.
+    """
     module = sys.modules["glocal.ops.aggregated_attention.cpu"]
     monkeypatch.setattr(module, "TILE", 3)
     monkeypatch.setattr(module, "WHOLE", 20)
+    if request.param == "cpu, many keys":
+        monkeypatch.setattr(module, "FEW", 0)
     before = dispatch.backend()
-    dispatch.set_backend(request.param)
+    dispatch.set_backend("reference" if request.param == "reference" else "auto")
     yield request.param
     dispatch.set_backend(before)
 
@@ -93,12 +98,29 @@ def inputs(size, pooled, batch=BATCH):
     }
 
 
+SIZES = [((5, 7), 6), ((13, 9), 4), ((1, 1), 1), ((2, 3), 2), ((1, 6), 1), ((4, 4), 49)]
+
+
 @pytest.mark.parametrize("expected", [position_by_position, by_unfold])
-@pytest.mark.parametrize(
-    ("size", "pooled"), [((5, 7), 6), ((13, 9), 4), ((1, 1), 1), ((2, 3), 2), ((1, 6), 1), ((4, 4), 49)], ids=str
-)
+@pytest.mark.parametrize(("size", "pooled"), SIZES, ids=str)
 def test_matches(expected, size, pooled):
     assert_agree(aggregated_attention, expected, inputs(size, pooled))
+
+
+@pytest.mark.parametrize("grow", [1, 1e4], ids=["", "large logits"])
+@pytest.mark.parametrize(("size", "pooled"), SIZES, ids=str)
+def test_matches_without_gradients(size, pooled, grow):
+    named = inputs(size, pooled)
+    named |= {name: grow * named[name] for name in ("local_bias", "pooled_bias")}
+    torch.testing.assert_close(aggregated_attention(**named), position_by_position(**named))
+
+
+def test_many_keys_without_gradients_write_no_logits(way):
+    named = inputs((5, 7), 6)
+    with torch.profiler.profile() as seen:
+        aggregated_attention(**named)
+    operations = {event.name for event in seen.events()}
+    assert ("aten::_softmax" in operations) == (way != "cpu, many keys")
 
 
 def test_one_head_is_one_head():

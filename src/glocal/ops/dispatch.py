@@ -80,19 +80,28 @@ def takes_cpu(x: Tensor) -> bool:
 def takes_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
     """Whether oneDNN may compute a convolution and the GELU after it in one, where `takes_cpu` has said yes.
 
-    The operations are those that torch.compile puts into its graphs; they have no gradient, know no autocast, and
-    whoever watches the operations, to count them for instance, knows the common ones only.
+    The operations are those that torch.compile puts into its graphs.
     """
     tensors = [x, *(parameter for parameter in parameters if parameter is not None)]
     return (
-        type(x) is Tensor
+        takes_inference_ops(*tensors)
         and all(tensor.dtype == torch.float32 for tensor in tensors)
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
+
+
+def takes_inference_ops(*tensors: Tensor) -> bool:
+    """Whether operations of torch's may compute a call that have no gradient and know no autocast.
+
+    Whoever watches the operations, to count them for instance, knows the common ones only: then they may not.
+    """
+    return (
+        type(tensors[0]) is Tensor
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._len_torch_dispatch_stack()
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
     )
 
 

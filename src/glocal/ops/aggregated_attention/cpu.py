@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glocal.ops.dispatch import takes_inference_ops
+
 TILE = 7  # side; a larger one wastes more products, a smaller one makes smaller matrices
 WHOLE = 64  # positions: a map with no more is one tile
+FEW = 64  # pooled keys up to which it is as fast to write all logits
 
 
 def aggregated_attention(
@@ -39,16 +42,35 @@ def aggregated_attention(
     products = scaled_q.view(by_tile) @ _to_windows(k, tile).transpose(-2, -1)  # (B, heads, tiles, queries, keys)
     local_logits = _Pick.apply(products, tile).flatten(2, 3)  # (B, heads, M, 9)
     local_bias = local_bias.unsqueeze(1).masked_fill(outside, float("-inf"))
-    pooled_bias = _to_tiles(pooled_bias.view(1, heads, pooled, height, width), tile).flatten(2, 3)
-    pooled_logits = scaled_q @ pooled_k + pooled_bias  # (B, heads, M, P)
-    attention = torch.cat([local_logits + local_bias, pooled_logits], dim=3).softmax(dim=3)
-    local_attention, pooled_attention = attention.split([9, pooled], dim=3)
+    local_logits = local_logits + local_bias
+    if pooled > FEW and takes_inference_ops(scaled_q, pooled_k, pooled_v, pooled_bias):
+        scaled_map = _from_tiles(scaled_q.view(by_tile), tile, height, width)
+        out, logarithm = _attend(scaled_map.flatten(3).transpose(2, 3), pooled_k, pooled_v, pooled_bias)
+        out, logarithm = (_to_tiles(x.unflatten(3, (height, width)), tile).flatten(2, 3) for x in (out, logarithm))
+        whole = torch.logaddexp(local_logits.logsumexp(3, keepdim=True), logarithm)
+        local_attention, pooled_out = (local_logits - whole).exp(), out * (logarithm - whole).exp()
+    else:
+        pooled_bias = _to_tiles(pooled_bias.view(1, heads, pooled, height, width), tile).flatten(2, 3)
+        pooled_logits = scaled_q @ pooled_k + pooled_bias  # (B, heads, M, P)
+        attention = torch.cat([local_logits, pooled_logits], dim=3).softmax(dim=3)
+        local_attention, pooled_attention = attention.split([9, pooled], dim=3)
+        pooled_out = pooled_attention @ pooled_v.transpose(-2, -1)
 
     positional = q @ tokens + token_bias.unsqueeze(1)  # (B, heads, M, 9)
     local_weights = (local_attention + positional).view(*by_tile[:4], 9)
     out = (_Place.apply(local_weights, tile) @ _to_windows(v, tile)).flatten(2, 3)
-    out = out + pooled_attention @ pooled_v.transpose(-2, -1)
-    return _from_tiles(out.view(by_tile), tile, height, width)
+    return _from_tiles((out + pooled_out).view(by_tile), tile, height, width)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention from (B, heads, N, d) to (B, heads, d, P) with a bias (heads, P, N), by an operation of torch's that
+    writes no logits: (B, heads, d, N), and the logarithm of the sum of the logits' exponentials, (B, heads, 1, N).
+    """
+    k, v = k.transpose(2, 3).contiguous(), v.transpose(2, 3).contiguous()
+    bias = bias.transpose(1, 2).unsqueeze(0)
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, logarithm = attention(q, k, v, attn_mask=bias, scale=1.0)
+    return out.transpose(2, 3), logarithm.to(q.dtype).unsqueeze(2)
 
 
 def _side(length: int) -> int:
