@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -102,3 +103,11 @@ def test_without_nncf(stripes, tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None if name == "nncf" else True)
     with pytest.raises(ImportError, match=r"int8 needs nncf: pip install 'glocal\[int8\]'"):
         export(stripes, tmp_path / "model.xml", precision="int8", calibration=[np.zeros((1, 3, 8, 8), np.float32)])
+
+
+def test_attention_stays_right(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("hat_net_pico", num_classes=10).eval()
+    images = [image[None] for image in calibration_images("digits", 20, Preprocessing.of_model(model, 32))]
+    options = {"input_size": (3, 32, 32), "dynamic": (), "precision": "int8", "calibration": images}
+    assert 1e-4 < export(model, tmp_path / "int8.xml", **options).difference < 0.5

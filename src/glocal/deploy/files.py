@@ -228,8 +228,10 @@ def _quantized(graph, calibration: Sequence[np.ndarray]):
     import nncf
 
     images = nncf.Dataset(calibration, lambda batch: {"images": batch})
+    attention = nncf.IgnoredScope(types=["ScaledDotProductAttention"], validate=False)  # OpenVINO computes it wrongly
+    options = {"model_type": nncf.ModelType.TRANSFORMER, "ignored_scope": attention}
     with runtimes.quiet():
-        return nncf.quantize(graph, images, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))
+        return nncf.quantize(graph, images, subset_size=len(calibration), **options)
 
 
 def _write_torch(program, path: Path, precision: str, metadata: str, calibration) -> None:
