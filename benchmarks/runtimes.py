@@ -4,8 +4,8 @@ python benchmarks/runtimes.py [--json FILE]
 python benchmarks/runtimes.py [--json FILE] --table docs/deploy.md [--times FILE …]
 
 Exports the small model of every family, untrained, to all formats with batch and size open, its maps, and as int8, and
-notes the largest difference from PyTorch, or what was wrong, in --json. --table writes them to a page, and with them
---times, results of `glocal bench --engine … --json`.
+notes the largest difference from PyTorch, or what was wrong, in --json; families that are there are left as they are.
+--table writes them to a page, and with them --times, results of `glocal bench --engine … --json`.
 """
 
 import argparse
@@ -51,9 +51,11 @@ def main():
         after = rest.partition(end)[2]
         args.table.write_text(f"{before}{begin}\n{shown}{end}{after}")
         return
-    families = {name: features(small) for name, small in track(FAMILIES.items(), "exporting")}
-    result = {"machine": machine(torch.device("cpu"), None), "families": families}
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    families = json.loads(args.json.read_text())["families"] if args.json.exists() else {}
+    for name in track([name for name in FAMILIES if name not in families], "exporting"):
+        families[name] = features(FAMILIES[name])
+        result = {"machine": machine(torch.device("cpu"), None), "families": families}
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def features(name: str) -> dict[str, float | str]:
@@ -90,7 +92,8 @@ def table(results: dict, times: list[dict]) -> str:
         "| family | ONNX | OpenVINO | torch.export | maps | preprocessing in the file | int8 |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, cases in results["families"].items():
+    for name in [name for name in FAMILIES if name in results["families"]]:
+        cases = results["families"][name]
         cells = [case if isinstance(case, str) else f"{case:.0e}" for case in cases.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     facts = results["machine"]
