@@ -46,6 +46,13 @@ def test_median_ratio_and_spread(clocked):
     assert base.spread == pytest.approx(8 / 4)
 
 
+def test_the_fastest_round_of_each_model(clocked):
+    seconds = {"test_resnet": [9, 9, 9, 8, 4, 6], "test_vit": [1, 1, 1, 30, 300, 10]}
+    (base, other), _ = clocked(seconds, rounds=3, batch_sizes="2")
+    assert (base.fastest, base.fastest_ratio) == (1000 * 4 / 2, 1)
+    assert (other.fastest, other.fastest_ratio) == (1000 * 10 / 2, 2.5)
+
+
 def test_models_take_turns(clocked):
     names = ["test_resnet", "test_vit", "van_pico"]
     _, calls = clocked({name: [1] * 6 for name in names}, rounds=3)

@@ -19,7 +19,15 @@ def test_table_and_json(capsys, tmp_path):
     file = tmp_path / "times.json"
     assert main(["bench", "van_pico", "transxnet_pico", *QUICK, "--json", str(file)]) == 0
     shown = capsys.readouterr().out
-    for text in ("inference, fp32", "test_resnet", "van_pico", "transxnet_pico", "ms/image", "to test_resnet"):
+    for text in (
+        "inference, fp32",
+        "test_resnet",
+        "van_pico",
+        "transxnet_pico",
+        "ms/image",
+        "to test_resnet",
+        "fastest",
+    ):
         assert text in shown
     result = json.loads(file.read_text())
     assert {"date", "device", "threads", "torch", "timm", "glocal"} <= set(result["machine"])

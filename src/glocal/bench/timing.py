@@ -34,10 +34,10 @@ SHORTEST = 0.02  # seconds: on a GPU, steps are repeated until a sample takes as
 class Timing:
     """A model at a batch size and an image size, (height, width) in pixels.
 
-    ms: median time per image; spread: that of the third quartile over that of the first. ratio: to the baseline's
-    median. memory: the most that a step has allocated at a time, in MiB, so without the weights and the optimizer's
-    state; None for other engines than torch, and devices other than cpu and cuda. error: why there are no figures, ""
-    where there are.
+    ms: median time per image; spread: that of the third quartile over that of the first; fastest: the shortest time,
+    which a busy machine moves least. ratio, fastest_ratio: to the baseline's median and shortest. memory: the most that
+    a step has allocated at a time, in MiB, so without the weights and the optimizer's state; None for other engines
+    than torch, and devices other than cpu and cuda. error: why there are no figures, "" where there are.
     """
 
     model: str
@@ -46,6 +46,8 @@ class Timing:
     ms: float | None = None
     spread: float | None = None
     ratio: float | None = None
+    fastest: float | None = None
+    fastest_ratio: float | None = None
     memory: float | None = None
     error: str = ""
 
@@ -106,19 +108,29 @@ def _cell(
                 step()
             seconds[name].append((_now(device) - start) / repeats[name] / batch)
         next(rounds, None)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    base = medians.get(config.baseline)
+    base = seconds.get(config.baseline)
     timings = []
     for name in names:
         if name in errors:
             timings.append(Timing(name, batch, size, error=errors[name]))
             continue
+        median, shortest = statistics.median(seconds[name]), min(seconds[name])
         quartiles = (
             statistics.quantiles(seconds[name], n=4, method="inclusive") if len(seconds[name]) > 1 else [1.0, 1.0, 1.0]
         )
-        ratio = medians[name] / base if base else None
-        spread = quartiles[2] / quartiles[0]
-        timings.append(Timing(name, batch, size, 1000 * medians[name], spread, ratio, memory.get(name)))
+        timings.append(
+            Timing(
+                name,
+                batch,
+                size,
+                ms=1000 * median,
+                spread=quartiles[2] / quartiles[0],
+                ratio=median / statistics.median(base) if base else None,
+                fastest=1000 * shortest,
+                fastest_ratio=shortest / min(base) if base else None,
+                memory=memory.get(name),
+            )
+        )
     steps.clear()
     gc.collect()
     if config.compile:  # else the next size is compiled for any size, and one of the next not at all

@@ -41,16 +41,25 @@ def measure(config: BenchConfig) -> dict:
         title_justify="left",
     )
     table.add_column("model", overflow="fold")
-    for heading in ("size", "batch", "ms/image", "images/s", f"to {config.baseline}", "spread", "memory (MiB)"):
+    for heading in (
+        "size",
+        "batch",
+        "ms/image",
+        "images/s",
+        f"to {config.baseline}",
+        "spread",
+        "fastest",
+        "memory (MiB)",
+    ):
         table.add_column(heading, justify="right")
     for timing in timings:
         size, batch = "×".join(map(str, dict.fromkeys(timing.size))), str(timing.batch_size)
         if timing.error:
             table.add_row(timing.model, size, batch, timing.error)
             continue
-        ratio = "" if timing.ratio is None else f"{timing.ratio:.2f}"
+        ratio, fastest = ("" if ratio is None else f"{ratio:.2f}" for ratio in (timing.ratio, timing.fastest_ratio))
         memory = "" if timing.memory is None else f"{timing.memory:,.0f}"
-        figures = f"{timing.ms:.2f}", f"{1000 / timing.ms:,.0f}", ratio, f"{timing.spread:.2f}", memory
+        figures = f"{timing.ms:.2f}", f"{1000 / timing.ms:,.0f}", ratio, f"{timing.spread:.2f}", fastest, memory
         table.add_row(timing.model, size, batch, *figures)
     console().print(table)
     grown = growth(timings)
