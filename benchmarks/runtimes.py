@@ -1,11 +1,11 @@
 """What every family can do in every runtime, and how fast: the table of docs/deploy.md.
 
 python benchmarks/runtimes.py [--json FILE]
-python benchmarks/runtimes.py [--json FILE] --table docs/deploy.md [--times FILE …]
+python benchmarks/runtimes.py [--json FILE] --table docs/deploy.md [--int8 FILE] [--times FILE …]
 
-Exports the small model of every family, untrained, to all formats with batch and size open, its maps, and as int8, and
-notes the largest difference from PyTorch, or what was wrong, in --json; families that are there are left as they are.
---table writes them to a page, and with them --times, results of `glocal bench --engine … --json`.
+Exports the small model of every family, untrained, to all formats with batch and size open, and its maps, and notes the
+largest difference from PyTorch, or what was wrong, in --json; families that are there are left as they are. --table
+writes them to a page, and with them what `benchmarks/int8.py --json` and `glocal bench --json` (--times) found.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import glocal
 from glocal.bench.timing import machine
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import export
-from glocal.deploy.calibration import calibration_images
 from glocal.deploy.config import ENDINGS
 from glocal.deploy.graph import Maps
 
@@ -39,13 +38,13 @@ MARKS = "<!-- runtimes: begin -->", "<!-- runtimes: end -->"
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/runtimes-cpu.json"))
-    parser.add_argument(
-        "--times", type=Path, nargs="*", default=[], help="for --table: of glocal bench --engine … --json"
-    )
+    parser.add_argument("--times", type=Path, nargs="*", default=[], help="for --table: of glocal bench --json")
+    parser.add_argument("--int8", type=Path, default=Path("benchmarks/results/int8-cpu.json"))
     parser.add_argument("--table", type=Path, help="write the table between its marks in this page, and stop")
     args = parser.parse_args()
     if args.table:
-        shown = table(json.loads(args.json.read_text()), [json.loads(file.read_text()) for file in args.times])
+        results, int8, *times = (json.loads(file.read_text()) for file in (args.json, args.int8, *args.times))
+        shown = table(results, int8, times)
         begin, end = MARKS
         before, _, rest = args.table.read_text().partition(begin)
         after = rest.partition(end)[2]
@@ -63,13 +62,10 @@ def features(name: str) -> dict[str, float | str]:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10).eval()
     preprocessing = Preprocessing.of_model(model, 64)
-    images = [image[None] for image in calibration_images("digits", 100, preprocessing)]
-    small = {"dynamic": ("batch",), "input_size": (3, 64, 64)}
     cases = {
         **{to: (model, to, {}) for to in ENDINGS},
         "maps": (Maps(model), "openvino", {"dynamic": ("size",)}),
         "preprocess": (model, "onnx", {"preprocessing": preprocessing}),
-        "int8": (model, "openvino", {"precision": "int8", "calibration": images, **small}),
     }
     found = {}
     with TemporaryDirectory() as folder:
@@ -81,20 +77,32 @@ def features(name: str) -> dict[str, float | str]:
     return found
 
 
-def table(results: dict, times: list[dict]) -> str:
-    """Two tables: differences per family, and milliseconds per model, size and runtime."""
+def table(results: dict, int8: list[dict], times: list[dict]) -> str:
+    """Two tables: differences and accuracies per family, and milliseconds per model, size and runtime."""
+    trained = {(run["data"], row["model"]): row["top1"] for run in int8 for row in run["rows"]}
+    data = list(dict.fromkeys(run["data"] for run in int8))
+    heads = [
+        "ONNX",
+        "OpenVINO",
+        "torch.export",
+        "maps",
+        "preprocessing in the file",
+        *(f"int8, {name}" for name in data),
+    ]
     lines = [
         "## What works where",
         "",
         "`benchmarks/runtimes.py` writes these tables. Largest difference from PyTorch in standard deviations of its",
-        "results, small models, batch and size open (int8: batch open, 64 × 64, on the images it was calibrated on):",
+        "results, small models, batch and size open; int8: top-1 of a trained one in fp32 and in int8.",
         "",
-        "| family | ONNX | OpenVINO | torch.export | maps | preprocessing in the file | int8 |",
-        "|---|---|---|---|---|---|---|",
+        "| family | " + " | ".join(heads) + " |",
+        "|---|" + "---|" * len(heads),
     ]
     for name in [name for name in FAMILIES if name in results["families"]]:
         cases = results["families"][name]
         cells = [case if isinstance(case, str) else f"{case:.0e}" for case in cases.values()]
+        for found in (trained.get((name_of_data, FAMILIES[name])) for name_of_data in data):
+            cells.append(f"{found['fp32']:.1f} → {found['int8']:.1f}" if found else "not measured")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     facts = results["machine"]
     lines += ["", f"{facts['date']}, torch {facts['torch']}, OpenVINO {facts['openvino']}, "
