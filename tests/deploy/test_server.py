@@ -1,6 +1,7 @@
 """The service answers what the predictor says, refuses what it cannot read with a reason, and stays up."""
 
 import base64
+import contextlib
 import gc
 import http.client
 import inspect
@@ -9,6 +10,7 @@ import json
 import random
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -74,8 +76,9 @@ class TestAnswers:
 
     @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
     @pytest.mark.parametrize("alone", [True, False])
-    def test_json(self, client, prefix, alone):
-        text = prefix + base64.b64encode(encoded(picture())).decode()
+    @pytest.mark.parametrize("encode", [base64.b64encode, base64.encodebytes])  # the second one in lines
+    def test_json(self, client, prefix, alone, encode):
+        text = prefix + encode(encoded(picture())).decode()
         answer = client.post("/predict", json={"images": text if alone else [text]})
         assert answer.json()["results"][0]["labels"] == post(client, encoded(picture())).json()["results"][0]["labels"]
 
@@ -257,6 +260,13 @@ class TestWhatIsRefused:
         answer = client.post("/predict", files=[("images", (name, b"text"))])
         assert (answer.status_code, answer.json()["detail"]) == (422, f"{name}: not an image")
 
+    def test_a_name_that_is_no_text(self, client):
+        """In an encoding of Python's, half a character."""
+        kind = "multipart/form-data; boundary=b; charset=unicode_escape"
+        head = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a\\ud800.png"\r\n\r\n'
+        answer = client.post("/predict", content=head + b"x\r\n--b--\r\n", headers={"content-type": kind})
+        assert (answer.status_code, answer.json()["detail"]) == (422, "a\\ud800.png: not an image")
+
     @pytest.mark.parametrize("side", [3000, 60000])  # more than the service takes, and more than Pillow does
     def test_no_pixel_of_a_bomb_is_decoded(self, client, side, monkeypatch):
         monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
@@ -282,8 +292,8 @@ class TestWhatIsRefused:
             (dict(content=b"[" * 100000, headers={"content-type": "application/json"}), 400, "the body is no JSON"),
             (dict(content=b"x", headers={"content-type": "multipart/form-data"}), 400, "boundary"),
             (dict(data={"images": "text"}), 415, "send multipart"),
-            (dict(files=[("images", ("a.png", b"x"))] * 6), 413, "6 images in one request, no more than 5"),
-            (dict(files=[("images", ("a.png", b"x"))] * 7), 400, "Too many files"),
+            (dict(files=[("images", ("a.png", b"x"))] * 6), 413, "no more than 5 images are taken in one request"),
+            (dict(files=[("images", ("a.png", b"x"))] * 7), 413, "no more than 5 images are taken in one request"),
         ],
     )
     def test_requests(self, client, request_, code, reason):
@@ -407,6 +417,10 @@ sys.exit(code)
 """
 
 
+JSON = {"content-type": "application/json"}
+JSON_LINE = b"Content-Type: application/json\r\n\r\n"
+
+
 class TestCommand:
     def test_a_signal_lets_it_finish(self, checkpoint):
         """Of 32 clients that never stop asking: whoever was let in has an answer, the others see a closed door."""
@@ -453,6 +467,42 @@ class TestCommand:
             except (ConnectionError, http.client.BadStatusLine):  # closed between two requests, or not taken any more
                 connection.close()
 
+    def test_requests_that_send_nothing_take_no_others_place(self, checkpoint):
+        """Connections without a request take none; requests without a body as many as there are, but health is told."""
+        command = [sys.executable, "-c", COUNTED, "--checkpoint", str(checkpoint), "--port", "0"]
+        command += ["--engine", "torch", "--threads", "1", "--max-queue", "2", "--max-images", "2"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        body = json.dumps({"images": base64.b64encode(encoded(picture())).decode()})
+
+        def ask(path="/predict"):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            with contextlib.closing(connection):
+                connection.request(*("GET", path) if path != "/predict" else ("POST", path, body, JSON))
+                answer = connection.getresponse()
+                return answer.status, answer.getheader("Retry-After"), answer.read().decode()
+
+        try:
+            port = int(re.search(r"listening on http://127.0.0.1:(\d+)", process.stderr.readline())[1])
+            with contextlib.ExitStack() as stack:
+                for _ in range(8):
+                    stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                assert [ask()[0] for _ in range(3)] == [200] * 3
+                for _ in range(2):
+                    waiting = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                    waiting.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n" + JSON_LINE)
+                deadline = time.monotonic() + 30
+                while (answer := ask())[0] == 200 and time.monotonic() < deadline:
+                    time.sleep(0.01)  # until both have been seen
+                assert answer[:2] == (503, "1")
+                assert ask("/health")[0] == 200
+            while ask()[0] != 200 and time.monotonic() < deadline:
+                time.sleep(0.01)  # until the service has seen that they are gone
+            assert ask()[0] == 200
+            assert re.search(r'glocal_requests_total{code="503",path="/predict"} [1-9]', ask("/metrics")[2])
+        finally:
+            process.kill()
+            process.communicate()
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -472,8 +522,6 @@ class TestCommand:
         assert error.count("\n") == 1
 
     def test_a_port_that_is_taken(self, checkpoint, capsys):
-        import socket
-
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()

@@ -29,6 +29,7 @@ from glocal.deploy.graph import LogitsAndEmbedding
 from glocal.tasks.classifier import Classifier, load_classifier
 
 try:
+    import starlette.exceptions
     import uvicorn
     from fastapi import FastAPI, HTTPException, Query, Request
     from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -177,13 +178,21 @@ async def _images(request: Request, most: int) -> list[tuple[str, bytes]]:
     if kind == "application/json":
         return await asyncio.to_thread(_images_in_json, await request.body(), most)  # it may take tenths of a second
     if kind == "multipart/form-data":
-        async with request.form(
-            max_files=most + 1, max_fields=most
-        ) as form:  # an HTTPException where it cannot be read
-            uploads = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
-            _check_count(len(uploads), most)
-            return [(upload.filename or "image", await upload.read()) for upload in uploads]
+        try:
+            async with request.form(max_files=most, max_fields=most) as form:
+                uploads = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
+                _check_count(len(uploads), most)
+                return [(_shown(upload.filename or "image"), await upload.read()) for upload in uploads]
+        except starlette.exceptions.HTTPException as error:  # of a form that cannot be read
+            if str(error.detail).startswith("Too many files"):  # there is no other way to know
+                raise HTTPException(413, f"no more than {most} images are taken in one request") from None
+            raise
     raise HTTPException(415, "send multipart/form-data or application/json")
+
+
+def _shown(name: str) -> str:
+    """A name that JSON can hold: a form may say that its names are in any of Python's encodings."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _images_in_json(content: bytes, most: int) -> list[tuple[str, bytes]]:
@@ -208,7 +217,8 @@ def _check_count(count: int, most: int) -> None:
 
 def _from_base64(text: str, place: int) -> bytes:
     try:
-        return base64.b64decode(text.rpartition("base64,")[2], validate=True)  # also of a data: address
+        encoded = text.rpartition("base64,")[2]  # also of a data: address
+        return base64.b64decode("".join(encoded.split()), validate=True)  # of lines, as programs write it
     except (binascii.Error, ValueError):
         raise HTTPException(422, f"image {place} is no base64") from None
 
@@ -239,20 +249,33 @@ class Measure:
             self.service.seconds.labels(path).observe(time.perf_counter() - start)
 
 
-class LimitBody:
-    """Answers 413 to a request whose body is larger than allowed, before it is read where its length is announced."""
+class LimitBodies:
+    """Refuses bodies that are too large (413), before they are read where their length is announced, or too many (503).
 
-    def __init__(self, app: ASGIApp, most: int):
+    most: bytes of one body. at_once: requests whose bodies may be in memory.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, at_once: int):
         self.app = app
         self.most = most
+        self.at_once = at_once
+        self.open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > self.most:
-            return await self._refuse(scope, receive, send, more=True)
+            return await self._too_large(scope, receive, send, more=True)
+        if scope["method"] != "POST":  # nothing else reads one
+            return await self.app(scope, receive, send)
+        if self.open >= self.at_once:
+            answer = JSONResponse(
+                {"detail": f"{self.open} requests are being answered"}, 503, {"Retry-After": "1", "Connection": "close"}
+            )
+            return await self._refuse(answer, scope, receive, send, more=True)
         read, more = 0, True
+        self.open += 1
 
         async def counted() -> Message:
             nonlocal read, more
@@ -266,16 +289,23 @@ class LimitBody:
         try:
             await self.app(scope, counted, send)
         except _TooLarge:
-            await self._refuse(scope, receive, send, more)
+            await self._too_large(scope, receive, send, more)
+        finally:
+            self.open -= 1
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, more: bool) -> None:
+    async def _too_large(self, scope: Scope, receive: Receive, send: Send, more: bool) -> None:
+        answer = JSONResponse(
+            {"detail": f"the request is larger than {self.most / 1e6:g} MB"}, 413, {"Connection": "close"}
+        )
+        await self._refuse(answer, scope, receive, send, more)
+
+    async def _refuse(self, answer: ASGIApp, scope: Scope, receive: Receive, send: Send, more: bool) -> None:
         dropped = 0
         while more and dropped < 4 * self.most:  # a client that is still sending sees no answer
             message = await receive()
             dropped += len(message.get("body", b""))
             more = message.get("more_body", False)
-        detail = f"the request is larger than {self.most / 1e6:g} MB"
-        await JSONResponse({"detail": detail}, 413, {"Connection": "close"})(scope, receive, send)
+        await answer(scope, receive, send)
 
 
 class _TooLarge(Exception):
@@ -331,7 +361,7 @@ def create_app(config: ServeConfig, classifier: Classifier | None = None) -> Fas
     async def page():
         return HTMLResponse(files("glocal.deploy").joinpath("page.html").read_text(encoding="utf-8"))
 
-    app.add_middleware(LimitBody, most=int(config.max_megabytes * 1e6))
+    app.add_middleware(LimitBodies, most=int(config.max_megabytes * 1e6), at_once=config.max_queue)
     app.add_middleware(Measure, service=service)
     return app
 
@@ -346,12 +376,7 @@ def serve(config: ServeConfig) -> None:
         app = create_app(config)
         host, port = listening.getsockname()[:2]
         log.warning("listening on http://%s:%d, with a page to try it", host, port)
-        settings = uvicorn.Config(
-            app,
-            log_level="warning",
-            limit_concurrency=config.max_queue,  # requests whose bodies may be in memory
-            timeout_graceful_shutdown=math.ceil(config.timeout) + 1,
-        )
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=math.ceil(config.timeout) + 1)
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has finished
             signal.signal(number, lambda *args: None)
         uvicorn.Server(settings).run(sockets=[listening])
