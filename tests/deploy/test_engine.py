@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,6 +29,11 @@ PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@dataclass
+class Scale:
+    by: str
 
 
 class Small(nn.Module):
@@ -122,7 +129,7 @@ class TestCache:
         x = np.ones((2, 3, 8, 9), np.float32)
         np.testing.assert_array_equal(first(x), second(x))
 
-    @pytest.mark.parametrize("change", ["act", "table", "nested", "buffer", "code"])
+    @pytest.mark.parametrize("change", ["act", "table", "nested", "buffer", "code", "array", "partial", "dataclass"])
     def test_the_key_sees(self, small, change, monkeypatch):
         before = engine.content_key(small)
         assert engine.content_key(small) == before
@@ -134,6 +141,18 @@ class TestCache:
             small.options = {"sizes": [1, (2, 3)]}
         elif change == "buffer":
             small.register_buffer("mask", torch.ones(2), persistent=False)
+        elif change == "array":
+            small.table = np.ones(3)
+            between = engine.content_key(small)
+            small.table = np.array([1.0, 1.0, 2.0])
+            assert engine.content_key(small) != between
+        elif change in ("partial", "dataclass"):
+            make = {"partial": lambda k: partial(torch.mul, other=k), "dataclass": Scale}[change]
+            small.act = make("2")
+            between = engine.content_key(small)
+            assert engine.content_key(small) == between
+            small.act = make("3")
+            assert engine.content_key(small) != between
         else:
             code = engine._code_of
             monkeypatch.setattr(engine, "_code_of", lambda kind: code(kind) + "#" * (kind is nn.Conv2d))
@@ -153,6 +172,21 @@ class TestCache:
         agree(compile(small, "onnxruntime"), small, 1, 3, 8, 8)
         assert len(written) == 4
         assert len([folder for folder in cache.iterdir() if not folder.name.startswith(".")]) == 4
+
+    @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+    def test_what_the_key_does_not_see_is_written_anew(self, small, written, cache, name):
+        class Gain:
+            def __init__(self, value):
+                self.value = value
+
+            def __mul__(self, x):
+                return self.value * x
+
+        for gain in (1.0, 5.0, 5.0):
+            small.factor = Gain(gain)
+            agree(compile(small, name), small, 1, 3, 8, 8)
+        assert len(written) == 2
+        assert len(list(cache.iterdir())) == 1
 
     def test_a_damaged_file_is_written_anew(self, small, written, cache):
         compile(small, "openvino")
@@ -232,6 +266,26 @@ class TestAuto:
         agree(compiled, model, 2, 3, 5, 5)
         with pytest.raises(ValueError, match="does not take this model"):
             compile(model, "openvino")
+
+    def test_torch_where_the_runtime_lacks_an_operation(self, caplog):
+        class Eigenvalues(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 1)
+
+            def forward(self, x):
+                x = self.conv(x).mean((2, 3))
+                return torch.linalg.eigvalsh(x[:, :, None] * x[:, None, :])
+
+        model = Eigenvalues().eval()
+        compiled = compile(model)
+        assert compiled.name == "torch"
+        agree(compiled, model, 2, 3, 8, 8)
+        assert "torch computes it" in caplog.text
+        for name in ("openvino", "onnxruntime"):
+            with pytest.raises(ValueError, match=r"does not take this model: No .*_linalg_eigh") as caught:
+                compile(model, name)
+            assert "\n" not in str(caught.value)
 
     def test_torch_where_nothing_can_be_kept(self, small, cache):
         cache.write_text("a file, no folder")

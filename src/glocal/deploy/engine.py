@@ -8,7 +8,8 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from dataclasses import is_dataclass
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, ENGINES
-from glocal.deploy.files import ExportMismatchError, export
+from glocal.deploy.files import ExportMismatchError, compare, export, random_images
 from glocal.deploy.graph import device_of, first_line, measuring
 from glocal.deploy.reparameterize import fuse
 from glocal.tasks.classifier import torch_threads
@@ -33,6 +34,8 @@ Images = np.ndarray | Tensor
 Run = Callable[[np.ndarray], list[np.ndarray]]
 COMPILED_KEPT = 8  # compiled models, by size and purpose, that stay in memory
 FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}  # what an engine reads, as `export` calls it
+# The largest difference of a model that was kept from the one that it is taken for, in standard deviations.
+TOLERANCES = {"fp32": 1e-3, "bf16": 1.0}
 
 
 class Engine:
@@ -70,7 +73,8 @@ def compile(
 ) -> Engine:
     """Compile a model for a runtime on the CPU.
 
-    What takes long is kept in `cache_folder()`, by the content of the model, for the next time.
+    What takes long is kept in `cache_folder()`, by the content of the model, for the next time, and is then compared
+    with the model on one image.
 
     Args:
         model: takes (B, C, H, W) and returns a tensor or a list of them.
@@ -127,15 +131,18 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
     versions = [import_module(package).__version__ for package in packages]
     folder = cache_folder() / content_key(model, name, str(input_size), *versions)
     file = folder / f"model{ENDINGS[FORMATS[name]]}"
-    if not file.exists():
-        log.warning("compiling the model for %s; it is kept in %s for the next time", name, folder.parent)
-        _fill(folder, file.name, model, name, input_size)
-    try:
-        return _open(file, name, threads, precision, keep=input_size is not None)
-    except Exception:  # of the runtimes' own types: a file that something has damaged
-        shutil.rmtree(folder)
-        _fill(folder, file.name, model, name, input_size)
-        return _open(file, name, threads, precision, keep=input_size is not None)
+    if file.exists():
+        try:
+            run = _open(file, name, threads, precision, keep=input_size is not None)
+            image = random_images([(1, *(input_size or (_channels(model), 64, 64)))])
+            if compare(model, run, image) <= TOLERANCES[precision]:
+                return run
+        except Exception as error:  # of the runtimes' own types: a file that something has damaged
+            log.info("%s cannot be used: %s", file, first_line(error))
+        shutil.rmtree(folder)  # also of another model: a module may hold what the key does not see
+    log.warning("compiling the model for %s; it is kept in %s for the next time", name, folder.parent)
+    _fill(folder, file.name, model, name, input_size)
+    return _open(file, name, threads, precision, keep=input_size is not None)
 
 
 def _open(file: Path, name: str, threads: int | None, precision: str, keep: bool) -> Run:
@@ -186,6 +193,12 @@ _STRUCTURE = ("_modules", "_parameters", "_buffers", "training")
 def _described(value) -> str:
     if isinstance(value, Tensor):
         return hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{value.shape}{hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()}"
+    if isinstance(value, partial):
+        return _described([value.func, value.args, value.keywords])
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__qualname__ + _described(vars(value))
     if isinstance(value, dict):
         return str(sorted((str(key), _described(one)) for key, one in value.items()))
     if isinstance(value, list | tuple | set | frozenset):

@@ -55,7 +55,7 @@ def export(
     batch: int = 1,
     metadata: dict | None = None,
     preprocessing: Preprocessing | None = None,
-    calibration: Sequence[np.ndarray] | None = None,
+    calibration: Sequence[np.ndarray] | np.ndarray | None = None,
 ) -> ExportResult:
     """Write a model as a file for a runtime, read it back, and compare it with the model.
 
@@ -69,11 +69,12 @@ def export(
         metadata: to be found in the file under "glocal", as JSON.
         preprocessing: to be a part of the file, which then takes RGB images of any size, uint8 (B, H, W, 3); its
             input_size is in the place of `input_size`.
-        calibration: float32 (B, C, H, W), a few hundred normalised images that are like those to come, in batches;
+        calibration: float32 (B, C, H, W), a few hundred normalised images that are like those to come, in batches, or
+            one array of them;
             int8 takes the ranges of all maps from them, and the file is compared on the first of them.
 
     Raises:
-        ValueError: an unknown target or precision, or a model that torch.export does not take.
+        ValueError: an unknown target or precision, or a model that torch.export or the runtime does not take.
         ImportError: a runtime that is not installed.
         ExportMismatchError: the file computes something else. It is deleted; a file of that name from before stays.
     """
@@ -86,8 +87,10 @@ def export(
         raise ValueError(f"the precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if path.suffix != ENDINGS[to]:
         raise ValueError(f"a file for {to} ends with {ENDINGS[to]}, not {path.suffix or 'nothing'}")
-    if (precision == "int8") != bool(calibration):
+    if (precision == "int8") != (calibration is not None and len(calibration) > 0):
         raise ValueError("int8 needs images for calibration, other precisions none")
+    if isinstance(calibration, np.ndarray) and calibration.ndim == 4:
+        calibration = [*calibration[:, None]]
     runtimes.require(to)
     if precision == "int8":
         runtimes.require("int8")
@@ -187,8 +190,11 @@ def _shapes(input_size: tuple[int, int, int], batch: int, dynamic: Collection[st
 
 
 def _write_onnx(program, path: Path, precision: str, metadata: str, calibration) -> None:
-    with runtimes.quiet():
-        result = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["images"], optimize=True)
+    try:
+        with runtimes.quiet():
+            result = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["images"], optimize=True)
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(f"ONNX does not take this model: {_reason(error)}") from error
     graph = result.model.graph
     raw = graph.inputs[0].dtype.name == "UINT8"
     for place, name in enumerate(("batch", "height", "width", None) if raw else ("batch", None, "height", "width")):
@@ -212,8 +218,11 @@ def _write_onnx(program, path: Path, precision: str, metadata: str, calibration)
 def _write_openvino(program, path: Path, precision: str, metadata: str, calibration) -> None:
     import openvino
 
-    with runtimes.quiet():
-        graph = openvino.convert_model(program)
+    try:
+        with runtimes.quiet():
+            graph = openvino.convert_model(program)
+    except Exception as error:  # of its own types, which share no other
+        raise ValueError(f"OpenVINO does not take this model: {_reason(error)}") from error
     images = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     sides = images.meta["val"].shape
     graph.reshape(openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides]))  # else all are open
@@ -222,6 +231,13 @@ def _write_openvino(program, path: Path, precision: str, metadata: str, calibrat
         graph = _quantized(graph, calibration)
     graph.set_rt_info(metadata, METADATA_KEY)
     openvino.save_model(graph, path, compress_to_fp16=precision == "fp16")
+
+
+def _reason(error: Exception) -> str:
+    """The line of a converter's report that names the operation, else the first."""
+    lines = str(error).splitlines()
+    named = (line.strip("- ") for line in lines if line.startswith(("-- No conversion rule", "<class 'torch.onnx")))
+    return next(named, first_line(error)).rpartition("'>: ")[2]
 
 
 def _quantized(graph, calibration: Sequence[np.ndarray]):

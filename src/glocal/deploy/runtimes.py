@@ -84,7 +84,8 @@ def as_list(result):
 def quiet():
     """Without the exporters' advice and progress."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "openvino", "nncf")]
-    levels = [logger.level for logger in loggers]
+    restored = [*loggers, logging.getLogger()]  # OpenVINO's conversion changes the root's
+    levels = [logger.level for logger in restored]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
@@ -92,5 +93,5 @@ def quiet():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in zip(restored, levels, strict=True):
             logger.setLevel(level)
