@@ -1,6 +1,8 @@
 """`glocal export`: one command from a checkpoint to a file that a runtime reads."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -33,6 +35,15 @@ def run(tmp_path_factory):
         CheckpointInfo("test_resnet", ["a", "b", "c"], preprocessing, data={"multi_label": True}),
     )
     return folder, model
+
+
+def test_a_signal_leaves_nothing_half_written(run, tmp_path, capsys, monkeypatch):
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("glocal.deploy.files.compare", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["export", "--checkpoint", str(run[0]), "--to", "torch", "--output", str(tmp_path / "a.pt2")]) == 143
+    assert capsys.readouterr().err == "error: stopped by SIGTERM\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino", "torch"])

@@ -8,9 +8,12 @@ docstring is its help.
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +31,7 @@ COMMANDS = {
     "doctor": "say which backend computes each op here, and why",
 }
 
+OWN_SIGNALS = ("train", "serve")  # they finish something first
 PACKAGE = Path(__file__).parents[1]
 
 # Threads that wait by sleeping, not by spinning: on two idle cores a small model trains a tenth slower, beside another
@@ -36,7 +40,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 done, 1 failed, 2 asked wrongly, 130 stopped by the user."""
+    """Run a command line; returns the exit code: 0 done, 1 failed, 2 asked wrongly, 130 or 143 stopped by a signal."""
     args = [*(sys.argv[1:] if args is None else args)]  # in this package `list` is a command
     _log_to_stderr()
     for stream in (sys.stdout, sys.stderr):  # file names may hold what the terminal cannot show
@@ -72,7 +76,10 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         config = parser.parse(rest)
         keep_freed_memory()
-        return command.run(config)
+        with nullcontext() if name in OWN_SIGNALS else _tidy_end():
+            return command.run(config)
+    except _TerminatedError:
+        return _fail("stopped by SIGTERM", 143)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "stopped", 130)
     except BrokenPipeError:  # the reader of our output has gone, as in `glocal … | head`
@@ -106,6 +113,27 @@ def _exit_code(error: Exception) -> int | None:
     if PACKAGE in Path(last.filename).parents and (last.line or "raise").startswith("raise"):
         return 1 if isinstance(error, RuntimeError) else 2
     return 1 if isinstance(error, OSError) and error.errno is not None else None
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """What SIGTERM raises; libraries let it pass as they do Ctrl-C."""
+
+
+@contextmanager
+def _tidy_end():
+    """Let SIGTERM end a command as Ctrl-C does, so that nothing half-written stays."""
+
+    def end(number, frame):
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _fail(message: str, code: int) -> int:
