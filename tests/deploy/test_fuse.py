@@ -53,7 +53,17 @@ def test_equals_the_model_in_float32(name):
         assert (fuse(model)(x) - expected).abs().max() / expected.std() < 1e-5
 
 
-@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, freeze_batch_norm_2d])
+def plain(model):
+    """Batch norms with less than usual: some without factors and shifts, some without statistics."""
+    for place, module in enumerate(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        if place % 3 == 0:
+            module.weight = module.bias = None
+        elif place % 3 == 1:
+            module.running_mean = module.running_var = None
+    return model
+
+
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, freeze_batch_norm_2d, plain])
 @pytest.mark.parametrize("name", ["transxnet_pico", "transcnn_pico", "van_pico"])
 def test_other_kinds_of_batch_norm(name, convert):
     model = convert(randomised(timm.create_model(name), scale=0.05).eval())

@@ -115,6 +115,22 @@ def test_autocast_computes_in_bfloat16_and_keeps_the_gradients_types():
         torch.testing.assert_close(grad, other, rtol=0.05, atol=0.05 * other.abs().max().item())
 
 
+@pytest.mark.parametrize("needs", [False, True], ids=["inference", "training"])
+def test_autocast_leaves_float64_as_torch_does(needs):
+    named = inputs((5, 7), 3, per_sample=False, bias=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = depthwise_conv(named["x"], named["weight"].requires_grad_(needs), named["bias"])
+    assert out.dtype == torch.float64
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7)], ids=str)
+@pytest.mark.parametrize("k", [1, 3])
+def test_autocast_of_a_single_tap(k, size):
+    named = {name: tensor.float() for name, tensor in inputs(size, k, per_sample=False, bias=True).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert depthwise_conv(**named).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(("k", "dilation"), [(3, 1), (11, 1), (3, 2)], ids=str)
 def test_gradients_of_gradients(k, dilation):
     leaves = [tensor.requires_grad_() for tensor in inputs((4, 5), k, per_sample=False, bias=True).values()]
@@ -171,6 +187,15 @@ def test_gelu_without_gradients(size, k, dilation, per_sample, layout):
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("k", "per_sample"), [(3, False), (7, False), (3, True)])
+@torch.no_grad()
+def test_a_bias_that_is_a_part_of_something(k, per_sample):
+    """oneDNN's convolution with GELU reads a bias as if its numbers lay side by side."""
+    named = {name: tensor.float() for name, tensor in inputs((5, 7), k, per_sample, bias=True).items()}
+    named["bias"] = torch.stack([named["bias"], torch.full_like(named["bias"], 9.0)], dim=-1)[..., 0]
+    torch.testing.assert_close(depthwise_conv(**named, gelu=True), F.gelu(by_taps(**named)), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [*SIZES, (17, 23)], ids=str)
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
@@ -225,6 +250,8 @@ def test_per_sample_kernels_when_the_batch_is_one_or_equals_the_channels(batch):
         if (batch, channels) == (3, 1):  # (3, 1, k, k) can only be one kernel for each of three samples
             assert_agree(depthwise_conv, by_taps, {"x": x, "weight": weight})
         torch.testing.assert_close(depthwise_conv(x, weight), expected)
+        bias = random(batch, channels, seed=2)
+        torch.testing.assert_close(depthwise_conv(x, weight, bias), expected + bias[:, :, None, None])
 
 
 @pytest.mark.parametrize("per_sample", [False, True], ids=["static", "per-sample"])

@@ -181,6 +181,32 @@ def test_refuses_kernels_that_are_not_square():
         ops.depthwise_conv(torch.ones(2, 4, 3, 4), torch.ones(2, 4, 3, 5))
 
 
+def test_refuses_kernels_without_a_middle():
+    with pytest.raises(RuntimeError, match="kernels of 4 × 4 have no middle"):
+        ops.depthwise_conv(torch.ones(2, 4, 3, 4), torch.ones(4, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [(op, name) for op in ("multi-scale", "norm", "sample norm", "aggregated") for name in case(op, (3, 4))[1]],
+)
+def test_refuses_other_shapes(op, name):
+    """A kernel would read past the end of what is too short; only the first map of a call says how long all are."""
+    function, named = case(op, (3, 4))
+    named = typed(named, torch.float32)
+    named[name] = torch.cat([named[name]] * 2, dim=1 if named[name].ndim > 1 else 0)
+    with pytest.raises(RuntimeError, match=r"cannot run there: .*( is .*, not |one for each of|not square)"):
+        function(**named)
+
+
+@pytest.mark.parametrize("name", ["weight3", "bias3"])
+def test_refuses_another_type(name):
+    function, named = case("multi-scale", (3, 4))
+    named = typed(named, torch.float32) | {name: named[name].double()}
+    with pytest.raises(RuntimeError, match="no kernel for float64"):
+        function(**named)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"factor": (2, 4, 1, 1)}, {"residual": (1, 4, 5, 5)}, {"weight": (1, 1, 3, 3)}], ids=str
 )

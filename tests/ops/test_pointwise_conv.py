@@ -56,6 +56,13 @@ def test_without_gradients(size, layout, bias):
 
 
 @torch.no_grad()
+def test_a_bias_that_is_a_part_of_something():
+    named = inputs((5, 7), dtype=torch.float32, layout="channels_last")
+    named["bias"] = torch.stack([named["bias"], torch.full((3,), 9.0)], dim=1)[:, 0]
+    torch.testing.assert_close(pointwise_conv(**named, gelu=True), by_position(**named, gelu=True))
+
+
+@torch.no_grad()
 def test_empty_batch():
     assert pointwise_conv(torch.empty(0, 5, 3, 2), torch.ones(3, 5, 1, 1), gelu=True).shape == (0, 3, 3, 2)
 

@@ -19,7 +19,7 @@ BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)  # of one dev
 
 def absorb_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
     """Let a convolution do the batch norm after it."""
-    if not isinstance(norm, BATCH_NORMS):
+    if not _is_affine(norm):
         return norm
     factor, shift = _affine(norm)
     _set(conv, factor.view(-1, 1, 1, 1) * conv.weight.double(), factor * _bias(conv) + shift)
@@ -28,7 +28,7 @@ def absorb_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
 
 def absorb_input_norm(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
     """Let a 1×1 convolution do the batch norm before it. (A larger one pads with zeros after the norm.)"""
-    if not isinstance(norm, BATCH_NORMS):
+    if not _is_affine(norm):
         return norm
     factor, shift = _affine(norm)
     weight = conv.weight.double()
@@ -60,10 +60,18 @@ def absorb_residual(conv: nn.Conv2d) -> None:
     _set(conv, weight, None if conv.bias is None else _bias(conv))
 
 
+def _is_affine(norm: nn.Module) -> bool:
+    """Whether a norm in eval mode is a batch norm with statistics of its own, and not the batch's."""
+    return isinstance(norm, BATCH_NORMS) and norm.running_var is not None
+
+
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Factor and shift of a batch norm in eval mode."""
-    factor = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    return factor, norm.bias.detach().double() - norm.running_mean.double() * factor
+    factor = 1 / (norm.running_var.double() + norm.eps).sqrt()
+    if norm.weight is not None:
+        factor = norm.weight.detach().double() * factor
+    shift = -norm.running_mean.double() * factor
+    return factor, shift if norm.bias is None else norm.bias.detach().double() + shift
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

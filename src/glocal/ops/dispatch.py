@@ -98,6 +98,7 @@ def takes_inference_ops(*tensors: Tensor) -> bool:
     """
     return (
         type(tensors[0]) is Tensor
+        and all(tensor.ndim > 1 or tensor.is_contiguous() for tensor in tensors)  # oneDNN reads a bias as if it were
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
@@ -116,6 +117,14 @@ def exporting() -> bool:
 def too_many(samples: int) -> str | None:
     """What the kernels have against more samples, or heads of samples, than they can share out."""
     return None if samples <= MOST_PROGRAMS else f"there are more than {MOST_PROGRAMS:,} samples or heads"
+
+
+def other_shapes(**tensors: tuple[Tensor | None, tuple[int, ...]]) -> str | None:
+    """What the kernels, which check no shape, have against tensors that are not of the shapes beside them."""
+    for name, (tensor, shape) in tensors.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            return f"{name} is {tuple(tensor.shape)}, not {shape}"
+    return None
 
 
 def refusal(device: torch.device) -> str | None:
@@ -173,12 +182,15 @@ def report() -> list[tuple[str, str, str]]:
 
 
 def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors in the type that autocast computes in where the first one is; unchanged where it is off."""
+    """The tensors in the type that autocast computes in where the first one is; unchanged where it is off.
+
+    As in torch's own operations float64 stays what it is.
+    """
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return list(tensors)
     dtype = torch.get_autocast_dtype(kind)
-    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+    return [tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors]
 
 
 def _against(tensors: Sequence[Tensor | None]) -> str | None:

@@ -37,7 +37,7 @@ def aggregated_attention(
         query_embedding: (heads, d).
         temperature: (heads,), positive.
         local_bias: (heads, 9), the neighbours in row-major order.
-        pooled_bias: (heads, P, H·W).
+        pooled_bias: (heads, P, H·W), finite.
         tokens: (heads, d, 9); token_bias: (heads, 9).
 
     Returns:
@@ -48,7 +48,7 @@ def aggregated_attention(
     if not torch.jit.is_scripting():  # by itself, so that TorchScript compiles nothing of it
         maps = [q, k, v, pooled_k, pooled_v]
         parameters = [query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias]
-        if dispatch.takes_triton("aggregated_attention", maps + parameters, partial(_limits, q)):
+        if dispatch.takes_triton("aggregated_attention", maps + parameters, partial(_limits, *maps, *parameters)):
             return _by_triton(maps, parameters)
         if dispatch.takes_cpu(q):
             return cpu.aggregated_attention(*maps, *parameters)
@@ -57,10 +57,35 @@ def aggregated_attention(
     )
 
 
-def _limits(q: Tensor) -> str | None:
-    if q.shape[2] > 128:
-        return f"heads of {q.shape[2]} channels are wider than 128"
-    return dispatch.too_many(q.shape[0] * q.shape[1])
+def _limits(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pooled_k: Tensor,
+    pooled_v: Tensor,
+    query_embedding: Tensor,
+    temperature: Tensor,
+    local_bias: Tensor,
+    pooled_bias: Tensor,
+    tokens: Tensor,
+    token_bias: Tensor,
+) -> str | None:
+    batch, heads, width, rows, columns = q.shape
+    pooled = pooled_k.shape[-1]
+    if width > 128:
+        return f"heads of {width} channels are wider than 128"
+    return dispatch.too_many(batch * heads) or dispatch.other_shapes(
+        k=(k, tuple(q.shape)),
+        v=(v, tuple(q.shape)),
+        pooled_k=(pooled_k, (batch, heads, width, pooled)),
+        pooled_v=(pooled_v, (batch, heads, width, pooled)),
+        query_embedding=(query_embedding, (heads, width)),
+        temperature=(temperature, (heads,)),
+        local_bias=(local_bias, (heads, 9)),
+        pooled_bias=(pooled_bias, (heads, pooled, rows * columns)),
+        tokens=(tokens, (heads, width, 9)),
+        token_bias=(token_bias, (heads, 9)),
+    )
 
 
 def _by_triton(maps: list[Tensor], parameters: list[Tensor]) -> Tensor:

@@ -14,16 +14,18 @@ __all__ = ["channel_norm"]
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise each position of (B, C, H, W) over C, then scale and shift by `weight` and `bias`, both (C,)."""
     if not torch.jit.is_scripting():
-        if dispatch.takes_triton("channel_norm", [x, weight, bias], partial(_limits, x)):
+        if dispatch.takes_triton("channel_norm", [x, weight, bias], partial(_limits, x, weight, bias)):
             return _by_triton(x, weight, bias, eps)
         if dispatch.exporting():
             return graph.channel_norm(x, weight, bias, eps)
     return reference.channel_norm(x, weight, bias, eps)
 
 
-def _limits(x: Tensor) -> str | None:
-    most = 8192
-    return None if x.shape[1] <= most else f"{x.shape[1]} channels are more than the {most} that a program can hold"
+def _limits(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    channels, most = x.shape[1], 8192
+    if channels > most:
+        return f"{channels} channels are more than the {most} that a program can hold"
+    return dispatch.other_shapes(weight=(weight, (channels,)), bias=(bias, (channels,)))
 
 
 def _by_triton(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -57,16 +57,17 @@ def multi_scale_depthwise_conv(
     Returns:
         (B, C, H, W).
     """
-    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if dispatch.takes_triton("depthwise_conv", [x, weights[0], biases[0]], partial(dispatch.too_many, x.shape[0])):
+    if not torch.jit.is_scripting():
+        limits = partial(_multi_scale_limits, x, weights, biases)
+        if dispatch.takes_triton("depthwise_conv", [x, *weights, *biases], limits):
             return _multi_scale_by_triton(x, weights, biases, residual, gelu)
     return reference.multi_scale_depthwise_conv(x, weights, biases, residual, gelu)
 
 
 def _limits(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Tensor | None) -> str | None:
     """What the kernels, which check no shape, have against a call."""
-    if weight.shape[-1] != weight.shape[-2]:
-        return f"its kernels of {weight.shape[-2]} × {weight.shape[-1]} are not square"
+    if reason := _against_kernels(weight):
+        return reason
     shared = weight.shape[0] == x.shape[1] and weight.shape[1] == 1
     per_sample = weight.shape[0] == x.shape[0] and weight.shape[1] == x.shape[1]
     if not (shared or per_sample) or any(other is not None and other.shape != x.shape for other in others):
@@ -74,6 +75,24 @@ def _limits(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Tensor | No
     if bias is not None and bias.numel() != (x.shape[1] if shared else x.shape[0] * x.shape[1]):
         return f"a bias of {bias.numel()} numbers is not one for each kernel"
     return dispatch.too_many(x.shape[0])
+
+
+def _multi_scale_limits(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> str | None:
+    if sum(len(weight) for weight in weights) != x.shape[1] or len(biases) != len(weights):
+        return f"its kernels and biases are not one for each of {x.shape[1]} channels"
+    for weight, bias in zip(weights, biases, strict=True):
+        own = len(weight), 1, *weight.shape[2:]
+        reason = _against_kernels(weight) or dispatch.other_shapes(weight=(weight, own), bias=(bias, own[:1]))
+        if reason is not None:
+            return reason
+    return dispatch.too_many(x.shape[0])
+
+
+def _against_kernels(weight: Tensor) -> str | None:
+    rows, columns = weight.shape[-2:]
+    if rows != columns:
+        return f"its kernels of {rows} × {columns} are not square"
+    return f"its kernels of {rows} × {columns} have no middle" if rows % 2 == 0 else None
 
 
 def _by_triton(

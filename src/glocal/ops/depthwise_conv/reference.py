@@ -44,13 +44,17 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu
         weight = taps_within_reach(weight, height, width, dilation)
     one_tap = weight.shape[-2] == 1 and weight.shape[-1] == 1
     if one_tap and not weight.is_meta:  # torch takes such a convolution group by group
+        if not torch.jit.is_scripting():
+            x, weight, bias = dispatch.autocast(x, weight, bias)
         y = x * weight.reshape(-1, channels, 1, 1)
         y = y if bias is None else y + bias.reshape(-1, channels, 1, 1)
         return F.gelu(y) if gelu else y
+    if bias is not None and (not per_sample or batch == 1):
+        bias = bias.reshape(-1)  # of a batch of one image with one channel it may be (1, 1)
     if not per_sample:
         return _by_groups(x, weight, bias, dilation, gelu)
     if batch == 1:
-        return _by_groups(x, weight.transpose(0, 1), None if bias is None else bias.reshape(-1), dilation, gelu)
+        return _by_groups(x, weight.transpose(0, 1), bias, dilation, gelu)
     if not torch.jit.is_scripting() and isinstance(batch, torch.SymInt):
         y = graph.convolve(x, weight, dilation)
         y = y if bias is None else y + bias.reshape(-1, channels, 1, 1)
