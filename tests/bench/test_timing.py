@@ -141,6 +141,24 @@ def test_peak_memory():
     assert timing._peak_memory(step, torch.device("cpu")) == 4
 
 
+def test_memory_holds_what_is_kept_for_a_size(monkeypatch):
+    def step(name, config, device, size, batch):
+        kept = []
+
+        def run():
+            if not kept:
+                kept.append(torch.ones(2**18))  # 1 MiB
+            return torch.ones(2**18)
+
+        return run
+
+    monkeypatch.setattr(timing, "_step", step)
+    modes = {"infer": 2, "train": 1}  # in training nothing is kept; the first step makes the optimizer's state
+    for mode, memory in modes.items():
+        (row,) = timing.compare(BenchConfig([], "test_resnet", mode, rounds=1, device="cpu"))
+        assert row.memory == memory
+
+
 def test_memory_grows_with_the_batch_not_with_the_other_models():
     def memory(models, batch):
         config = BenchConfig(models, "van_pico", batch_sizes=batch, sizes="64", rounds=1, device="cpu")

@@ -43,7 +43,7 @@ def test_a_cpu_takes_its_own_way_where_there_is_one(chosen, choice, own, monkeyp
     assert dispatch.takes_cpu(torch.ones(1)) == bool(own)
     assert not dispatch.takes_cpu(torch.ones(1, device="meta"))
     shown = {op: backend for op, _, backend, _ in dispatch.report()}
-    assert shown == {op: "cpu" if op in own else "reference" for op in (*dispatch.OPS, "pointwise_conv")}
+    assert shown == {op: "cpu" if op in own else "reference" for op in (*dispatch.OPS, *dispatch.WITHOUT_KERNELS)}
 
 
 def test_ops_with_a_way_of_their_own_on_a_cpu():
@@ -66,6 +66,7 @@ def test_report_of_kernels_that_cannot_run(chosen, monkeypatch):
     chosen("triton", interpret=False)
     shown = {op: (backend, reason[:20]) for op, _, backend, reason in dispatch.report()}
     assert shown.pop("pointwise_conv") == ("cpu", "there is no kernel: ")
+    assert shown.pop("grid_attention") == ("reference", "there is no kernel: ")
     assert shown == dict.fromkeys(dispatch.OPS, ("none", "GLOCAL_OPS=triton, b"))
 
 
@@ -127,13 +128,13 @@ def test_what_a_gpu_must_be(chosen, monkeypatch, capability, reason):
 
 
 def test_a_fallback_is_said_once(chosen, monkeypatch, caplog):
-    """On a GPU only: there somebody waits for the kernels."""
+    """Not on a CPU: nobody waits for the kernels there."""
     chosen("auto")
     monkeypatch.setattr(dispatch, "_said", set())
     monkeypatch.setattr(dispatch, "refusal", lambda device: None)
 
     class OnGPU:
-        is_cuda, is_meta, device, dtype = True, False, torch.device("cuda"), torch.float64
+        is_cpu, is_meta, device, dtype = False, False, torch.device("cuda"), torch.float64
 
     with caplog.at_level(logging.WARNING, "glocal"):
         for _ in range(2):

@@ -36,8 +36,9 @@ class Timing:
 
     ms: median time per image; spread: that of the third quartile over that of the first; fastest: the shortest time,
     which a busy machine moves least. ratio, fastest_ratio: to the baseline's median and shortest. memory: the most that
-    a step has allocated at a time, in MiB, so without the weights and the optimizer's state; None for other engines
-    than torch, and devices other than cpu and cuda. error: why there are no figures, "" where there are.
+    a step has allocated at a time, in MiB, without the weights and the optimizer's state, but with what a model keeps
+    for a size; None for other engines than torch, and devices other than cpu and cuda. error: why there are no figures,
+    "" where there are.
     """
 
     model: str
@@ -91,8 +92,14 @@ def _cell(
     for name in names:
         try:
             steps[name] = _step(name, config, device, size, batch)
-            steps[name]()
+            # In inference the memory of the first step, which makes what is kept for the size. Elsewhere it also makes
+            # what is no part of the others: an optimizer's state, compiled code.
+            first = config.mode == "infer" and not config.compile
+            if not first:
+                steps[name]()
             memory[name] = _peak_memory(steps[name], device) if config.engine == "torch" else None
+            if first:
+                steps[name]()
             start = _now(device)
             steps[name]()
             seconds = _now(device) - start

@@ -18,6 +18,10 @@ from torch.autograd import forward_ad
 
 CHOICES = ("auto", "reference", "triton")
 OPS = ("aggregated_attention", "channel_norm", "depthwise_conv", "sample_norm")  # those with kernels
+WITHOUT_KERNELS = {  # and why
+    "grid_attention": "there is no kernel: its cells are a batch for torch's attention",
+    "pointwise_conv": "there is no kernel: it is a matrix product",
+}
 CPU_OPS = ("aggregated_attention", "depthwise_conv", "pointwise_conv")  # those with a way of their own on a CPU
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOWEST_CAPABILITY = (8, 0)
@@ -48,10 +52,10 @@ def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: Callable[[],
     tensors: its arguments, the first one a map. limits: asks the op itself what it has
     against it, where the kernels could run at all.
 
-    Raises RuntimeError, with the check that failed, where they must compute it and cannot. A call on a GPU that falls
-    back to the reference says so once for each reason.
+    Raises RuntimeError, with the check that failed, where they must compute it and cannot. A call on anything but a CPU
+    that falls back to the reference says so once for each reason.
     """
-    if tensors[0].is_meta or (_choice == "auto" and not tensors[0].is_cuda):
+    if tensors[0].is_meta or (_choice == "auto" and tensors[0].is_cpu):
         return False
     if backend() == "reference":
         return False
@@ -164,12 +168,12 @@ def report() -> list[tuple[str, str, str]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     against = refusal(device)
     rows = []
-    for op in sorted({*OPS, *CPU_OPS}):
+    for op in sorted({*OPS, *WITHOUT_KERNELS}):
         if backend() == "reference":
             rows.append((op, device.type, "reference", "GLOCAL_OPS=reference"))
-        elif op not in OPS:
-            own = "cpu" if device.type == "cpu" else "reference"
-            rows.append((op, device.type, own, "there is no kernel: it is a matrix product"))
+        elif op in WITHOUT_KERNELS:
+            own = "cpu" if device.type == "cpu" and op in CPU_OPS else "reference"
+            rows.append((op, device.type, own, WITHOUT_KERNELS[op]))
         elif against is None and (device.type == "cuda" or backend() == "triton"):
             rows.append((op, device.type, "triton", ""))
         elif backend() == "triton":
