@@ -5,9 +5,11 @@ import math
 import pytest
 import timm
 import torch
+from torch import nn
 
 import glocal
 from agreement import random, randomised
+from glocal.deploy import fuse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,6 +77,26 @@ def test_channels_last_changes_no_result(name):
         model.to(memory_format=torch.channels_last)
         actual = model(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("prepare", [nn.Module.train, nn.Module.eval, fuse], ids=["train", "eval", "fused"])
+@pytest.mark.parametrize("name", PICO)
+def test_channels_last_from_end_to_end(name, prepare):
+    """What every layer is given, and gives, has the channels of a position side by side, though parts of wider maps."""
+    model = prepare(timm.create_model(name)).to(memory_format=torch.channels_last)
+    seen = []
+
+    def look(module, inputs, output):
+        for x in (*inputs, output):
+            if isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[1] > 1:
+                seen.append((type(module).__name__, tuple(x.shape), x.stride(1)))
+
+    for module in model.modules():
+        module.register_forward_hook(look)
+    with torch.set_grad_enabled(model.training):
+        model(random(2, 3, 96, 128, dtype=torch.float32).contiguous(memory_format=torch.channels_last))
+    assert len(seen) > 50
+    assert [each for each in seen if each[2] != 1] == []
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

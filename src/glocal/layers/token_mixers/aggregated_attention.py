@@ -152,5 +152,8 @@ class CosineAttention(LengthScaledQuery):
         q = (F.normalize(q, dim=-1) + self.query_embedding.unsqueeze(1)) * scale.view(-1, 1, 1)
         position = self.position(height, width, height, width).unsqueeze(0).to(q.dtype)
         x = F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, attn_mask=position, scale=1.0)
-        x = x.transpose(2, 3).reshape(-1, self.proj.in_channels, height, width)
+        if exporting():
+            x = x.transpose(2, 3).reshape(-1, self.proj.in_channels, height, width)
+        else:  # in channels_last, as torch's attention gives it without gradients
+            x = x.transpose(1, 2).reshape(-1, height, width, self.proj.in_channels).permute(0, 3, 1, 2)
         return self.drop(self.proj(x))

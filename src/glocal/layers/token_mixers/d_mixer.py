@@ -164,7 +164,8 @@ class OSRA(nn.Module):
         q = self.split_heads(self.q(x))
         k, v = self.split_heads(self.kv(source)).chunk(2, dim=1)
         out = biased_attention(q, k, v, position)  # (B, heads, H·W, d)
-        return out.transpose(2, 3).reshape(x.shape)
+        batch, channels, height, width = x.shape
+        return out.transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # in channels_last
 
     @torch.jit.unused
     def attend_in_graph(self, x: Tensor, source: Tensor, position: Tensor) -> Tensor:

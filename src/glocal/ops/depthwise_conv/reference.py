@@ -60,7 +60,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu
         y = y if bias is None else y + bias.reshape(-1, channels, 1, 1)
         return F.gelu(y) if gelu else y
     # One kernel per sample and channel: a batch of one with B·C channels, whose maps have to be contiguous.
-    last = channels > 1 and x.is_contiguous(memory_format=torch.channels_last)
+    last = channels > 1 and x.stride(1) == 1  # also of a part of a wider map in channels_last
     x = x.reshape(1, batch * channels, height, width)
     weight = weight.reshape(batch * channels, 1, weight.shape[-2], weight.shape[-1])
     if bias is not None:
