@@ -114,6 +114,11 @@ def table(results: dict, int8: list[dict], times: list[dict]) -> str:
             columns.setdefault(key, {})[row["model"]] = row
     heads = [f"{engine}, {'×'.join(map(str, dict.fromkeys(size)))}, {batch} image{'s' * (batch > 1)}"
              for engine, size, batch in columns]  # fmt: skip
+    lines += [
+        "Milliseconds per image on two cores, in brackets the ratio to timm's `convnext_tiny` in the same run; the",
+        "runs are from different times, so compare ratios.",
+        "",
+    ]
     lines += ["| model | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
     for model in [*dict.fromkeys(model for rows in columns.values() for model in rows)]:
         cells = []
