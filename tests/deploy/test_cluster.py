@@ -1,18 +1,21 @@
 """The shards on a Ray of two workers: the same files as without, whoever dies."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
 from pyarrow import parquet
 
 from glocal.deploy import bulk, cluster
-from glocal.deploy.config import EmbedConfig
+from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.tasks.checkpoint import read_info, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,12 +38,13 @@ def config(checkpoint, **options):
     return EmbedConfig(["photos"], **common, **options)
 
 
-def start(checkpoint):
-    """Begin `glocal embed` on a Ray of two workers; in a process of its own, as Ray never leaves one quite."""
-    command = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())", "embed", "photos"]
+def start(checkpoint, *command):
+    """Begin a command on a Ray of two workers; in a process of its own, as Ray never leaves one quite."""
+    program = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())"]
     options = ["--checkpoint", str(checkpoint), "--engine", "torch", "--batch-size", "2", "--shard-size", "3"]
     options += ["--device", "cpu", "--output", "out", "--ray", "--workers", "2"]
-    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [*program, *(command or ("embed", "photos")), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @two_cores
@@ -67,6 +71,32 @@ def test_files_are_those_of_one_process(checkpoint, tmp_path):
             assert (row["source"], row["error"]) == (other["source"], other["error"])
             if other["error"] is None:
                 np.testing.assert_allclose(row["embedding"], other["embedding"], atol=1e-5)
+
+
+@two_cores
+@pytest.mark.usefixtures("photos")
+@pytest.mark.slow
+def test_predictions_of_tar_and_parquet_files(checkpoint, tmp_path):
+    """`glocal predict --ray` on both together: rows in the order of the inputs, as one process writes them."""
+    files = [(name, (tmp_path / "photos" / name).read_bytes()) for name in sorted(os.listdir("photos"))]
+    for number in range(2):
+        with tarfile.open(f"crawl-{number}.tar", "w") as archive:
+            for name, content in files[number * 3 : number * 3 + 3]:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    parquet.write_table(pyarrow.table({"image": [content for _, content in files[6:]]}), "rest.parquet")
+    inputs = ["crawl-0.tar", "crawl-1.tar", "rest.parquet"]
+    common = {"checkpoint": str(checkpoint), "engine": "torch", "batch_size": 2, "device": "cpu"}
+    bulk.write_results(PredictConfig(inputs, **common, output="here", top_k=2))
+    run = start(checkpoint, "predict", *inputs, "--top-k", "2")
+    shown, errors = run.communicate(timeout=240)
+    assert (run.returncode, shown) == (1, "12 images in 3 files in out\n"), errors
+    for name in (f"part-{number:05}.parquet" for number in range(3)):
+        table, expected = parquet.read_table(tmp_path / "out" / name), parquet.read_table(tmp_path / "here" / name)
+        assert table.drop(["probabilities"]).equals(expected.drop(["probabilities"]))
+        for row, other in zip(table.to_pylist(), expected.to_pylist(), strict=True):
+            assert row["probabilities"] == (other["probabilities"] and pytest.approx(other["probabilities"], abs=1e-5))
 
 
 @two_cores
