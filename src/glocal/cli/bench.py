@@ -74,7 +74,7 @@ def measure(config: BenchConfig) -> dict:
         console().print(table)
     return {
         "machine": facts,
-        "options": asdict(config),
+        "options": {name: value for name, value in asdict(config).items() if name != "json"},
         "timings": [asdict(row) for row in timings],
         "growth": [asdict(row) for row in grown],
     }
