@@ -48,7 +48,7 @@ def aggregated_attention(
     if not torch.jit.is_scripting():  # by itself, so that TorchScript compiles nothing of it
         maps = [q, k, v, pooled_k, pooled_v]
         parameters = [query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias]
-        if dispatch.takes_triton("aggregated_attention", maps + parameters, partial(_limits, *maps, *parameters)):
+        if dispatch.takes_triton("aggregated_attention", maps + parameters, partial(_limits, maps, parameters)):
             return _by_triton(maps, parameters)
         if dispatch.takes_cpu(q):
             return cpu.aggregated_attention(*maps, *parameters)
@@ -57,19 +57,9 @@ def aggregated_attention(
     )
 
 
-def _limits(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled_k: Tensor,
-    pooled_v: Tensor,
-    query_embedding: Tensor,
-    temperature: Tensor,
-    local_bias: Tensor,
-    pooled_bias: Tensor,
-    tokens: Tensor,
-    token_bias: Tensor,
-) -> str | None:
+def _limits(maps: list[Tensor], parameters: list[Tensor]) -> str | None:
+    q, k, v, pooled_k, pooled_v = maps
+    query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = parameters
     batch, heads, width, rows, columns = q.shape
     pooled = pooled_k.shape[-1]
     if width > 128:
