@@ -90,6 +90,7 @@ def takes_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
     return (
         takes_inference_ops(*tensors)
         and all(tensor.dtype == torch.float32 for tensor in tensors)
+        and all(tensor.ndim > 1 or tensor.is_contiguous() for tensor in tensors)  # it reads a bias as if it were
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
     )
@@ -102,7 +103,6 @@ def takes_inference_ops(*tensors: Tensor) -> bool:
     """
     return (
         type(tensors[0]) is Tensor
-        and all(tensor.ndim > 1 or tensor.is_contiguous() for tensor in tensors)  # oneDNN reads a bias as if it were
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
