@@ -134,8 +134,7 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
     if file.exists():
         try:
             run = _open(file, name, threads, precision, keep=input_size is not None)
-            image = random_images([(1, *(input_size or (_channels(model), 64, 64)))])
-            if compare(model, run, image) <= TOLERANCES[precision]:
+            if compare(model, run, random_images([_one_image(model, input_size)])) <= TOLERANCES[precision]:
                 return run
         except Exception as error:  # of the runtimes' own types: a file that something has damaged
             log.info("%s cannot be used: %s", file, first_line(error))
@@ -194,7 +193,7 @@ def _described(value) -> str:
     if isinstance(value, Tensor):
         return hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
     if isinstance(value, np.ndarray):
-        return f"{value.dtype}{value.shape}{hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()}"
+        return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
     if isinstance(value, partial):
         return _described([value.func, value.args, value.keywords])
     if is_dataclass(value) and not isinstance(value, type):
@@ -229,8 +228,13 @@ def _channels(model: nn.Module) -> int:
     raise ValueError("the model has no convolution that says how many channels an image has: give input_size")
 
 
+def _one_image(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int, int, int]:
+    """The shape of a batch of one image to try a model with: a small one where any size is taken."""
+    return 1, *(input_size or (_channels(model), 64, 64))
+
+
 def _gives_several(model: nn.Module, input_size: tuple[int, int, int] | None) -> bool:
-    images = torch.zeros(1, *(input_size or (_channels(model), 64, 64)), device=device_of(model))
+    images = torch.zeros(_one_image(model, input_size), device=device_of(model))
     with measuring(model), torch.no_grad():
         return not isinstance(model(images), Tensor)
 
