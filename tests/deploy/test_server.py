@@ -1,19 +1,12 @@
 """The service answers what the predictor says, refuses what it cannot read with a reason, and stays up."""
 
 import base64
-import contextlib
 import gc
-import http.client
 import inspect
 import io
-import json
 import random
 import re
-import signal
-import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -29,7 +22,6 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 from fastapi.testclient import TestClient
 
-from glocal.cli import main
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.predictor import Predictor
 from glocal.deploy.server import READERS, create_app
@@ -392,142 +384,6 @@ class TestWhatIsRefused:
         assert used[5000]["mib"] < used[1000]["mib"] + 16
         assert client.get("/health").status_code == 200
         assert client.app.state.service.batcher.accepted == 0
-
-
-# `glocal serve` with slow batches; at its end it prints how many requests it has let in.
-COUNTED = """
-import sys, time
-from glocal.cli import main
-from glocal.deploy.server import Service
-
-answer, compute, begun = Service.answer, Service._compute, []
-
-def counted(self, *args):
-    begun.append(1)
-    return answer(self, *args)
-
-def slow(self, images):
-    time.sleep(0.05)
-    return compute(self, images)
-
-Service.answer, Service._compute = counted, slow
-code = main(["serve", *sys.argv[1:]])
-print(len(begun))
-sys.exit(code)
-"""
-
-
-JSON = {"content-type": "application/json"}
-JSON_LINE = b"Content-Type: application/json\r\n\r\n"
-
-
-class TestCommand:
-    def test_a_signal_lets_it_finish(self, checkpoint):
-        """Of 32 clients that never stop asking: whoever was let in has an answer, the others see a closed door."""
-        command = [sys.executable, "-c", COUNTED, "--checkpoint", str(checkpoint), "--port", "0"]
-        command += ["--engine", "torch", "--threads", "1", "--max-batch", "4"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        try:
-            port = int(re.search(r"listening on http://127.0.0.1:(\d+)", process.stderr.readline())[1])
-            codes, refused = [], []
-            threads = [threading.Thread(target=self.ask, args=(port, codes, refused)) for _ in range(32)]
-            for thread in threads:
-                thread.start()
-            while len(codes) < 64:
-                time.sleep(0.01)
-                assert process.poll() is None, process.stderr.read()
-            process.send_signal(signal.SIGTERM)
-            before = len(codes)
-            for thread in threads:
-                thread.join(60)
-            assert not any(thread.is_alive() for thread in threads)
-            output, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        assert process.returncode == 0, errors
-        assert int(output) == len(codes)
-        assert set(codes) == {200}
-        assert len(codes) > before  # some were waiting when the signal came
-        assert len(refused) == 32
-
-    @staticmethod
-    def ask(port, codes, refused):
-        """Ask until the door is closed."""
-        body = json.dumps({"images": base64.b64encode(encoded(picture())).decode()})
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while True:
-            try:
-                connection.request("POST", "/predict", body, {"content-type": "application/json"})
-                answer = connection.getresponse()
-                answer.read()
-                codes.append(answer.status)
-            except ConnectionRefusedError as error:
-                refused.append(error)
-                return
-            except (ConnectionError, http.client.BadStatusLine):  # closed between two requests, or not taken any more
-                connection.close()
-
-    def test_requests_that_send_nothing_take_no_others_place(self, checkpoint):
-        """Connections without a request take none; requests without a body as many as there are, but health is told."""
-        command = [sys.executable, "-c", COUNTED, "--checkpoint", str(checkpoint), "--port", "0"]
-        command += ["--engine", "torch", "--threads", "1", "--max-queue", "2", "--max-images", "2"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        body = json.dumps({"images": base64.b64encode(encoded(picture())).decode()})
-
-        def ask(path="/predict"):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            with contextlib.closing(connection):
-                connection.request(*("GET", path) if path != "/predict" else ("POST", path, body, JSON))
-                answer = connection.getresponse()
-                return answer.status, answer.getheader("Retry-After"), answer.read().decode()
-
-        try:
-            port = int(re.search(r"listening on http://127.0.0.1:(\d+)", process.stderr.readline())[1])
-            with contextlib.ExitStack() as stack:
-                for _ in range(8):
-                    stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-                assert [ask()[0] for _ in range(3)] == [200] * 3
-                for _ in range(2):
-                    waiting = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-                    waiting.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n" + JSON_LINE)
-                deadline = time.monotonic() + 30
-                while (answer := ask())[0] == 200 and time.monotonic() < deadline:
-                    time.sleep(0.01)  # until both have been seen
-                assert answer[:2] == (503, "1")
-                assert ask("/health")[0] == 200
-            while ask()[0] != 200 and time.monotonic() < deadline:
-                time.sleep(0.01)  # until the service has seen that they are gone
-            assert ask()[0] == 200
-            assert re.search(r'glocal_requests_total{code="503",path="/predict"} [1-9]', ask("/metrics")[2])
-        finally:
-            process.kill()
-            process.communicate()
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ([], "give --checkpoint, or --model for a model's published weights"),
-            (["--checkpoint", "nowhere"], "there is no checkpoint 'nowhere'"),
-            (["--model", "van_b0", "--port", "70000"], "--port must be from 0 to 65535, got 70000"),
-            (["--model", "van_b0", "--max-batch", "0"], "--max-batch must be at least 1, got 0"),
-            (["--model", "van_b0", "--max-queue", "9"], "--max-images 64 is more than --max-queue 9 ever lets in"),
-            (["--model", "van_b0", "--timeout", "0"], "--timeout must be more than 0, got 0"),
-            (["--model", "van_b0", "--max-wait-ms", "-1"], "--max-wait-ms must be at least 0, got -1"),
-        ],
-    )
-    def test_mistakes_are_one_line(self, arguments, message, capsys):
-        assert main(["serve", *arguments]) == 2
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
-
-    def test_a_port_that_is_taken(self, checkpoint, capsys):
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            port = str(taken.getsockname()[1])
-            assert main(["serve", "--checkpoint", str(checkpoint), "--engine", "torch", "--port", port]) == 1
-        assert f"port {port}" in capsys.readouterr().err
 
 
 def test_all_addresses_are_async(client):
