@@ -340,3 +340,13 @@ def test_proj_drop_acts_in_training_only(name):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         assert not torch.allclose(dropped.train()(*inputs), plain.train()(*inputs))
+
+
+@torch.no_grad()
+def test_osra_calls_no_convolution_for_each_channel():
+    """On one thread torch takes a 1×1 depthwise convolution of one image group by group."""
+    mixer = OSRA(32, num_heads=2, reduction=2).eval()
+    x, position = random(1, 32, 8, 8).float(), torch.zeros(1, 2, 64, 16)
+    with torch.profiler.profile() as profile:
+        mixer(x, position)
+    assert sum("conv2d_forward" in event.key and event.count for event in profile.key_averages()) <= 2  # q, kv

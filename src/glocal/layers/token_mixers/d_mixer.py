@@ -149,7 +149,7 @@ class OSRA(nn.Module):
                     conv=nn.Conv2d(dim, dim, kernel, reduction, kernel // 2, groups=dim, bias=False),
                     norm1=BatchNorm2d(dim),
                     act=nn.GELU(),
-                    scale=nn.Conv2d(dim, dim, 1, groups=dim, bias=False),
+                    scale=DepthwiseConv2d(dim, 1, bias=False),
                     norm2=BatchNorm2d(dim),
                 )
             )
