@@ -285,3 +285,28 @@ def test_low_precision(dtype, per_sample):
     out = depthwise_conv(**{name: tensor.to(dtype) for name, tensor in named.items()})
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), expected, rtol=0.1, atol=0.2)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(("k", "dilation"), [(1, 1), (3, 1), (7, 3)], ids=str)
+@torch.no_grad()
+def test_without_gradients_the_result_overwrites_nothing_that_is_given(k, dilation, gelu, layout):
+    named = {name: value.float() for name, value in inputs((13, 9), k, per_sample=False, bias=True).items()}
+    x = named["x"] = named["x"].contiguous(memory_format=layout)
+    factor, residual = (random(*x.shape, seed=seed).float().contiguous(memory_format=layout) for seed in (3, 4))
+    before = [value.clone() for value in (*named.values(), factor, residual)]
+    z = by_taps(**named, dilation=dilation)
+    z = F.gelu(z) if gelu else z
+    for given, expected in (
+        ({"factor": factor}, factor * z),
+        ({"residual": residual}, residual + z),
+        ({"residual": x, "factor": x}, x + x * z),  # the convolution's own input, too
+        ({"residual": residual.double(), "factor": factor.bfloat16()}, residual.double() + factor.bfloat16() * z),
+        ({"factor": factor[:1]}, factor[:1] * z),
+    ):
+        out = depthwise_conv(**named, dilation=dilation, gelu=gelu, **given)
+        assert out.dtype == expected.dtype
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    for value, own in zip((*named.values(), factor, residual), before, strict=True):
+        assert torch.equal(value, own)

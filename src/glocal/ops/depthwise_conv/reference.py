@@ -18,6 +18,9 @@ def depthwise_conv(
     factor: Tensor | None = None,
 ) -> Tensor:
     y = convolve(x, weight, bias, dilation, gelu)
+    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+        if dispatch.takes_cpu(y):
+            return cpu.finish(y, residual, factor)
     if factor is not None:
         y = y * factor
     return y if residual is None else residual + y
@@ -46,8 +49,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu
     if one_tap and not weight.is_meta:  # torch takes such a convolution group by group
         if not torch.jit.is_scripting():
             x, weight, bias = dispatch.autocast(x, weight, bias)
-        y = x * weight.reshape(-1, channels, 1, 1)
-        y = y if bias is None else y + bias.reshape(-1, channels, 1, 1)
+        weight = weight.reshape(-1, channels, 1, 1)
+        y = x * weight if bias is None else torch.addcmul(bias.reshape(-1, channels, 1, 1), x, weight)
         return F.gelu(y) if gelu else y
     if bias is not None and (not per_sample or batch == 1):
         bias = bias.reshape(-1)  # of a batch of one image with one channel it may be (1, 1)
