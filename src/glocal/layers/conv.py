@@ -1,11 +1,12 @@
 """The two convolutions that every mixer is made of."""
 
+import torch
 import torch.nn as nn
 from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.ops import depthwise_conv, pointwise_conv
-from glocal.ops.dispatch import exporting
+from glocal.ops.dispatch import exporting, takes_cpu
 
 
 @register_notrace_module
@@ -35,10 +36,13 @@ class PointwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         return pointwise_conv(x, self.weight, self.bias, gelu)
 
-    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The two halves of the output's channels."""
+    def halves(self, x: Tensor, convolved: bool = False) -> tuple[Tensor, Tensor]:
+        """The two halves of the output's channels. convolved: whether a convolution takes one of them."""
         bias = self.bias
-        if exporting() and bias is not None:  # runtimes copy the parts of a map that they split
+        apart = exporting()  # runtimes copy the parts of a map that they split
+        if not torch.jit.is_scripting():
+            apart = apart or (convolved and takes_cpu(x))  # so do convolutions on a CPU
+        if apart and bias is not None:
             first, second = self.weight.chunk(2)
             first_bias, second_bias = bias.chunk(2)
             return pointwise_conv(x, first, first_bias), pointwise_conv(x, second, second_bias)

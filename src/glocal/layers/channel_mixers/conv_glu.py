@@ -25,5 +25,5 @@ class ConvGLU(nn.Module):
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.fc1.halves(x)
+        gate, value = self.fc1.halves(x, convolved=True)
         return self.drop(self.fc2(self.drop(self.conv(gate, gelu=True, factor=value))))
