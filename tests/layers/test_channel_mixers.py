@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from agreement import random, randomised
 from glocal.layers.channel_mixers import MSFFN, ConvFFN, ConvGLU, InvertedResidual, ResidualConvFFN
 from glocal.layers.channel_mixers import ms_ffn as ms_ffn_module
+from glocal.layers.channel_mixers.inverted_residual import SiLU
+from glocal.layers.conv import PointwiseConv2d
 from glocal.layers.norm import BatchNorm2d, GroupNorm1
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,3 +137,33 @@ def test_proj_drop_acts_in_training_only(case):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         assert (mixer.train()(x) == 0).any()
+
+
+def test_silu_takes_the_place_of_its_input_where_no_gradient_needs_that():
+    x = random(2, 3, 5, 7).float()
+    expected, given = F.silu(x), x.clone().requires_grad_()
+    assert SiLU()(given) is not given
+    torch.testing.assert_close(given, x, atol=0, rtol=0)
+    with torch.no_grad():
+        out = SiLU()(x)
+    assert out.data_ptr() == x.data_ptr()
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("inner_norm", [None, BatchNorm2d])
+def test_an_inverted_residual_leaves_its_input(inner_norm):
+    m = randomised(InvertedResidual(DIM, GroupNorm1, inner_norm=inner_norm)).eval()
+    x = random(2, DIM, 5, 7)
+    before, expected = x.clone(), m(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(m(x), expected)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_halves_for_a_convolution_lie_by_themselves_on_a_cpu(size):
+    conv = randomised(PointwiseConv2d(DIM, 2 * DIM))
+    x = random(2, DIM, *size).contiguous(memory_format=torch.channels_last)
+    for half, expected in zip(conv.halves(x, convolved=True), pw(conv, x).chunk(2, dim=1), strict=True):
+        assert half.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(half, expected)

@@ -2,11 +2,23 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from glocal.layers.fusion import absorb_norm
+
+
+class SiLU(nn.SiLU):
+    """SiLU in the place of its input, where no gradient needs that; for inputs that no other layer takes.
+
+    What a hook has kept of the layer before is then overwritten.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))
 
 
 class InvertedResidual(nn.Module):
@@ -34,7 +46,7 @@ class InvertedResidual(nn.Module):
         self.norm2 = inner_norm(hidden) if inner_norm is not None else nn.Identity()
         self.project = PointwiseConv2d(hidden, dim, bias=False)
         self.norm3 = norm(dim)
-        self.act = nn.SiLU()
+        self.act = SiLU()
         self.drop = nn.Dropout2d(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
