@@ -37,23 +37,22 @@ def aggregated_attention(
     length = (9 + pooled - outside.sum(1, keepdim=True)).to(q.dtype)  # N: keys that each query really has
 
     q = _to_tiles(q, tile).flatten(2, 3)  # (B, heads, M, d)
-    scaled_q = (q + query_embedding.unsqueeze(1)) * (temperature.view(heads, 1, 1) * length.log())
+    scale = temperature.view(heads, 1, 1) * length.log()
+    scaled_q = torch.addcmul(query_embedding.unsqueeze(1) * scale, q, scale)
     by_tile = batch, heads, -1, tile[0] * tile[1], d
     products = scaled_q.view(by_tile) @ _to_windows(k, tile).transpose(-2, -1)  # (B, heads, tiles, queries, keys)
-    local_logits = _Pick.apply(products, tile).flatten(2, 3)  # (B, heads, M, 9)
-    local_bias = local_bias.unsqueeze(1).masked_fill(outside, float("-inf"))
-    local_logits = local_logits + local_bias
+    local_bias = local_bias.unsqueeze(1).masked_fill(outside, float("-inf"))  # (heads, M, 9)
     if pooled > FEW and takes_inference_ops(scaled_q, pooled_k, pooled_v, pooled_bias):
         scaled_map = _from_tiles(scaled_q.view(by_tile), tile, height, width)
         out, logarithm = _attend(scaled_map.flatten(3).transpose(2, 3), pooled_k, pooled_v, pooled_bias)
         out, logarithm = (_to_tiles(x.unflatten(3, (height, width)), tile).flatten(2, 3) for x in (out, logarithm))
+        local_logits = _Pick.apply(products, tile).flatten(2, 3) + local_bias
         whole = torch.logaddexp(local_logits.logsumexp(3, keepdim=True), logarithm)
         local_attention, pooled_out = (local_logits - whole).exp(), out * (logarithm - whole).exp()
     else:
         pooled_bias = _to_tiles(pooled_bias.view(1, heads, pooled, height, width), tile).flatten(2, 3)
-        pooled_logits = scaled_q @ pooled_k + pooled_bias  # (B, heads, M, P)
-        attention = torch.cat([local_logits, pooled_logits], dim=3).softmax(dim=3)
-        local_attention, pooled_attention = attention.split([9, pooled], dim=3)
+        logits = _Logits.apply(products, local_bias, scaled_q @ pooled_k, pooled_bias, tile)  # (B, heads, M, 9 + P)
+        local_attention, pooled_attention = logits.softmax(dim=3).split([9, pooled], dim=3)
         pooled_out = pooled_attention @ pooled_v.transpose(-2, -1)
 
     positional = q @ tokens + token_bias.unsqueeze(1)  # (B, heads, M, 9)
@@ -90,7 +89,9 @@ def _outside(height: int, width: int, tile: tuple[int, int], device: torch.devic
 def _to_tiles(x: Tensor, tile: tuple[int, int]) -> Tensor:
     """(B, heads, d, H, W) → (B, heads, tiles, positions of a tile, d), zeros beyond the edges."""
     batch, heads, d = x.shape[:3]
-    x = F.pad(x, [0, -x.shape[4] % tile[1], 0, -x.shape[3] % tile[0]])
+    below, right = -x.shape[3] % tile[0], -x.shape[4] % tile[1]
+    if below or right:
+        x = F.pad(x, [0, right, 0, below])
     x = x.unflatten(4, (-1, tile[1])).unflatten(3, (-1, tile[0])).permute(0, 1, 3, 5, 4, 6, 2)
     return x.reshape(batch, heads, -1, tile[0] * tile[1], d)
 
@@ -106,17 +107,18 @@ def _from_tiles(x: Tensor, tile: tuple[int, int], height: int, width: int) -> Te
 
 def _to_windows(x: Tensor, tile: tuple[int, int]) -> Tensor:
     """(B, heads, d, H, W) → (B, heads, tiles, positions of a tile and around it, d), zeros beyond the edges."""
-    x = F.pad(x, [1, 1 - x.shape[4] % -tile[1], 1, 1 - x.shape[3] % -tile[0]])
+    x = x.permute(0, 3, 4, 1, 2)  # padded in the order in which the windows are copied
+    x = F.pad(x, [0, 0, 0, 0, 1, 1 - x.shape[2] % -tile[1], 1, 1 - x.shape[1] % -tile[0]])
     return _Windows.apply(x, tile).flatten(4, 5).flatten(2, 3)
 
 
 class _Windows(torch.autograd.Function):
-    """(B, heads, d, H + 2, W + 2), H and W of whole tiles → (B, heads, rows, columns, y, x, d): the windows' copies."""
+    """(B, H + 2, W + 2, heads, d), H and W of whole tiles → (B, heads, rows, columns, y, x, d): the windows' copies."""
 
     @staticmethod
     def forward(x: Tensor, tile: tuple[int, int]) -> Tensor:
-        x = x.unfold(3, tile[0] + 2, tile[0]).unfold(4, tile[1] + 2, tile[1])
-        return x.permute(0, 1, 3, 4, 5, 6, 2).contiguous()
+        x = x.unfold(1, tile[0] + 2, tile[0]).unfold(2, tile[1] + 2, tile[1])
+        return x.permute(0, 3, 1, 2, 5, 6, 4).contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
@@ -141,7 +143,39 @@ class _Windows(torch.autograd.Function):
                 whole = whole.unflatten(2, (columns, across)).unflatten(1, (rows, down))
                 whole[:, :, : bottom - top, :, : right - left] += grad[:, :, top:bottom, :, left:right]
         height, width = (rows - 1) * down + tall, (columns - 1) * across + wide
-        return out[:, :height, :width].permute(0, 3, 4, 1, 2), None
+        return out[:, :height, :width], None
+
+
+class _Logits(torch.autograd.Function):
+    """What each query has with its neighbours in products (…, queries, keys), and pooled, (B, heads, M, P), each with
+    its bias, (heads, M, 9) and (1, heads, M, P), side by side: (B, heads, M, 9 + P).
+    """
+
+    @staticmethod
+    def forward(products: Tensor, bias: Tensor, pooled: Tensor, pooled_bias: Tensor, tile: tuple[int, int]) -> Tensor:
+        out = pooled.new_empty(*pooled.shape[:3], 9 + pooled.shape[3])
+        near = _neighbours(products.contiguous(), tile)
+        local = out[..., :9].view(near.shape)
+        torch.add(near, bias.view(near.shape[1:]), out=local)
+        torch.add(pooled, pooled_bias, out=out[..., 9:])
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
+        products, ctx.tile = inputs[0], inputs[4]
+        ctx.shape = products.shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        local, pooled = grad[..., :9], grad[..., 9:]
+        for_products, for_bias, for_pooled, for_pooled_bias, _ = ctx.needs_input_grad
+        return (
+            _Place.apply(local.reshape(*ctx.shape[:-1], 9), ctx.tile) if for_products else None,
+            local.sum(0) if for_bias else None,
+            pooled if for_pooled else None,
+            pooled.sum(0, keepdim=True) if for_pooled_bias else None,
+            None,
+        )
 
 
 def _neighbours(x: Tensor, tile: tuple[int, int]) -> Tensor:
