@@ -10,6 +10,6 @@ models="transxnet_t transnext_tiny conv2former_t hat_net_tiny van_b1"
 
 bench() { "${PYTHON:-python3}" -m glocal bench "${@:2}" --device cpu --json "$out/$1.json" || echo "not whole: $1"; }
 
-bench train $models --mode train --rounds 5
+bench train $models --mode train --rounds 7
 bench infer $models swin_tiny_patch4_window7_224 --fuse --batch-sizes 1,8 --rounds 9
-bench growth $models transcnn_tiny transnext_tiny,pool_size=7 --fuse --batch-sizes 1 --sizes 224,448,640,1024 --rounds 2
+bench growth $models transcnn_tiny transnext_tiny,pool_size=7 --fuse --batch-sizes 1 --sizes 224,448,640,1024 --rounds 5
