@@ -180,3 +180,16 @@ def test_low_precision(dtype):
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), expected, rtol=0.1, atol=0.2)
     assert all(grad.isfinite().all() for grad in grads.values())
+
+
+def test_autocast_adds_the_biases_in_float32():
+    """In bfloat16 numbers around 300 are 2 apart."""
+    named = {name: tensor.float() for name, tensor in inputs((5, 7), 6).items()}
+    named |= {name: named[name] + 300 for name in ("local_bias", "pooled_bias")}
+    for tensor in named.values():
+        tensor.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = aggregated_attention(**named)
+    torch.testing.assert_close(out.float(), position_by_position(**named), atol=0.1, rtol=0.05)
+    out.float().sum().backward()
+    assert all(tensor.grad.dtype == torch.float32 for tensor in named.values())

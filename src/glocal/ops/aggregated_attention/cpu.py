@@ -153,7 +153,8 @@ class _Logits(torch.autograd.Function):
 
     @staticmethod
     def forward(products: Tensor, bias: Tensor, pooled: Tensor, pooled_bias: Tensor, tile: tuple[int, int]) -> Tensor:
-        out = pooled.new_empty(*pooled.shape[:3], 9 + pooled.shape[3])
+        dtype = torch.promote_types(torch.result_type(products, bias), torch.result_type(pooled, pooled_bias))
+        out = pooled.new_empty(*pooled.shape[:3], 9 + pooled.shape[3], dtype=dtype)
         near = _neighbours(products.contiguous(), tile)
         local = out[..., :9].view(near.shape)
         torch.add(near, bias.view(near.shape[1:]), out=local)
