@@ -5,12 +5,14 @@ from collections.abc import Callable
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor
 
 from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
 from glocal.layers.fusion import absorb_norm
 
 
+@register_notrace_module
 class SiLU(nn.SiLU):
     """SiLU in the place of its input, where no gradient needs that; for inputs that no other layer takes.
 
