@@ -114,6 +114,18 @@ class TestLogCPB:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             torch.testing.assert_close(module(9, 9, 2, 2), expected, rtol=0, atol=0)
 
+    @pytest.mark.parametrize(("most", "parts"), [(1, 33), (2 * 16 * 25, 17), (2**24, 1)])
+    def test_the_hidden_layer_of_a_large_map_is_computed_in_parts(self, most, parts, monkeypatch):
+        module = log_cpb()
+        expected = pair_by_pair(module, 7, 9, 7, 4, 3)
+        seen, relu = [], F.relu
+        monkeypatch.setattr(LogCPB, "MOST_HIDDEN", most)
+        monkeypatch.setattr(F, "relu", lambda x: seen.append(x.shape) or relu(x))
+        torch.testing.assert_close(module(9, 7, 4, 3), expected)
+        assert len(seen) == parts
+        assert sum(rows for rows, _, _ in seen) == 33  # twice the offsets, from -16 to 16
+        assert {shape[1:] for shape in seen} == {(25, 16)}
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
     def test_low_precision(self, dtype):
         module = randomised(LogCPB(3, 56, hidden_dim=16)).float()

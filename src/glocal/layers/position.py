@@ -175,6 +175,8 @@ class LogCPB(SizeCached):
     Source: arXiv 2311.17132, section 3.4 and appendix; after Swin V2, arXiv 2111.09883, eq. 3-4.
     """
 
+    MOST_HIDDEN = 2**24  # numbers of the hidden layer at a time
+
     def __init__(
         self,
         num_heads: int,
@@ -221,13 +223,25 @@ class LogCPB(SizeCached):
     def compute(self, height: int, width: int, pooled_height: int, pooled_width: int) -> Tensor:
         y, y_index = self.axis(height, pooled_height)
         x, x_index = self.axis(width, pooled_width)
-        # The first layer is a sum of a column for Δy and a column for Δx.
-        weight = self.fc1.weight
-        hidden = (y.unsqueeze(1) * weight[:, 0]).unsqueeze(1) + (x.unsqueeze(1) * weight[:, 1] + self.fc1.bias)
-        table = self.fc2(F.relu(hidden))  # (offsets y, offsets x, heads)
+        table = self.values(y, x) if torch.jit.is_scripting() else self.values_in_parts(y, x)
         table = table.index_select(0, y_index).index_select(1, x_index)
         table = table.reshape(height, pooled_height, width, pooled_width, self.num_heads)
         return table.permute(4, 0, 2, 1, 3).reshape(self.num_heads, height * width, pooled_height * pooled_width)
+
+    @torch.jit.unused
+    def values_in_parts(self, y: Tensor, x: Tensor) -> Tensor:
+        """As `values`, some rows at a time, as the hidden layer of a large map takes gigabytes."""
+        if torch.compiler.is_compiling():
+            return self.values(y, x)
+        rows = max(1, self.MOST_HIDDEN // (len(x) * len(self.fc1.weight)))
+        return torch.cat([self.values(part, x) for part in y.split(rows)])
+
+    def values(self, y: Tensor, x: Tensor) -> Tensor:
+        """The MLP at all pairs of an offset in y and one in x: (offsets y, offsets x, heads)."""
+        # The first layer is a sum of a column for Δy and a column for Δx.
+        weight = self.fc1.weight
+        hidden = (y.unsqueeze(1) * weight[:, 0]).unsqueeze(1) + (x.unsqueeze(1) * weight[:, 1] + self.fc1.bias)
+        return self.fc2(F.relu(hidden))
 
     def axis(self, size: int, pooled: int) -> tuple[Tensor, Tensor]:
         """Distinct log-spaced offsets along one axis, and the index of each (query, key) pair, (size·pooled,)."""
