@@ -18,6 +18,8 @@ def depthwise_conv(
     factor: Tensor | None = None,
 ) -> Tensor:
     y = convolve(x, weight, bias, dilation, gelu)
+    if factor is None and residual is None:
+        return y
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
         if dispatch.takes_cpu(y):
             return cpu.finish(y, residual, factor)
