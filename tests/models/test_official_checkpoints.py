@@ -97,6 +97,12 @@ WRAPPINGS = {
     "model": lambda state: {"model": state, "arch": "van", "metric": 81.6},
     "averaged": lambda state: {"state_dict": {k: v * 0 for k, v in state.items()}, "state_dict_ema": state},
     "model_ema": lambda state: {"model": {k: v * 0 for k, v in state.items()}, "model_ema": state},
+    "averaged_beside_model": lambda state: {"model": {k: v * 0 for k, v in state.items()}, "state_dict_ema": state},
+    "model_ema_beside_state_dict": lambda state: {
+        "state_dict": {k: v * 0 for k, v in state.items()},
+        "model_ema": state,
+    },
+    "averaged_within": lambda state: {"model": {"state_dict": {"other": torch.ones(1)}, "state_dict_ema": state}},
     "twice": lambda state: {"state_dict": {"model": state}},
     "no_average": lambda state: {"state_dict": state, "state_dict_ema": None},
     "meta": lambda state: {"meta": {"config": "…"}, "state_dict": state},
@@ -112,6 +118,8 @@ def test_wrapped_and_prefixed(wrapping, prefix, tmp_path):
     state = {prefix + key: value for key, value in checkpoint("van_pico").items()}
     torch.save(WRAPPINGS[wrapping](state), tmp_path / "official.pth")
     assert_loaded(load("van_pico", tmp_path / "official.pth"), "van_pico")
+    in_memory = dict(state_dict=WRAPPINGS[wrapping](state))  # which timm does not unwrap before we do
+    assert_loaded(timm.create_model("van_pico", pretrained=True, pretrained_cfg_overlay=in_memory), "van_pico")
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -264,6 +272,25 @@ def test_another_number_of_classes_than_the_config_says(tmp_path):
     assert torch.equal(model.head.fc.weight, torch.ones(7, 160))
 
 
+@pytest.mark.parametrize("kwargs", [{"num_classes": 7}, {"in_chans": 1}, {"num_classes": 7, "in_chans": 4}], ids=str)
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"block1.0.mlp.fc1.weight": None}, "1 missing: stages.0.blocks.0.channel_mixer.fc1.weight"),
+        ({"extra.weight": torch.ones(1)}, "1 left over: extra.weight"),
+        (
+            {"block1.0.mlp.fc1.weight": torch.ones(7, 24, 1, 1)},
+            "1 of another shape: stages.0.blocks.0.channel_mixer.fc1.weight (7, 24, 1, 1) for (96, 24, 1, 1)",
+        ),
+    ],
+    ids=["missing", "left over", "shape"],
+)
+def test_the_rest_is_as_strict_for_other_classes_and_channels(change, problem, kwargs, tmp_path):
+    state = {name: tensor for name, tensor in (checkpoint("van_pico") | change).items() if tensor is not None}
+    message = refusal("van_pico", state, tmp_path, **kwargs)
+    assert message == f"not a checkpoint of this VAN model: {problem}"
+
+
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {}}], ids=["empty", "epoch", "wrapped"])
 def test_no_weights_at_all(content, tmp_path):
     assert "the checkpoint holds no weights" in refusal("van_pico", content, tmp_path)
@@ -408,6 +435,19 @@ def test_a_position_encoding_of_another_size_is_resized(img_size, tmp_path):
         assert source.shape != tensor.shape
         resized = F.interpolate(source, tuple(tensor.shape[2:]), mode="bicubic", align_corners=False)
         torch.testing.assert_close(tensor, resized)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_position_encoding_in_half_precision_is_resized_in_float32(dtype, tmp_path):
+    name = "transxnet_pico"
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in checkpoint(name).items()}
+    torch.save(state, tmp_path / "official.pth")
+    model = load(name, tmp_path / "official.pth", img_size=96)
+    for key in (f"stages.{i}.position.encoding" for i in range(4)):
+        tensor = model.state_dict()[key]
+        source = expected(name)[key].to(dtype).float()
+        resized = F.interpolate(source, tuple(tensor.shape[2:]), mode="bicubic", align_corners=False)
+        assert torch.equal(tensor, resized.to(dtype).float()), key
 
 
 def test_an_encoding_with_other_heads_is_no_other_size(tmp_path):
