@@ -113,6 +113,17 @@ class TestTrainingSampler:
         assert [shares[place % world][place // world] for place in range(48)] == one
         assert [len(share) for share in shares] == [48 // world] * world
 
+    @pytest.mark.parametrize("size", [2, 5, 11])
+    def test_fewer_samples_than_a_batch_are_shared_equally(self, size):
+        """Or one device would wait for a batch that another does not have."""
+        shares = [list(TrainingSampler(size, 12, seed=0, rank=rank, world=2)) for rank in range(2)]
+        assert [len(share) for share in shares] == [size // 2] * 2
+        assert len({index for share in shares for index, _ in share}) == size // 2 * 2
+
+    def test_fewer_samples_than_devices(self):
+        with pytest.raises(ValueError, match="3 samples are too few for 4 devices"):
+            TrainingSampler(3, 12, seed=0, world=4)
+
     def test_every_sample_once(self):
         assert sorted(index for index, _ in TrainingSampler(48, 12, seed=0)) == list(range(48))
 

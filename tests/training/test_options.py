@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import lightning.pytorch as lightning
+import numpy as np
 import pytest
 import timm
 import torch
@@ -261,9 +262,41 @@ class TestMixing:
         assert float(rows(mixed.output)[0]["train_loss"]) > float(rows(plain.output)[0]["train_loss"])
         assert never.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-4)
 
-    def test_odd_batches_are_refused(self, digits_folder, tmp_path):
-        with pytest.raises(ValueError, match="need an even batch on each device, not 3"):
-            run(digits_folder, tmp_path, mixup=0.1, batch_size=6, accumulate=2)
+    @pytest.mark.parametrize("option", ["mixup", "cutmix"])
+    def test_odd_batch_mixes_all_but_one_as_timm_does(self, option):
+        images, labels = torch.arange(5.0).view(5, 1, 1, 1).repeat(1, 3, 32, 32) + 1, torch.arange(5)
+        config = TrainConfig(**{option: 8.0}, label_smoothing=0.0)
+        module = ClassificationModule(nn.Identity(), config, lr=0.1, classes=5, images=5, steps_per_epoch=1)
+        np.random.seed(2)
+        mixed, targets = module._mix(images.clone(), labels)
+        assert mixed.shape == images.shape
+        assert targets.shape == (5, 5)
+        for place, (image, target) in enumerate(zip(mixed, targets, strict=True)):
+            partner = -place % 5
+            share = target[place].item()
+            assert share == pytest.approx(1) if place == partner else 0.1 < share < 0.9
+            assert target[partner].item() == pytest.approx(1 if place == partner else 1 - share)
+            assert image.mean().item() == pytest.approx(share * (place + 1) + (1 - share) * (partner + 1), rel=1e-5)
+
+    @pytest.mark.parametrize("changes", [
+        dict(batch_size=15),
+        dict(batch_size=30, accumulate=2),
+        dict(batch_size=64),  # more than there are images
+        dict(batch_size=64, accumulate=2),  # the last part has 13 images
+        dict(batch_size=15, quick=True),
+    ])  # fmt: skip
+    def test_odd_batches_train(self, digits_folder, tmp_path, changes):
+        result = run(digits_folder, tmp_path, mixup=0.5, cutmix=0.5, val_fraction=0.5, **changes)
+        assert result.images["train"] == 45
+        assert result.metrics["epoch"] == result.epochs
+
+    def test_odd_batches_of_shards_train(self, digits_shards, tmp_path):
+        result = run(digits_shards, tmp_path, mixup=0.5, batch_size=17, val_fraction=0.3)
+        assert result.metrics["epoch"] == 1
+
+    def test_single_images_have_nothing_to_be_mixed_with(self, digits_folder, tmp_path):
+        with pytest.raises(ValueError, match="--mixup and --cutmix need two images at a time on each device"):
+            run(digits_folder, tmp_path, mixup=0.1, batch_size=6, accumulate=6)
 
 
 class TestLosses:

@@ -120,6 +120,16 @@ def test_killed_run_on_shards(digits_shards, tmp_path, batch, workers):
     same(tmp_path / "whole", tmp_path / "run", steps=10)
 
 
+@pytest.mark.parametrize("batch", [2, 7])  # in epoch 1; in epoch 2, from the state that the end of epoch 1 left
+def test_shards_that_end_within_a_step(digits_shards, tmp_path, batch):
+    """60 images: three steps of two batches of 8, and a batch and a half that belong to no step."""
+    options = dict(batch_size=16, epochs=2)
+    run(digits_shards, tmp_path / "whole", **options)
+    assert in_child(run_and_die, digits_shards, tmp_path / "run", batch, **options) == -signal.SIGKILL
+    run(digits_shards, tmp_path / "run", **options)
+    same(tmp_path / "whole", tmp_path / "run", steps=6)
+
+
 @pytest.mark.slow
 def test_twenty_random_kills(digits_folder, tmp_path, whole):
     dice = random.Random(0)

@@ -111,7 +111,8 @@ class TrainingSampler(Sampler):
     The order is that of one device: of `world` devices, the one of `rank` takes every world-th sample, so that a step
     sees the same samples, changed in the same way, on any number of devices and with any number of workers.
 
-    steps: batches of `batch_size` samples (over all devices) to an epoch; what remains is left out.
+    batch_size: samples of a step, over all devices. What remains of an epoch's whole steps is left out; where there is
+        not one, only what would give one device more samples than another. Fewer samples than devices: ValueError.
     repeats: differently changed copies of an image that follow each other (repeated augmentation, Hoffer et al. 2020);
         an epoch then sees a part of the images only.
     weights: a probability per sample, to draw with replacement.
@@ -128,7 +129,9 @@ class TrainingSampler(Sampler):
         weights: Tensor | None = None,
     ):
         self.size = size
-        self.used = size // batch_size * batch_size or size
+        self.used = size // batch_size * batch_size or size // world * world
+        if not self.used:
+            raise ValueError(f"{size} samples are too few for {world} devices")
         self.seed = seed
         self.rank = rank
         self.world = world

@@ -169,7 +169,7 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=config.clip_grad,
             sync_batchnorm=sync_batch_norm and config.strategy != "fsdp",
-            limit_train_batches=QUICK_BATCHES * config.accumulate if config.quick else None,
+            limit_train_batches=module.steps_per_epoch * config.accumulate,  # shards may end within a step
             limit_val_batches=QUICK_BATCHES if config.quick else None,
             logger=_loggers(config, output),
             callbacks=[best, epochs, last],
@@ -292,8 +292,11 @@ def _check_batch(config: TrainConfig, batch_size: int, multi_label: bool) -> Non
     """Raise ValueError for a batch that cannot be shared out, mixed or measured as the configuration says."""
     own = own_share(batch_size, config.accumulate, config.world_size)
     mixed = bool(config.mixup or config.cutmix)
-    if mixed and own % 2:
-        raise ValueError(f"--mixup and --cutmix need an even batch on each device, not {own} images")
+    if mixed and own == 1:
+        raise ValueError(
+            "--mixup and --cutmix need two images at a time on each device: give a larger --batch-size or a smaller "
+            "--accumulate"
+        )
     if multi_label:
         for name in ("mixup", "cutmix", "balanced", "teacher", "teacher_checkpoint"):
             if getattr(config, name):

@@ -242,7 +242,7 @@ class ClassificationModule(LightningModule):
         images, labels = batch
         images = images.to(memory_format=torch.channels_last)
         if self.mixup is not None:
-            images, labels = self.mixup(images, labels)
+            images, labels = self._mix(images, labels)
         try:
             logits = self.model(images)
         except ValueError as error:
@@ -256,6 +256,14 @@ class ClassificationModule(LightningModule):
         if len(self.pending) >= (LOSSES_AT_ONCE if self.device.type == "cuda" else 1):
             self.fetch_losses()
         return loss
+
+    def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixup and CutMix, which pair the first image with the last, and so on; timm's takes even batches only."""
+        if len(images) % 2 == 0:
+            return self.mixup(images, labels)
+        once_more = [*range(len(images)), 0]  # the first image is paired with itself and stays as it is
+        mixed, targets = self.mixup(images[once_more], labels[once_more])
+        return mixed[:-1], targets[:-1]
 
     def fetch_losses(self) -> None:
         """Look at the losses that are still on the device; TrainingStopped where one is not finite."""
