@@ -1,6 +1,6 @@
 """Imports run one way only, down.
 
-cli → bench → deploy, explain, training → tasks, data → models → backbone → layers → ops
+cli → bench → deploy, explain, training → tasks, data → models → backbone → layers → ops → terminal → wording
 """
 
 import ast
@@ -12,6 +12,8 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "glocal"
 LEVELS = [
+    {"wording"},
+    {"terminal"},
     {"ops"},
     {"layers"},
     {"backbone"},

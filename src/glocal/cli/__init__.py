@@ -18,6 +18,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
+from glocal.wording import one_line, tame_libraries
+
 COMMANDS = {
     "list": "list the models, their cost and their weights",
     "info": "show the stages of a model",
@@ -43,6 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 1 failed, 2 asked wrongly, 130 or 143 stopped by a signal."""
     args = [*(sys.argv[1:] if args is None else args)]  # in this package `list` is a command
     _log_to_stderr()
+    tame_libraries()
     for stream in (sys.stdout, sys.stderr):  # file names may hold what the terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -137,7 +140,7 @@ def _tidy_end():
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return code
 
 
@@ -176,7 +179,7 @@ class _StderrHandler(logging.Handler):
     """Writes to what stderr is at the time, so that a progress bar can print above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"note: {record.getMessage()}", file=sys.stderr)
+        print(f"note: {one_line(record.getMessage())}", file=sys.stderr)
 
 
 def _log_to_stderr() -> None:

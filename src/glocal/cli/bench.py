@@ -6,6 +6,7 @@ The models take turns in one process, so that whatever else the machine does slo
 from glocal.bench.config import BenchConfig
 from glocal.cli.output import console, track
 from glocal.tasks.checkpoint import check_target
+from glocal.terminal import Table
 
 CONFIG = BenchConfig
 POSITIONAL = {"models": "+"}
@@ -27,8 +28,6 @@ def measure(config: BenchConfig) -> dict:
     """Time the models, show the figures, and return them with the machine and the options, ready for JSON."""
     from dataclasses import asdict
 
-    from rich.table import Table
-
     from glocal.bench.timing import compare, growth, machine
     from glocal.tasks.classifier import resolve_device
 
@@ -36,11 +35,10 @@ def measure(config: BenchConfig) -> dict:
     facts = machine(resolve_device(config.device), config.threads)
     kind = "training step" if config.mode == "train" else "inference"
     table = Table(
-        title=f"{kind}, {config.precision}, {facts['device']}, {facts['threads']} threads, "
+        heading=f"{kind}, {config.precision}, {facts['device']}, {facts['threads']} threads, "
         f"{config.engine} {facts[config.engine]}",
-        title_justify="left",
     )
-    table.add_column("model", overflow="fold")
+    table.add_column("model")
     for heading in (
         "size",
         "batch",
@@ -64,8 +62,8 @@ def measure(config: BenchConfig) -> dict:
     console().print(table)
     grown = growth(timings)
     if grown:
-        table = Table(title="growth with the pixels of an image: pixels to the power of", title_justify="left")
-        table.add_column("model", overflow="fold")
+        table = Table(heading="growth with the pixels of an image: pixels to the power of")
+        table.add_column("model")
         for heading in ("batch", "time", "memory"):
             table.add_column(heading, justify="right")
         for row in grown:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from glocal.cli.output import console, facts
+from glocal.cli.output import console
+from glocal.terminal import Table, facts
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,6 @@ def run(config: DoctorConfig) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
-    from rich.table import Table
 
     from glocal import __version__
     from glocal.ops import dispatch
@@ -44,8 +44,7 @@ def run(config: DoctorConfig) -> int:
         rows["GPU"] = "none that torch can use"
     screen = console()
     screen.print(facts("This machine", rows))
-    table = Table("op", "device", "backend", "why not another")
-    table.columns[3].overflow = "fold"
+    table = Table("op", "device", "backend", "why not another", prose=True)
     for row in dispatch.report():
         table.add_row(*row)
     screen.print(table)

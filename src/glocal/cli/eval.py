@@ -9,7 +9,8 @@ folder of the training, split by `glocal train` itself: then the images that it 
 
 from functools import partial
 
-from glocal.cli.output import console, facts, track
+from glocal.cli.output import console, track
+from glocal.terminal import Table, facts, line
 from glocal.training.eval_config import EvalConfig
 
 CONFIG = EvalConfig
@@ -51,17 +52,17 @@ def _tables(result):
     worst = result.worst_classes(MOST)
     if worst:
         score = "accuracy" if result.map is None else "average_precision"
-        table = _table("class", score.replace("_", " "), "images")
+        table = _table("class", score.replace("_", " "), "images", heading="worst classes")
         for one in worst:
             table.add_row(one["name"], f"{one[score]:.2f} %", f"{one['images']:,}")
-        yield _titled("worst classes", table)
+        yield table
     confusions = result.confusions(MOST)
     if confusions:
-        table = _table("class", "taken for", "images")
+        table = _table("class", "taken for", "images", heading="most frequent confusions")
         for label, other, images in confusions:
             table.add_row(label, other, f"{images:,}")
         table.columns[1].justify = "left"
-        yield _titled("most frequent confusions", table)
+        yield table
 
 
 def _figures(result) -> dict[str, str]:
@@ -76,20 +77,21 @@ def _figures(result) -> dict[str, str]:
 
 
 def _sizes(results):
-    table = _table("input size", *_figures(results[0]), "images/s")
+    heading = f"{results[0].model} on {results[0].data}"
+    table = _table("input size", *_figures(results[0]), "images/s", heading=heading)
     for one in results:
         size = "×".join(map(str, one.img_size))
         table.add_row(size, *_figures(one).values(), f"{one.images_per_second:,.0f}")
-    yield _titled(f"{results[0].model} on {results[0].data}", table)
+    yield table
 
 
 def _corruptions(result):
     rated = result.mce is not None
-    table = _table("corruption", *"12345", "mean", *(["CE"] if rated else []))
+    table = _table("corruption", *"12345", "mean", *(["CE"] if rated else []), heading="error (%) by severity")
     for name, one in result.corruptions.items():
         cells = [*one["errors"], one["mean"], *([one["ce"]] if rated else [])]
         table.add_row(name.replace("_", " "), *("–" if cell is None else f"{cell:.1f}" for cell in cells))
-    return _titled("error (%) by severity", table)
+    return table
 
 
 def _comparison(comparison):
@@ -98,22 +100,12 @@ def _comparison(comparison):
     table = _table("", *comparison.columns)
     for title, cells in comparison.rows:
         table.add_row(title, *cells)
-    return Group(table, "in brackets: difference to the first; * the best of the row", *comparison.notes)
+    notes = "in brackets: difference to the first; * the best of the row", *comparison.notes
+    return Group(table, *map(line, notes))
 
 
-def _titled(title: str, table):
-    from rich.console import Group
-    from rich.text import Text
-
-    return Group(Text(title, style="table.title"), table)  # a table pads its own title with spaces
-
-
-def _table(*columns: str):
-    from rich.table import Table
-
-    table = Table(*columns)
-    for column in table.columns:
-        column.overflow = "fold"
+def _table(*columns: str, heading: str = "") -> Table:
+    table = Table(*columns, heading=heading)
     for column in table.columns[1:]:
         column.justify = "right"
     return table

@@ -6,8 +6,9 @@ The file is kept only if it computes what the model does, for two sizes and two 
 from dataclasses import replace
 from pathlib import Path
 
-from glocal.cli.output import console, facts
+from glocal.cli.output import console
 from glocal.deploy.config import ENDINGS, ExportConfig
+from glocal.terminal import facts, line
 
 CONFIG = ExportConfig
 POSITIONAL: dict[str, str] = {}
@@ -24,7 +25,7 @@ def run(config: ExportConfig) -> int:
     for file in files_of(path):
         if file.exists() and not config.overwrite:
             raise FileExistsError(f"{file} exists: --overwrite replaces it")
-    with console().status(f"writing {path} …"):
+    with console().status(line(f"writing {path} …")):
         result = _export(config, path)
     error = f"{result.difference:.1e} standard deviations"
     compared = ", ".join("×".join(map(str, shape)) for shape in result.compared)

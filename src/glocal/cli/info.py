@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from rich.table import Table
-
-from glocal.cli.output import console, facts
+from glocal.cli.output import console
+from glocal.terminal import Table, facts
 
 SMALLEST, LARGEST = 32, 4096  # pixels: the stride of the last stage; beyond any image that these models are run on
 

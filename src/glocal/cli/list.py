@@ -2,10 +2,9 @@
 
 from dataclasses import asdict, dataclass
 
-from rich.table import Table
-
 from glocal.cli.output import console
 from glocal.tasks.checkpoint import check_target
+from glocal.terminal import Table
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def run(config: ListConfig) -> int:
         hint = f"did you mean {wider!r}?" if wider is not None else "`glocal list` shows them all"
         raise ValueError(f"no model matches {config.pattern!r}; {hint}")
     table = Table()
-    table.add_column("model", overflow="fold")  # the one column that gives way: a name cut short is ambiguous
+    table.add_column("model", no_wrap=True)
     for heading in ("size", "params\n(M)", "MACs\n(G)", "top-1\n(%)"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("weights", no_wrap=True)

@@ -1,30 +1,18 @@
-"""How commands show results: tables of names and values, and a progress bar for longer work."""
+"""Where commands show their results, and how they show progress: nothing in the first seconds, then a bar."""
 
 import time
 from collections.abc import Iterable, Iterator
 
-from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+
+from glocal.terminal import Console
 
 PATIENCE = 2.0  # seconds of work before a progress bar appears
 
 
 def console() -> Console:
-    """The terminal; wide where the output goes to a file or a pipe, so that no line is broken there."""
-    width = None if Console().is_terminal else 200
-    return Console(width=width, markup=False, emoji=False)
-
-
-def facts(title: str, rows: dict[str, str]) -> Group:
-    """A table of names and values, under its title."""
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return Group(Text(title, style="table.title"), table)  # a table pads its own title with spaces
+    """The terminal of a command."""
+    return Console()
 
 
 def track(items: Iterable, total: int | None, unit: str = "images") -> Iterator:

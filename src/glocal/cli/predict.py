@@ -12,6 +12,8 @@ import sys
 from glocal.cli.embed import write
 from glocal.cli.output import console, track
 from glocal.deploy.config import PredictConfig
+from glocal.terminal import Table
+from glocal.wording import one_line
 
 CONFIG = PredictConfig
 POSITIONAL = {"images": "+"}
@@ -22,21 +24,18 @@ def run(config: PredictConfig) -> int:
 
 
 def _show(config: PredictConfig) -> int:
-    from rich.table import Table
-
     from glocal.data.image import find_images
     from glocal.deploy.predictor import Predictor
 
     images = find_images(config.images)
     predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine)
     table = Table("image", "class", "probability")
-    table.columns[0].overflow = "fold"
     table.columns[2].justify = "right"
     unreadable = 0
     for prediction in track(predictor.stream(images, config.top_k), len(images)):
         if prediction.error is not None:
             unreadable += 1
-            print("error:", " ".join(str(prediction.error).split()), file=sys.stderr)
+            print("error:", one_line(prediction.error), file=sys.stderr)
             continue
         first = prediction.source
         for label, probability in zip(prediction.labels, prediction.probabilities, strict=True):

@@ -10,7 +10,8 @@ A run that was stopped, by whatever, is continued by the same command, or by `gl
 
 import shlex
 
-from glocal.cli.output import console, facts
+from glocal.cli.output import console
+from glocal.terminal import facts
 from glocal.training.config import TrainConfig, find_recipe  # noqa: F401 (--recipe)
 from glocal.training.run_folder import check_unchanged, find_run  # noqa: F401 (--resume)
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from glocal.data.source import open_for_training
+from glocal.terminal import Console
 from glocal.training import run_folder
 from glocal.training.config import DEFAULT_MODEL, TrainConfig
+from glocal.wording import Formatter
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     until then stay.
     """
     start = time.perf_counter()
-    console = console or Console(markup=False, emoji=False)
+    console = console or Console()
     config = _as_launched(config)
     output = Path(config.output or Path("runs") / _run_name(config))
     config, state = run_folder.settle(output, config.shrunk() if config.quick else config)
@@ -122,7 +122,7 @@ def _model_name(config: TrainConfig) -> str:
 def _log_file(path: Path):
     """Keep a copy of the library's log in a file; an empty log makes no file."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("glocal")
     logger.addHandler(handler)
     try:

@@ -1,0 +1,48 @@
+"""How text from outside (names of files and classes, messages of libraries) is shown: as text, and nothing else."""
+
+import logging
+import re
+import warnings
+
+# What a terminal acts on (C0, DEL, C1), what starts a line (U+2028, U+2029 too), what turns the order of the letters
+# after it round (U+202A-202E, U+2066-2069), and halves of a letter, which no output takes.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+SHOWN = 60  # letters of a value in a message
+
+
+def printable(text: object) -> str:
+    r"""The text on one line, with \x1b, \n, \u202e and their like in the place of what is more than a letter."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
+
+
+def one_line(text: object) -> str:
+    """A message of any number of lines as one, and `printable`."""
+    return printable(" ".join(str(text).split()))
+
+
+def shown(value: object) -> str:
+    """A value in a message: as Python writes it, and its beginning where that is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return printable(text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} letters)")
+
+
+class Formatter(logging.Formatter):
+    """A log's lines, each `printable`; a traceback keeps its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
+def tame_libraries() -> None:
+    """Let the warnings and the logs of libraries, which name files and tensors too, come out `printable`."""
+    if logging.lastResort is not None and not isinstance(logging.lastResort.formatter, Formatter):
+        logging.lastResort.setFormatter(Formatter())
+    warnings.formatwarning = _format_warning
+
+
+def _format_warning(message, category, filename, lineno, line=None) -> str:
+    return f"{printable(filename)}:{lineno}: {category.__name__}: {one_line(message)}\n"
