@@ -10,9 +10,10 @@ from torch import nn
 
 import glocal
 from agreement import randomised
+from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import export, files, runtimes
 from glocal.deploy.files import ExportMismatchError, compare, random_images
-from glocal.deploy.graph import Maps
+from glocal.deploy.graph import LogitsAndEmbedding, Maps
 from glocal.layers.position import LogCPB, RelativePosition
 
 pytest.importorskip("onnxscript")
@@ -128,12 +129,40 @@ class TestFiles:
         torch.export.load(tmp_path / "model.pt2", extra_files=extra)
         assert json.loads(extra["glocal"]) == metadata
 
-    def test_names_of_the_axes(self, small, tmp_path):
-        import onnx
+    @pytest.mark.parametrize(
+        ("model", "outputs"),
+        [
+            ("classifier", {"logits": ["batch", 4]}),
+            ("no classifier", {"embedding": ["batch", 96]}),
+            ("both", {"logits": ["batch", 4], "embedding": ["batch", 96]}),
+            ("maps", {f"features_{place}": ["batch", width] for place, width in enumerate((32, 32, 48, 192, 96))}),
+        ],
+    )
+    def test_names(self, model, outputs, tmp_path):
+        """Of inputs, outputs and their axes; ONNX Runtime then takes and gives tensors by them."""
+        import onnxruntime
+        import openvino
 
-        export(small, tmp_path / "model.onnx")
-        shape = onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape
-        assert [axis.dim_param or axis.dim_value for axis in shape.dim] == ["batch", 3, "height", "width"]
+        small = timm.create_model("test_resnet", num_classes=0 if model == "no classifier" else 4).eval()
+        small = {"both": LogitsAndEmbedding, "maps": Maps}.get(model, lambda same: same)(small)
+        session = onnxruntime.InferenceSession(export(small, tmp_path / "model.onnx").path)
+        assert {i.name: i.shape for i in session.get_inputs()} == {"images": ["batch", 3, "height", "width"]}
+        found = {o.name: o.shape for o in session.get_outputs()}
+        assert {name: shape[:2] for name, shape in found.items()} == outputs
+        assert all("height" in h and "width" in w for h, w in (shape[2:] for shape in found.values() if shape[2:]))
+        graph = openvino.Core().read_model(export(small, tmp_path / "model.xml").path)
+        assert [tensor.names for tensor in graph.inputs] == [{"images"}]
+        assert [tensor.names for tensor in graph.outputs] == [{name} for name in outputs]
+
+    def test_names_with_preprocessing(self, small, tmp_path):
+        import onnxruntime
+
+        path = export(
+            small, tmp_path / "model.onnx", preprocessing=Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
+        ).path
+        session = onnxruntime.InferenceSession(path)
+        assert [(i.name, i.shape) for i in session.get_inputs()] == [("images", ["batch", "height", "width", 3])]
+        assert [o.shape[0] for o in session.get_outputs()] == ["batch"]
 
     @pytest.mark.parametrize("to", ["onnx", "openvino"])
     def test_half_precision_is_half_the_size(self, tmp_path, to):

@@ -103,10 +103,11 @@ def export(
         model, input_size = nn.Sequential(Preprocess(preprocessing), model), preprocessing.input_size
         model[0].to(device_of(model))
     program = trace(model, input_size, batch, dynamic, raw)
+    outputs = _output_names(program, classifies=getattr(model[-1] if raw else model, "num_classes", None) != 0)
     write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}[to]
     with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         written = Path(folder) / path.name
-        write(program, written, precision, json.dumps(metadata or {}, ensure_ascii=False), calibration)
+        write(program, written, outputs, precision, json.dumps(metadata or {}, ensure_ascii=False), calibration)
         if calibration is not None:
             batches = [torch.from_numpy(images) for images in calibration[: max(1, IMAGES_COMPARED // batch)]]
         else:
@@ -189,17 +190,19 @@ def _shapes(input_size: tuple[int, int, int], batch: int, dynamic: Collection[st
     return [(count, channels, *size) for count in batches for size in sizes]
 
 
-def _write_onnx(program, path: Path, precision: str, metadata: str, calibration) -> None:
+def _write_onnx(program, path: Path, outputs: list[str], precision: str, metadata: str, calibration) -> None:
     try:
         with runtimes.quiet():
-            result = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["images"], optimize=True)
+            names = {"input_names": ["images"], "output_names": outputs}
+            result = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"ONNX does not take this model: {_reason(error)}") from error
-    graph = result.model.graph
-    raw = graph.inputs[0].dtype.name == "UINT8"
-    for place, name in enumerate(("batch", "height", "width", None) if raw else ("batch", None, "height", "width")):
-        if name is not None and not isinstance(graph.inputs[0].shape[place], int):
-            graph.inputs[0].shape[place] = name
+    images = result.model.graph.inputs[0]
+    axes = ("batch", "height", "width", "") if images.dtype.name == "UINT8" else ("batch", "", "height", "width")
+    found = zip(images.shape, axes, strict=True)
+    result.rename_axes(
+        {side: name for side, name in found if not isinstance(side, int)}
+    )  # also in what follows from it
     result.model.metadata_props[METADATA_KEY] = metadata
     result.model.producer_name = METADATA_KEY
     if precision != "fp32":
@@ -215,7 +218,7 @@ def _write_onnx(program, path: Path, precision: str, metadata: str, calibration)
         result.save(path, external_data=False)
 
 
-def _write_openvino(program, path: Path, precision: str, metadata: str, calibration) -> None:
+def _write_openvino(program, path: Path, outputs: list[str], precision: str, metadata: str, calibration) -> None:
     import openvino
 
     try:
@@ -227,10 +230,23 @@ def _write_openvino(program, path: Path, precision: str, metadata: str, calibrat
     sides = images.meta["val"].shape
     graph.reshape(openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides]))  # else all are open
     graph.inputs[0].get_tensor().set_names({"images"})
+    for output, name in zip(graph.outputs, outputs, strict=True):
+        output.get_tensor().set_names({name})
     if precision == "int8":
         graph = _quantized(graph, calibration)
     graph.set_rt_info(metadata, METADATA_KEY)
     openvino.save_model(graph, path, compress_to_fp16=precision == "fp16")
+
+
+def _output_names(program, classifies: bool) -> list[str]:
+    """The names of what a graph returns: by what it is, a vector per image (two axes) or a map (more)."""
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+    axes = [values[name].ndim for name in program.graph_signature.user_outputs]
+    if axes == [2]:
+        return ["logits" if classifies else "embedding"]
+    if axes == [2, 2]:
+        return ["logits", "embedding"]
+    return [f"features_{place}" for place in range(len(axes))]
 
 
 def _reason(error: Exception) -> str:
@@ -250,7 +266,7 @@ def _quantized(graph, calibration: Sequence[np.ndarray]):
         return nncf.quantize(graph, images, subset_size=len(calibration), **options)
 
 
-def _write_torch(program, path: Path, precision: str, metadata: str, calibration) -> None:
+def _write_torch(program, path: Path, outputs: list[str], precision: str, metadata: str, calibration) -> None:
     if precision != "fp32":
         raise ValueError(f"a file for torch is fp32, not {precision}")
     torch.export.save(program, path, extra_files={METADATA_KEY: metadata})
