@@ -263,13 +263,46 @@ def test_other_shapes(tmp_path):
     )
 
 
-def test_another_number_of_classes_than_the_config_says(tmp_path):
+def of_7_classes(tmp_path, content=lambda state: state):
+    """A file of the authors' names for 7 classes."""
     state = checkpoint("van_pico")
-    state["head.weight"], state["head.bias"] = torch.ones(7, 160), torch.ones(7)
-    assert "head.fc.weight (7, 160) for (1000, 160)" in refusal("van_pico", state, tmp_path)
-    torch.save(state, tmp_path / "official.pth")
-    model = load("van_pico", tmp_path / "official.pth", overlay=dict(num_classes=7))
-    assert torch.equal(model.head.fc.weight, torch.ones(7, 160))
+    state["head.weight"] = torch.arange(7 * 160.0).view(7, 160)
+    state["head.bias"] = torch.arange(7.0)
+    torch.save(content(state), tmp_path / "official.pth")
+    return tmp_path / "official.pth"
+
+
+class TestAnotherNumberOfClasses:
+    @pytest.mark.parametrize("classes", [{}, {"num_classes": 7}])
+    def test_the_classifier_of_the_file_is_kept(self, classes, tmp_path, caplog):
+        model = load("van_pico", of_7_classes(tmp_path), **classes)
+        assert torch.equal(model.head.fc.weight, torch.arange(7 * 160.0).view(7, 160))
+        assert torch.equal(model.head.fc.bias, torch.arange(7.0))
+        assert model.num_classes == 7
+        assert "anew" not in caplog.text
+
+    def test_for_other_classes_it_starts_anew_and_a_note_says_so(self, tmp_path, caplog):
+        model = load("van_pico", of_7_classes(tmp_path), num_classes=1000)
+        assert model.head.fc.weight.shape == (1000, 160)
+        assert "official.pth is for 7 classes, the data has 1000: the classifier starts anew" in caplog.text
+
+    @pytest.mark.parametrize("args", [{"num_classes": 0}, {"features_only": True}])
+    def test_without_a_classifier_nothing_is_said(self, args, tmp_path, caplog):
+        load("van_pico", of_7_classes(tmp_path), **args)
+        assert "anew" not in caplog.text
+
+    def test_the_rest_has_to_fit_all_the_same(self, tmp_path):
+        def broken(state):
+            return {**state, "block1.0.mlp.fc1.weight": torch.ones(7, 24, 1, 1), "extra": torch.ones(1)}
+
+        file = of_7_classes(tmp_path, broken)
+        with pytest.raises(ValueError, match=r"1 left over: extra; 1 of another shape: stages\.0"):
+            load("van_pico", file, num_classes=10)
+
+    def test_a_classifier_that_is_no_matrix(self, tmp_path):
+        file = of_7_classes(tmp_path, lambda state: {**state, "head.weight": torch.ones(160)})
+        with pytest.raises(ValueError, match=r"head\.fc\.weight \(160,\) for \(1000, 160\)"):
+            load("van_pico", file)
 
 
 @pytest.mark.parametrize("kwargs", [{"num_classes": 7}, {"in_chans": 1}, {"num_classes": 7, "in_chans": 4}], ids=str)

@@ -11,7 +11,14 @@ from glocal.tasks.checkpoint import CheckpointInfo, find_checkpoint, read_info, 
 INFO = CheckpointInfo(
     model="test_resnet",
     class_names=["cat", "dög", "a/b"],
-    preprocessing={"input_size": [3, 32, 32], "mean": [0.5, 0.5, 0.5]},
+    preprocessing={
+        "input_size": [3, 32, 32],
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "interpolation": "bilinear",
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+    },
     metrics={"top1": 98.7, "epoch": 3},
     data={"name": "pets", "held_out": {"val_fraction": 0.2, "seed": 1, "files": "ab"}},
 )

@@ -1,3 +1,4 @@
+import argparse
 import pickle
 
 import pytest
@@ -18,7 +19,7 @@ from glocal.tasks.classifier import (
 def run(tmp_path):
     """A run folder of test_resnet on three classes, and its model."""
     model = timm.create_model("test_resnet", num_classes=3)
-    info = CheckpointInfo("test_resnet", ["a", "b", "c"], {"input_size": [3, 32, 32]})
+    info = CheckpointInfo("test_resnet", ["a", "b", "c"], {"input_size": [3, 32, 32], "mean": [0.5], "std": [0.25]})
     save_checkpoint(tmp_path / "model.safetensors", model.state_dict(), info)
     return tmp_path, model.eval()
 
@@ -176,3 +177,37 @@ class TestDevice:
     def test_not_there(self, device):
         with pytest.raises(ValueError, match="device"):
             resolve_device(device)
+
+
+class TestForeignClassifier:
+    """Weights that another program saved, for classes of their own."""
+
+    @pytest.fixture(params=["van_pico", "test_resnet"])
+    def file(self, request, tmp_path):
+        """What timm's own train script leaves: weights in `state_dict`, arguments beside them."""
+        torch.manual_seed(0)
+        model = timm.create_model(request.param, num_classes=4).eval()
+        content = {"state_dict": model.state_dict(), "arch": request.param, "args": argparse.Namespace(lr=0.1)}
+        torch.save(content, tmp_path / "model_best.pth.tar")
+        return request.param, tmp_path / "model_best.pth.tar", model
+
+    def test_the_number_of_classes_is_read_from_the_file(self, file):
+        name, path, model = file
+        classifier = load_classifier(path, name)
+        assert classifier.class_names == ["0", "1", "2", "3"]
+        images = torch.randn(2, 3, 64, 64)
+        assert torch.equal(classifier.model(images), model(images))
+
+    def test_it_is_kept_for_as_many_classes(self, file, caplog):
+        name, path, model = file
+        started = load_for_finetuning(name, path, 4)
+        assert torch.equal(started.get_classifier().weight, model.get_classifier().weight)
+        assert "anew" not in caplog.text
+
+    def test_it_starts_anew_for_others_and_a_note_says_so(self, file, caplog):
+        name, path, model = file
+        started = load_for_finetuning(name, path, 6)
+        assert started.num_classes == 6
+        assert f"{path} is for 4 classes, the data has 6: the classifier starts anew" in caplog.text
+        first = next(iter(model.state_dict()))
+        assert torch.equal(started.state_dict()[first], model.state_dict()[first])

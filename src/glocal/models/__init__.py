@@ -1,8 +1,10 @@
 """The families. Importing this registers every variant with timm."""
 
 from types import ModuleType
+from typing import Any
 
 from glocal.models import conv2former, hat_net, transcnn, transnext, transxnet, van
+from glocal.models.arguments import TIMM, check_arguments
 
 FAMILIES: dict[str, ModuleType] = {
     "TransXNet": transxnet,
@@ -27,3 +29,13 @@ def published_top1(name: str) -> float | None:
             tag = tag or family.default_cfgs[model].tags[0]
             return family.TOP1.get(f"{model}.{tag}")
     return None
+
+
+def check_model_arguments(name: str, args: Any) -> None:
+    """Raise ValueError for arguments that a file may not give to the model `name`; see `glocal.models.arguments`."""
+    architecture = name.partition(".")[0]
+    family = next((family for family in FAMILIES.values() if architecture in family.default_cfgs), None)
+    try:
+        check_arguments(args, TIMM if family is None else family.ARGUMENTS)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

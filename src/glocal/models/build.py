@@ -1,24 +1,37 @@
 """Builds a registered model: timm's builder, with the library's rules for weights and features."""
 
 import argparse
+import logging
 import os
 import pathlib
 import pickle
 import pickletools
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, load_state_dict, resolve_pretrained_cfg
+from timm.models import (
+    build_model_with_cfg,
+    get_pretrained_cfg,
+    load_state_dict,
+    model_entrypoint,
+    resolve_pretrained_cfg,
+)
+from timm.models._hub import load_state_dict_from_path
 from torch import nn
 
 from glocal.backbone import FeatureBackbone
+from glocal.models import official
+
+logger = logging.getLogger("glocal")
 
 numpy_scalar = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
 
@@ -100,6 +113,7 @@ def build(
     if pretrained:
         config = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
         check_source(variant, config)
+        keep_classifier(variant, config, kwargs)
     try:
         with reading_weights():
             return build_model_with_cfg(
@@ -114,6 +128,49 @@ def build(
         if pretrained and not isinstance(error, ValueError):
             explain_unread(config, error)
         raise
+
+
+def keep_classifier(variant: str, config: Any, kwargs: dict[str, Any]) -> None:
+    """Let timm know how many classes the file of weights is for, or it drops the classifier without a word.
+
+    Says so where the model is for another number of classes, whose classifier then starts anew.
+    """
+    if not config.file or config.source or kwargs.get("features_only", False):
+        return
+    overlay = dict(kwargs.get("pretrained_cfg_overlay") or {})
+    if "num_classes" not in overlay:
+        known = classes_in_file(variant, config.file)
+        if known is None:
+            return
+        kwargs["pretrained_cfg_overlay"] = overlay | {"num_classes": known}
+        wanted = kwargs.get("num_classes", known)
+        if wanted not in (0, known):
+            log_new_classifier(config.file, known, wanted)
+
+
+def log_new_classifier(source: Any, known: int, wanted: int) -> None:
+    """Note that a classifier of weights is not taken, as they are for another number of classes."""
+    logger.warning("%s is for %d classes, the data has %d: the classifier starts anew", source, known, wanted)
+
+
+def classes_in_file(name: str, path: str | os.PathLike) -> int | None:
+    """How many classes the classifier in a file of weights of the model `name` has; None where none is found."""
+    architecture = name.rpartition(":")[2].partition(".")[0]
+    cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
+    try:
+        with reading_weights():
+            weights = official.unwrap(load_state_dict(str(path)))
+    except Exception:  # of a foreign file nearly anything; loading it says what is wrong
+        return None
+    if cfg is None or not cfg.classifier:
+        return None
+    renames = getattr(sys.modules[model_entrypoint(architecture).__module__], "RENAMES", ())
+    weights = {official.rename(parameter, renames): tensor for parameter, tensor in weights.items()}
+    classifier = cfg.classifier if isinstance(cfg.classifier, str) else cfg.classifier[0]
+    weight = weights.get(f"{classifier}.weight")
+    if weight is None or weight.ndim < 2 or not len(weight):
+        return None
+    return max(1, len(weight) - (cfg.label_offset or 0))
 
 
 @contextmanager
@@ -140,9 +197,10 @@ def explain_unread(config: Any, error: Exception):
         file = config.file or config.url
         raise RuntimeError(f"refused to load {file}: it needs {blocked}, which can run code") from error
     if config.file:
+        read = load_state_dict_from_path if config.source == "local-dir" else load_state_dict
         try:
             with reading_weights():
-                load_state_dict(config.file)
+                read(config.file)
         except Exception:
             raise ValueError(f"{config.file} is not a checkpoint, or a damaged one") from error
 
@@ -180,6 +238,10 @@ def check_out_indices(indices: int | Sequence[int]):
 
 def check_source(variant: str, config: Any):
     """Say where the weights are if a program cannot fetch them, and which file is not there."""
+    if config.source == "local-dir":
+        if not Path(config.file).is_dir():
+            raise FileNotFoundError(f"there is no folder {str(config.file)!r}")
+        return
     if config.file and not os.path.isfile(config.file):
         raise FileNotFoundError(f"there is no checkpoint {str(config.file)!r}")
     if config.state_dict or config.file or config.url or config.hf_hub_id or config.source:

@@ -15,6 +15,7 @@ from glocal.layers.norm import LayerNorm2d
 from glocal.layers.scale import LayerScale
 from glocal.layers.token_mixers import ConvModulation
 from glocal.models import official
+from glocal.models.arguments import COMMON, Depths, Factor, Small, Weight, Width, Widths
 from glocal.models.build import build, config
 
 
@@ -54,6 +55,16 @@ class Conv2Former(Backbone):
             **common,
         )
 
+
+# What a file may set of the arguments above, in which ranges.
+ARGUMENTS = COMMON | {
+    "dims": Widths,
+    "depths": Depths,
+    "kernel_size": Small,
+    "expansion": Factor,
+    "layer_scale": Weight,
+    "head_hidden_size": Width,
+}
 
 # Official names to ours.
 RENAMES = [

@@ -14,6 +14,7 @@ from glocal.layers.downsample import ConvStem, OverlapPatchEmbed
 from glocal.layers.norm import GroupNorm1
 from glocal.layers.token_mixers import HierarchicalAttention
 from glocal.models import official
+from glocal.models.arguments import COMMON, Depths, Factors, Small, Smalls, Widths
 from glocal.models.build import build, config
 
 
@@ -65,6 +66,17 @@ def hierarchical_attention(
         for grid, reduction in zip(grids, reductions, strict=True)
     ]
 
+
+# What a file may set of the arguments above, in which ranges.
+ARGUMENTS = COMMON | {
+    "dims": Widths,
+    "depths": Depths,
+    "head_dim": Small,
+    "expansions": Factors,
+    "kernel_sizes": Smalls,
+    "grids": Smalls,
+    "reductions": Smalls,
+}
 
 # Official names to ours, shared with TransCNN.
 COMMON_RENAMES = [

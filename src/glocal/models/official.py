@@ -103,18 +103,26 @@ def check(
     def optional(name: str) -> bool:
         return name in adapted or (backbone_only and name.startswith("head."))
 
+    found = misfits(
+        {name: tensor.shape for name, tensor in weights.items() if not optional(name)},
+        {name: tensor.shape for name, tensor in target.items() if not optional(name)},
+    )
+    if found:
+        raise ValueError(f"not a checkpoint of this {family} model: {found}")
+
+
+def misfits(shapes: Mapping[str, Sequence[int]], target: Mapping[str, Sequence[int]]) -> str:
+    """What keeps tensors of these names and shapes from being the target's, in one line; "" for nothing."""
     problems = {
-        "missing": [name for name in target if name not in weights and not optional(name)],
-        "left over": [name for name in weights if name not in target and not optional(name)],
+        "missing": [name for name in target if name not in shapes],
+        "left over": [name for name in shapes if name not in target],
         "of another shape": [
-            f"{name} {tuple(tensor.shape)} for {tuple(target[name].shape)}"
-            for name, tensor in weights.items()
-            if name in target and not optional(name) and tensor.shape != target[name].shape
+            f"{name} {tuple(shape)} for {tuple(target[name])}"
+            for name, shape in shapes.items()
+            if name in target and tuple(shape) != tuple(target[name])
         ],
     }
-    if any(problems.values()):
-        details = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
-        raise ValueError(f"not a checkpoint of this {family} model: {details}")
+    return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names)
 
 
 def listed(names: Sequence[str] | Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from glocal.layers.downsample import ConvStem, TwoBranchDownsample
 from glocal.layers.norm import BatchNorm2d
 from glocal.models import official
 from glocal.models.build import build, config
+from glocal.models.hat_net import ARGUMENTS as HAT_NET_ARGUMENTS
 from glocal.models.hat_net import COMMON_RENAMES, hierarchical_attention
 
 
@@ -59,6 +60,9 @@ class TransCNN(Backbone):
             **common,
         )
 
+
+# What a file may set of the arguments above, in which ranges.
+ARGUMENTS = HAT_NET_ARGUMENTS
 
 # Official names to ours.
 RENAMES = [

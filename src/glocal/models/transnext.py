@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.models import generate_default_cfgs, register_model
@@ -14,6 +14,7 @@ from glocal.layers.downsample import OverlapPatchEmbed
 from glocal.layers.norm import LayerNorm2d
 from glocal.layers.token_mixers import AggregatedAttention, CosineAttention
 from glocal.models import official
+from glocal.models.arguments import COMMON, Depths, Factors, Size, Small, SmallsOrNone, Widths
 from glocal.models.build import build, config, input_size
 
 BIAS_MODES = ("extrapolate", "interpolate")
@@ -86,6 +87,19 @@ class TransNeXt(Backbone):
             **common,
         )
 
+
+# What a file may set of the arguments above, in which ranges.
+ARGUMENTS = COMMON | {
+    "dims": Widths,
+    "depths": Depths,
+    "expansions": Factors,
+    "reductions": SmallsOrNone,
+    "head_dim": Small,
+    "pool_size": Small | None,
+    "bias_mode": Literal[BIAS_MODES],
+    "img_size": Size,
+    "pretrain_size": Size,
+}
 
 # Official names to ours.
 RENAMES = [

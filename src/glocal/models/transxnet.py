@@ -16,6 +16,7 @@ from glocal.layers.position import DynamicPositionEncoding, RelativePosition, re
 from glocal.layers.scale import LayerScale
 from glocal.layers.token_mixers import DMixer
 from glocal.models import official
+from glocal.models.arguments import COMMON, Depths, Factors, Size, Small, Smalls, Weight, Widths
 from glocal.models.build import build, config, input_size
 
 
@@ -69,6 +70,19 @@ class TransXNet(Backbone):
             **common,
         )
 
+
+# What a file may set of the arguments above, in which ranges.
+ARGUMENTS = COMMON | {
+    "dims": Widths,
+    "depths": Depths,
+    "num_heads": Smalls,
+    "num_groups": Smalls,
+    "expansions": Factors,
+    "reductions": Smalls,
+    "kernel_size": Small,
+    "layer_scale": Weight,
+    "img_size": Size,
+}
 
 # Official names to ours.
 RENAMES = [

@@ -15,6 +15,7 @@ from glocal.layers.norm import BatchNorm2d, LayerNorm2d
 from glocal.layers.scale import LayerScale
 from glocal.layers.token_mixers import LargeKernelAttention
 from glocal.models import official
+from glocal.models.arguments import COMMON, Depths, Factors, Weight, Widths
 from glocal.models.build import build, config
 
 
@@ -51,6 +52,9 @@ class VAN(Backbone):
             **common,
         )
 
+
+# What a file may set of the arguments above, in which ranges.
+ARGUMENTS = COMMON | {"dims": Widths, "depths": Depths, "expansions": Factors, "layer_scale": Weight}
 
 # Official names to ours.
 RENAMES = [

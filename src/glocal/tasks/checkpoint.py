@@ -1,14 +1,14 @@
 """The file that a training leaves: weights as safetensors, and in its metadata all that using them needs."""
 
-import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from safetensors import SafetensorError, safe_open
+
+from glocal.tasks.description import CheckpointInfo, parse_description
 
 if TYPE_CHECKING:  # reading what a checkpoint says about itself needs no torch, which takes seconds to import
     from torch import Tensor
@@ -16,28 +16,6 @@ if TYPE_CHECKING:  # reading what a checkpoint says about itself needs no torch,
 FILE_NAME = "model.safetensors"
 # One key for everything: safetensors writes several in an order that changes from run to run.
 METADATA_KEY = "glocal"
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in ("glocal", "timm", "torch")}
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a checkpoint knows about itself.
-
-    model: name for timm.create_model, with `model_args` and the number of classes.
-    class_names: one per output, in order. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`.
-    metrics: of the validation at the epoch kept. data: the training data's name, and how its validation part was drawn.
-    """
-
-    model: str
-    class_names: list[str]
-    preprocessing: dict
-    metrics: dict = field(default_factory=dict)
-    data: dict = field(default_factory=dict)
-    model_args: dict = field(default_factory=dict)
-    versions: dict = field(default_factory=_versions)
 
 
 def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: CheckpointInfo) -> None:
@@ -48,7 +26,7 @@ def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: Che
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
-    write_atomically(path, save(tensors, {METADATA_KEY: json.dumps(asdict(info), ensure_ascii=False)}))
+    write_atomically(path, save(tensors, {METADATA_KEY: info.to_json()}))
 
 
 def write_atomically(
@@ -108,24 +86,36 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
 def read_info(path: str | Path) -> CheckpointInfo | None:
     """What a checkpoint of ours knows about itself; None for other people's files.
 
-    Raises ValueError for a safetensors file that is broken.
+    Raises ValueError for a safetensors file that is broken, or whose description is not as it should be.
     """
     if Path(path).suffix != ".safetensors":
         return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
+    with _opened(path, "numpy") as file:
+        metadata = file.metadata() or {}
     if METADATA_KEY not in metadata:
         return None
     try:
-        return CheckpointInfo(**json.loads(metadata[METADATA_KEY]))
-    except (TypeError, ValueError):
-        raise ValueError(f"{path}: its description is not one that this version of glocal reads") from None
+        return parse_description(metadata[METADATA_KEY])
+    except ValueError as error:
+        raise ValueError(f"{path}: its description is not one that this version of glocal reads: {error}") from None
+
+
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the tensors of a checkpoint of ours, which are not read for it."""
+    with _opened(path, "numpy") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def read_weights(path: str | Path) -> dict[str, "Tensor"]:
     """The tensors of a checkpoint of ours, on the CPU."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _opened(path: str | Path, framework: str):
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None

@@ -1,21 +1,21 @@
 """A classifier ready for use: a timm-contract model with its weights and the names of its classes."""
 
-import logging
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 import timm
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import nn
 
-import glocal.models  # noqa: F401 (registers the models)
-from glocal.models.build import NoWeightsError, reading_weights
-from glocal.tasks.checkpoint import CheckpointInfo, find_checkpoint, read_info, read_weights
-
-log = logging.getLogger(__name__)
+from glocal.backbone import Backbone
+from glocal.models import check_model_arguments, official
+from glocal.models.build import NoWeightsError, classes_in_file, log_new_classifier, reading_weights
+from glocal.tasks.checkpoint import find_checkpoint, read_info, read_shapes, read_weights
+from glocal.tasks.description import CheckpointInfo
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def check_finite(values: torch.Tensor) -> torch.Tensor:
 
 def check_name(name: str) -> None:
     """Raise ValueError for a name, or a tag of weights, that timm does not know; says the closest ones."""
-    if ":" in name:  # hf-hub: and local-dir: are timm's business
+    if ":" in name:
+        _configuration(name)
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -98,26 +99,66 @@ def load_classifier(checkpoint: str | Path | None = None, model: str | None = No
         raise ValueError(f"{path} keeps the state of a training; its weights for use are model.safetensors beside it")
     if model is None:
         raise ValueError(f"{path} does not say of which model it is: give --model too")
-    return _of_published_weights(model, _pretrained(model, path))
+    known = classes_in_file(model, path)
+    return _of_published_weights(model, _pretrained(model, path, **({} if known is None else {"num_classes": known})))
 
 
 def load_for_finetuning(name: str, checkpoint: str | Path | None, num_classes: int, **kwargs) -> nn.Module:
     """Create a model for `num_classes` and start it from a checkpoint, or from its published weights.
 
-    Of a checkpoint for other classes, all but the classifier is taken.
+    Of weights for another number of classes, all but the classifier is taken, and a note says so.
     """
     path = find_checkpoint(checkpoint) if checkpoint is not None else None
     info = read_info(path) if path is not None else None
-    if info is None:
-        return _pretrained(name, path, num_classes=num_classes, **kwargs)
-    check_model_name(path, info, name)
-    model = create_model(name, num_classes=len(info.class_names), **kwargs)
-    _load_strictly(path, info, model)
-    if len(info.class_names) != num_classes:
-        model.reset_classifier(num_classes)
+    if info is not None:
+        check_model_name(path, info, name)
+        model = rebuild(path, replace(info, model=name), **kwargs)
         known = len(info.class_names)
-        log.warning("%s is for %d classes, the data has %d: the classifier starts anew", path, known, num_classes)
+    else:
+        known = classes_in_file(name, path) if path is not None else None
+        model = _pretrained(name, path, num_classes=known or num_classes, **kwargs)
+        if path is None:
+            known = model.pretrained_cfg.get("num_classes")
+    if known is not None and known != num_classes:
+        if model.num_classes != num_classes:
+            model.reset_classifier(num_classes)
+        log_new_classifier(path or f"the published {name}", known, num_classes)
     return model
+
+
+def arguments_of(checkpoint: str | Path | None) -> dict:
+    """The arguments of the model that a checkpoint describes; none for other people's files."""
+    info = read_info(find_checkpoint(checkpoint)) if checkpoint is not None else None
+    return {} if info is None else dict(info.model_args)
+
+
+def registered(name: str, arguments: dict) -> tuple[str, dict]:
+    """The name and the arguments by which a checkpoint describes the model that `create_model` makes of these.
+
+    A model from a folder or the Hugging Face Hub has an architecture, and arguments of its own. Raises ValueError for
+    arguments that a checkpoint cannot hold.
+    """
+    if ":" in name:
+        name, saved = _configuration(name)
+        arguments = {**saved, **arguments}
+    check_model_arguments(name, arguments)
+    return name, arguments
+
+
+def _configuration(name: str) -> tuple[str, dict]:
+    """Architecture and arguments of a `local-dir:` or `hf-hub:` model; ValueError for those that are not allowed."""
+    source, _, place = name.partition(":")
+    read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
+    try:
+        _, architecture, arguments = read(place)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: there is no config.json of a timm model") from None
+    except Exception as error:  # of a network, or of a file that is no such configuration
+        raise ValueError(f"{name}: its configuration cannot be read: {_one_line(error)}") from None
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise ValueError(f"{name}: its configuration names no model that timm knows, but {architecture!r}")
+    check_model_arguments(architecture, arguments)
+    return architecture, arguments
 
 
 def check_model_name(path: Path, info: CheckpointInfo, model: str | None) -> None:
@@ -165,17 +206,45 @@ def torch_threads(count: int | None):
         torch.set_num_threads(before)
 
 
-def _of_run(path: Path, info: CheckpointInfo) -> Classifier:
-    model = create_model(info.model, num_classes=len(info.class_names), **info.model_args)
-    _load_strictly(path, info, model)
-    return Classifier(model.eval(), info.model, info.class_names, info.class_names, info.preprocessing, info)
+def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
+    """The model that a checkpoint describes, with its weights.
 
-
-def _load_strictly(path: Path, info: CheckpointInfo, model: nn.Module) -> None:
-    try:
+    changes: arguments that beat those of the checkpoint. Raises ValueError for a description that the model's family
+    does not take, and for one that does not fit the tensors beside it; these are compared before any memory is taken
+    for the model, so that a small file cannot ask for a large one.
+    """
+    check_model_arguments(info.model, info.model_args)
+    arguments = {"num_classes": len(info.class_names), **info.model_args, **changes}
+    with _explained(path, info):
+        with torch.device("meta"):
+            model = create_model(info.model, **arguments)
+        misfits = official.misfits(read_shapes(path), {name: t.shape for name, t in model.state_dict().items()})
+    if misfits:
+        raise ValueError(f"{path} does not fit {info.model}: {misfits}")
+    if isinstance(model, Backbone):
+        model.to_empty(device="cpu")  # all that a backbone holds is in the file
+    else:
+        with _explained(path, info):
+            model = create_model(info.model, **arguments)
+    with _explained(path, info):
         model.load_state_dict(read_weights(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {info.model}: {_one_line(error)}") from None
+    return model
+
+
+@contextmanager
+def _explained(path: Path, info: CheckpointInfo):
+    """Turn what a model has against its arguments or weights into one line."""
+    try:
+        yield
+    except (RuntimeError, TypeError, AssertionError, ArithmeticError, LookupError, AttributeError) as error:
+        raise ValueError(f"{path} does not fit {info.model}: {_one_line(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {_one_line(error)}") from error
+
+
+def _of_run(path: Path, info: CheckpointInfo) -> Classifier:
+    model = rebuild(path, info)
+    return Classifier(model.eval(), info.model, info.class_names, info.class_names, info.preprocessing, info)
 
 
 def _of_published_weights(name: str, model: nn.Module) -> Classifier:
@@ -192,7 +261,10 @@ def _of_published_weights(name: str, model: nn.Module) -> Classifier:
 def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:
     """A model with published weights, from `path` or from where they are published."""
     check_name(name)
-    overlay = {"pretrained_cfg_overlay": {"file": str(path)}} if path is not None else {}
+    overlay: dict = {"file": str(path)} if path is not None else {}
+    if path is not None and "num_classes" in kwargs:
+        overlay["num_classes"] = kwargs["num_classes"]  # as many as the file has, so that its classifier is kept
+    overlay = {"pretrained_cfg_overlay": overlay} if overlay else {}
     try:
         with reading_weights():
             return create_model(name, pretrained=True, **overlay, **kwargs)

@@ -15,15 +15,17 @@ from rich.console import Console
 from glocal.data.dataset import own_share
 from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.data.source import DataSource, content_key
-from glocal.tasks.checkpoint import CheckpointInfo
 from glocal.tasks.classifier import (
+    arguments_of,
     check_input_size,
     check_name,
     create_model,
     load_classifier,
     load_for_finetuning,
+    registered,
     resolve_device,
 )
+from glocal.tasks.description import CheckpointInfo
 from glocal.training import run_folder
 from glocal.training.config import QUICK_BATCHES, TrainConfig
 
@@ -48,8 +50,8 @@ class Run:
 
     config: TrainConfig
     name: str
-    source: DataSource
     model_args: dict
+    source: DataSource
     preprocessing: Preprocessing
     augmentation: Augmentation
     batch_size: int
@@ -108,9 +110,10 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     check_name(name)
     img_size = config.img_size or source.img_size
-    model_args = dict(config.model_args)
+    model_args = arguments_of(config.checkpoint) | config.model_args
     if img_size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         model_args["img_size"] = img_size
+    described = registered(name, model_args)  # what no checkpoint can hold is refused here
     kwargs = dict(model_args) if config.drop_path is None else {**model_args, "drop_path_rate": config.drop_path}
     classes = len(source.class_names)
     if config.pretrained or config.checkpoint:
@@ -142,7 +145,7 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
         multi_label=multi_label,
         teacher=_teacher(config, preprocessing, source),
     )
-    return Run(config, name, source, model_args, preprocessing, augmentation, batch_size, module, device)
+    return Run(config, *described, source, preprocessing, augmentation, batch_size, module, device)
 
 
 def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> Outcome:

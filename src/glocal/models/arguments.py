@@ -1,0 +1,88 @@
+"""Arguments that a file may give to a model: their names, types and ranges.
+
+A checkpoint, a `config.yaml` or a folder of somebody else's names a model and arguments for it. What timm's
+`create_model` takes besides (files to open, addresses to load, folders to write to) is not among them.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+STAGES = Meta(min_length=4, max_length=4)
+
+Side = Annotated[int, Meta(ge=1, le=8192)]
+Size = Side | Annotated[list[Side], Meta(min_length=2, max_length=2)]  # of a square, or (height, width)
+Width = Annotated[int, Meta(ge=1, le=16384)]
+Depth = Annotated[int, Meta(ge=1, le=128)]
+Small = Annotated[int, Meta(ge=1, le=256)]  # kernels, heads, reductions, …
+Factor = Annotated[float, Meta(gt=0, le=64)]
+Rate = Annotated[float, Meta(ge=0, le=1)]
+Weight = Annotated[float, Meta(ge=0, le=100)]
+
+Widths = Annotated[list[Width], STAGES]
+Depths = Annotated[list[Depth], STAGES]
+Smalls = Annotated[list[Small], STAGES]
+SmallsOrNone = Annotated[list[Small | None], STAGES]
+Factors = Annotated[list[Factor], STAGES]
+
+# What `Backbone` takes of numbers and names; each family adds its own.
+COMMON: dict[str, Any] = {
+    "in_chans": Annotated[int, Meta(ge=1, le=64)],
+    "global_pool": Literal["", "avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax"],
+    "drop_rate": Rate,
+    "proj_drop": Rate,
+    "drop_path_rate": Rate,
+}
+
+_Name = Annotated[str, Meta(max_length=40, pattern=r"^[a-z0-9_]*$")]
+_Depths = Annotated[list[Depth], Meta(min_length=1, max_length=8)]
+_Widths = Annotated[list[Width], Meta(min_length=1, max_length=8)]
+
+# Of timm's own models, by the names that most of them use.
+TIMM: dict[str, Any] = {
+    **COMMON,
+    "act_layer": _Name,
+    "attn_drop_rate": Rate,
+    "class_token": bool,
+    "depth": Depth,
+    "depths": _Depths,
+    "dims": _Widths,
+    "dynamic_img_pad": bool,
+    "dynamic_img_size": bool,
+    "embed_dim": Width | _Widths,
+    "global_pool": _Name,
+    "img_size": Size,
+    "init_values": Weight,
+    "ls_init_value": Weight,
+    "mlp_ratio": Factor,
+    "no_embed_class": bool,
+    "norm_layer": _Name,
+    "num_heads": Small | Annotated[list[Small], Meta(min_length=1, max_length=8)],
+    "output_stride": Literal[8, 16, 32],
+    "patch_drop_rate": Rate,
+    "patch_size": Size,
+    "pos_drop_rate": Rate,
+    "proj_drop_rate": Rate,
+    "qk_norm": bool,
+    "qkv_bias": bool,
+    "reg_tokens": Annotated[int, Meta(ge=0, le=256)],
+    "strict_img_size": bool,
+    "window_size": Size,
+}
+
+
+def check_arguments(args: Any, declared: dict[str, Any]) -> None:
+    """Raise ValueError for arguments that are not declared, or not of the declared type and range.
+
+    args: name → value, as JSON and YAML have them. declared: name → type, as msgspec understands it.
+    """
+    if not isinstance(args, dict):
+        raise ValueError("the arguments of a model must be names with values")
+    for name, value in args.items():
+        if name not in declared:
+            raise ValueError(f"a checkpoint holds no argument {str(name)[:60]!r}, only {', '.join(sorted(declared))}")
+        try:
+            msgspec.convert(value, declared[name])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"the argument {name}: {error}") from None

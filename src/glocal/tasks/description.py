@@ -1,0 +1,118 @@
+"""What a checkpoint says about itself, checked before anything is done with it: the file may be a stranger's."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+LARGEST = 32 * 2**20  # bytes of a description; of 100,000 class names it has 5 million
+MOST_PIXELS = 16384  # of a side, while an image is resized
+SAME_AS_MODEL = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_\-]+)?$"  # a name of timm's registry, with or without a tag
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("glocal", "timm", "torch")}
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint knows about itself.
+
+    model: name for timm.create_model, with `model_args` and the number of classes.
+    class_names: one per output, in order. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`.
+    metrics: of the validation at the epoch kept. data: the training data's name, and how its validation part was drawn.
+    """
+
+    model: str
+    class_names: list[str]
+    preprocessing: dict
+    metrics: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    model_args: dict = field(default_factory=dict)
+    versions: dict = field(default_factory=_versions)
+
+    def to_json(self) -> str:
+        """The text to keep; numbers that are not finite become null, as JSON has none."""
+        metrics = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in self.metrics.items()
+        }
+        data = dict(self.data)
+        if "name" in data:  # of a folder, which may hold bytes that are no text
+            data["name"] = data["name"].encode("utf-8", "backslashreplace").decode()
+        return json.dumps({**asdict(self), "metrics": metrics, "data": data}, ensure_ascii=False, allow_nan=False)
+
+
+def parse_description(text: str) -> CheckpointInfo:
+    """What a description says; ValueError for a text that is none, with the field that is wrong.
+
+    Types, lengths and ranges of all fields are checked here, but for the values of `model_args`: they are checked by
+    the model's family when it is built (`glocal.models.check_model_arguments`).
+    """
+    if len(text) > LARGEST:
+        raise ValueError(f"it has {len(text):,} characters, more than {LARGEST:,}")
+    try:
+        described = msgspec.json.decode(text, type=_Description)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return CheckpointInfo(**msgspec.json.decode(msgspec.json.encode(described)))  # with the lists that JSON has
+
+
+_Short = Annotated[str, Meta(max_length=4096)]
+_Key = Annotated[str, Meta(min_length=1, max_length=100)]
+_Side = Annotated[int, Meta(ge=1, le=8192)]
+_Channels = Annotated[int, Meta(ge=1, le=64)]
+_Level = Annotated[float, Meta(ge=-1e4, le=1e4)]  # of pixels in 0…1 or 0…255
+_Spread = Annotated[float, Meta(ge=1e-6, le=1e4)]
+
+
+class _Strict(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _Preprocessing(_Strict):
+    input_size: tuple[_Channels, _Side, _Side]
+    mean: Annotated[list[_Level], Meta(min_length=1, max_length=64)]
+    std: Annotated[list[_Spread], Meta(min_length=1, max_length=64)]
+    interpolation: Literal["bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"] = "bicubic"
+    crop_pct: Annotated[float, Meta(gt=0, le=2)] = 1.0
+    crop_mode: Literal["center", "squash", "border"] = "center"
+
+    def __post_init__(self):
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.input_size[0]):
+                raise ValueError(f"{name} has not one value for each of {self.input_size[0]} channels")
+        if max(self.input_size[1:]) / self.crop_pct > MOST_PIXELS:
+            raise ValueError(f"crop_pct {self.crop_pct:g} resizes images to more than {MOST_PIXELS:,} pixels a side")
+
+
+class _HeldOut(_Strict):
+    val_fraction: Annotated[float, Meta(gt=0, lt=1)]
+    seed: Annotated[int, Meta(ge=0, lt=2**32)]
+    files: Annotated[str, Meta(max_length=64)]
+
+
+class _Data(_Strict, omit_defaults=True):
+    name: _Short | None = None
+    held_out: _HeldOut | None = None
+    multi_label: bool = False
+
+
+class _Description(_Strict):
+    model: Annotated[str, Meta(max_length=200, pattern=SAME_AS_MODEL)]
+    class_names: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=1000)]], Meta(min_length=1, max_length=1_000_000)
+    ]
+    preprocessing: _Preprocessing
+    metrics: Annotated[dict[_Key, float | int | None], Meta(max_length=1000)] = {}
+    data: _Data = msgspec.field(default_factory=_Data)
+    model_args: Annotated[dict[_Key, object], Meta(max_length=100)] = {}
+    versions: Annotated[dict[_Key, _Key], Meta(max_length=100)] = {}
+
+    def __post_init__(self):
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError("class_names names a class twice")
