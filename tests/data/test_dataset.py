@@ -6,9 +6,11 @@ import time
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
+import glocal.models  # noqa: F401 (registers the models)
 from glocal.data import dataset
 from glocal.data.dataset import (
     EvaluationSampler,
@@ -246,6 +248,10 @@ def test_batch_must_be_shared_equally(samples, parts, world):
 
 
 class TestPreprocessing:
+    @pytest.mark.parametrize(("size", "crop"), [(32, 1.0), (64, 1.0), (65, 0.9), (224, 0.9)])
+    def test_up_to_64_pixels_nothing_is_cropped(self, size, crop):
+        assert Preprocessing.of_model(timm.create_model("van_pico", device="meta"), size).crop_pct == crop
+
     def test_dict_round_trip(self):
         assert Preprocessing(**PREPROCESSING.to_dict()) == PREPROCESSING
 

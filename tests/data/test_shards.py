@@ -360,6 +360,24 @@ class TestOrder:
         assert order(0, 0) == order(0, 0)
         assert len({str(order(*choice)) for choice in [(0, 0), (0, 1), (1, 0)]}) == 3
 
+    @pytest.mark.parametrize(("sizes", "buffer"), [([30], 6), ([1] * 30, 1)], ids=["within a shard", "of shards"])
+    def test_every_epoch_has_another_order(self, make, monkeypatch, sizes, buffer):
+        monkeypatch.setattr(glocal.data.shards, "SHUFFLE_BUFFER", buffer)  # of one: gives out what comes in
+        stream, orders = samples_of(make(sizes)).stream(TO_TENSOR, training=True), set()
+        for epoch in range(3):
+            stream.set_epoch(epoch)
+            orders.add(str(order_of(stream)))
+        assert len(orders) == 3
+
+    def test_every_epoch_changes_an_image_in_another_way(self, make):
+        stream = samples_of(make([6])).stream(noisy, training=True)
+        seen = []
+        for epoch in (0, 1):
+            stream.set_epoch(epoch)
+            seen += [(red(image), float(image[1, 0, 0]), float(image[2, 0, 0])) for image, _, _ in stream]
+        for channel in (1, 2):
+            assert len({item[channel] for item in seen}) == 12
+
     def test_workers_that_persist_follow_the_epoch(self, make):
         stream = samples_of(make([6] * 4)).stream(TO_TENSOR, training=True, batch_size=4)
         loader = DataLoader(stream, batch_size=4, num_workers=2, persistent_workers=True)

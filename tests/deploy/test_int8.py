@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 from glocal.data.preprocessing import Preprocessing
+from glocal.data.source import open_for_evaluation
 from glocal.deploy import export, files, runtimes
 from glocal.deploy.calibration import calibration_images
 
@@ -73,8 +74,15 @@ def test_images_are_always_the_same_and_no_more_than_asked_for(folder):
 
 
 def test_a_data_set_gives_its_training_part():
-    images = calibration_images("digits", 5, PREPROCESSING)
-    assert [image.shape for image in images] == [(3, 16, 16)] * 5
+    splits, prepare = open_for_evaluation("digits")[0].splits, PREPROCESSING.transform()
+    of_split = {
+        part: {prepare(samples.load(index)).numpy().tobytes() for index in range(len(samples))}
+        for part, samples in splits.items()
+    }
+    images = [image.tobytes() for image in calibration_images("digits", 50, PREPROCESSING)]
+    assert len(images) == 50
+    assert all(image in of_split["train"] for image in images)
+    assert not any(image in of_split["val"] for image in images)
 
 
 def test_no_image_at_all(tmp_path):

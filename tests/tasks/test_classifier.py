@@ -70,6 +70,21 @@ class TestLoading:
         images = torch.randn(2, 3, 32, 32)
         assert torch.equal(classifier.model(images), model(images))
 
+    @pytest.mark.parametrize(
+        ("name", "tensor"),
+        [("fc.weight", None), ("conv1.0.weight", None), ("extra", torch.ones(1)), ("fc.bias", torch.ones(4))],
+        ids=["no head", "no stem", "left over", "shape"],
+    )
+    def test_run_file_that_does_not_fit_is_refused(self, run, name, tensor):
+        folder, model = run
+        state = {key: value for key, value in (model.state_dict() | {name: tensor}).items() if value is not None}
+        info = CheckpointInfo("test_resnet", ["a", "b", "c"], {"input_size": [3, 32, 32], "mean": [0.5], "std": [0.25]})
+        save_checkpoint(folder / "model.safetensors", state, info)
+        for load in (load_classifier, lambda path: load_for_finetuning("test_resnet", path, 3)):
+            with pytest.raises(ValueError, match=rf"model\.safetensors does not fit test_resnet: .*{name}") as caught:
+                load(folder)
+            assert "\n" not in str(caught.value)
+
     def test_neither_given(self):
         with pytest.raises(ValueError, match="give --checkpoint, or --model"):
             load_classifier()

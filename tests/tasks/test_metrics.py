@@ -82,6 +82,14 @@ class TestCalibration:
         assert bins[5]["accuracy"] == 0.5
         assert bins[0] == {"low": 0.0, "high": 1 / 15, "images": 0, "confidence": None, "accuracy": None}
 
+    def test_a_confidence_on_an_edge_belongs_to_the_bin_below(self):
+        confidences = torch.linspace(0, 1, 16)[1:]  # in float32, as confidences are
+        _, bins = calibration(confidences, torch.ones(15).bool())
+        assert [one["images"] for one in bins] == [1] * 15
+        _, bins = calibration(torch.nextafter(confidences[:-1], torch.tensor(1.0)), torch.ones(14).bool())
+        assert [one["images"] for one in bins] == [0] + [1] * 14
+        assert [(one["low"], one["high"]) for one in bins] == [(b / 15, (b + 1) / 15) for b in range(15)]
+
     def test_full_confidence_belongs_to_the_last_bin(self):
         ece, bins = calibration(torch.ones(4), torch.tensor([True, True, True, False]))
         assert ece == pytest.approx(25)

@@ -249,6 +249,23 @@ class TestRobustnessSets:
         assert result.images == 300
         assert "AlexNet's errors are of 1000 classes" in caplog.text  # and this data has fewer
 
+    def test_c_of_unequal_parts_counts_every_image_once(self, imagenet, pictures, tmp_path):
+        small = [picture.resize((32, 32)) for picture in pictures]
+        whole = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3, crop_pct=1.0).transform()
+        ranked = logits_of(imagenet, small, whole).argsort(descending=True)
+        right, second = [[IDS[int(row[place])] for row in ranked] for place in (0, 1)]
+        lay_out(tmp_path / "fog/1", small[:9], right[:9])
+        lay_out(tmp_path / "fog/2", small[9:], [second[9], IDS[int(ranked[10, 900])], right[11]])
+        result = evaluate(config(tmp_path, imagenet, set="imagenet-c"))
+        assert result.images == 12
+        assert result.top1 == pytest.approx(100 * 10 / 12)
+        assert result.top5 == pytest.approx(100 * 11 / 12)
+        labels = [*right[:9], second[9], IDS[int(ranked[10, 900])], right[11]]
+        targets = torch.tensor([IDS.index(label) for label in labels])
+        expected = torch.nn.functional.cross_entropy(logits_of(imagenet, small, whole), targets).item()
+        assert result.loss == pytest.approx(expected, rel=1e-4)
+        assert result.mean_error == pytest.approx((0 + 100 * 2 / 3) / 2)  # of the conditions, as ImageNet-C has it
+
     def test_c_in_part(self, imagenet, pictures, tmp_path, caplog):
         lay_out(tmp_path / "fog/1", pictures, [IDS[5]] * 12)
         result = evaluate(config(tmp_path, imagenet, set="imagenet-c"))

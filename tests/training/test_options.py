@@ -278,6 +278,18 @@ class TestMixing:
             assert target[partner].item() == pytest.approx(1 if place == partner else 1 - share)
             assert image.mean().item() == pytest.approx(share * (place + 1) + (1 - share) * (partner + 1), rel=1e-5)
 
+    @pytest.mark.parametrize("option", ["mixup", "cutmix"])
+    def test_labels_are_smoothed_too(self, option):
+        config = TrainConfig(**{option: 1.0}, label_smoothing=0.3)
+        module = ClassificationModule(nn.Identity(), config, lr=0.1, classes=5, images=4, steps_per_epoch=1)
+        np.random.seed(0)
+        _, targets = module._mix(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+        assert targets[:, 4].tolist() == pytest.approx([0.3 / 5] * 4)  # a class that none of the images shows
+        assert targets.sum(1).tolist() == pytest.approx([1.0] * 4)
+        logits = torch.randn(4, 5)
+        expected = -(targets * logits.log_softmax(1)).sum(1).mean()
+        assert module.criterion(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+
     @pytest.mark.parametrize("changes", [
         dict(batch_size=15),
         dict(batch_size=30, accumulate=2),

@@ -317,6 +317,26 @@ class TestWhatIsContinued:
             shutil.move(tmp_path / "aside", digits_folder)
 
 
+class Harm:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_a_state_that_would_run_code_is_refused(digits_folder, tmp_path):
+    output = tmp_path / "run"
+    in_child(run_and_die, digits_folder, output, 3)
+    state = torch.load(output / "last.ckpt", weights_only=True)
+    torch.save({**state, "note": Harm(str(tmp_path / "harmed"))}, output / "last.ckpt")
+    with pytest.raises(Exception, match="mkdir"):  # of torch, which names it
+        run(digits_folder, output)
+    assert not (tmp_path / "harmed").exists()
+
+
 def test_checkpoint_holds_averaged_and_raw_weights(whole):
     averaged, raw = (read_weights(whole / name) for name in ("model.safetensors", "model.raw.safetensors"))
     assert averaged.keys() == raw.keys()

@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import pytest
 import yaml
 
@@ -41,6 +43,38 @@ def test_overwriting_removes_a_runs_files_only(folder):
     start_output(folder, TrainConfig())
     left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert left == sorted([*FOREIGN, "config.yaml"])
+
+
+# Of every option that says what a run computes, a value that is not its default.
+COMPUTES = dict(
+    data="photos", model="van_b0", model_args={"in_chans": 1}, quick=True, epochs=3, seed=7, img_size=96, batch_size=24,
+    accumulate=2, optimizer="sgd", lr=0.002, lr_batch_size=256, min_lr=1e-6, warmup_lr=1e-6, warmup_epochs=1.0,
+    cooldown_epochs=1, weight_decay=0.1, layer_decay=0.9, clip_grad=1.0, loss="bce", label_smoothing=0.2, mixup=0.3,
+    cutmix=0.3, mixup_prob=0.4, mixup_switch_prob=0.4, drop_path=0.3, ema=0.99, ema_warmup=True, val_fraction=0.3,
+    val_every=2, pretrained=True, checkpoint="runs/other", freeze="stem", teacher="van_b1", teacher_checkpoint="runs/t",
+    distillation_weight=0.7, distillation_temperature=2.0, crop_scale=0.5, train_interpolation="bilinear",
+    crop_pct=0.8, crop_mode="squash", hflip=0.4, color_jitter=0.2, auto_augment="rand-m5", random_erasing=0.2,
+    repeated_augmentation=3, balanced=True, precision="bf16", compile="never", grad_checkpointing=True, devices=2,
+    num_nodes=2, strategy="fsdp", sync_bn="never",
+)  # fmt: skip
+CHANGED_WITH = {"distillation": dict(distillation="hard", teacher="van_b1")}  # which asks for a teacher
+# What may differ in a run that goes on: where it writes, and how it is computed.
+MAY_CHANGE = {"output", "overwrite", "resume", "device", "workers", "save_every_minutes", "max_bad", "loggers", "trust"}
+
+
+def test_the_options_that_a_run_goes_on_with_are_all_told_apart():
+    assert {*COMPUTES, *CHANGED_WITH} == {field.name for field in fields(TrainConfig)} - MAY_CHANGE
+
+
+@pytest.mark.parametrize("resume", [False, True], ids=["same command", "--resume"])
+@pytest.mark.parametrize("name", [*COMPUTES, *CHANGED_WITH])
+def test_a_run_goes_on_with_no_other_option(folder, name, resume):
+    before = CHANGED_WITH.get(name, {}) | ({"distillation": "soft"} if name == "distillation" else {})
+    start_output(folder, TrainConfig(**before))
+    (folder / "last.ckpt").touch()
+    changes = {name: COMPUTES[name]} if name in COMPUTES else CHANGED_WITH[name]
+    with pytest.raises(FileExistsError, match=rf"other options \(--{name.replace('_', '-')} .*: give another --output"):
+        settle(folder, TrainConfig(**changes, resume=resume))
 
 
 def test_file_in_place_of_the_folder(folder):
