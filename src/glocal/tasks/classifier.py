@@ -157,6 +157,8 @@ def _configuration(name: str) -> tuple[str, dict]:
         raise ValueError(f"{name}: its configuration cannot be read: {_one_line(error)}") from None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ValueError(f"{name}: its configuration names no model that timm knows, but {architecture!r}")
+    if isinstance(arguments, dict):  # the weights say it too
+        arguments = {argument: value for argument, value in arguments.items() if argument != "num_classes"}
     check_model_arguments(architecture, arguments)
     return architecture, arguments
 
