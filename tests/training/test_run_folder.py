@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from glocal.training.config import TrainConfig
-from glocal.training.run_folder import settle, start_output
+from glocal.training.run_folder import make, settle, start_output
 
 FILES = ["model.safetensors", "last.ckpt", "metrics.csv", "config.yaml", "train.log", "samples/a-0001_label-3.png"]
 FILES += ["summary.json", "model.raw.safetensors", "tensorboard/events.out.tfevents.1"]
@@ -85,6 +85,7 @@ def test_file_in_place_of_the_folder(folder):
 
 def test_config_can_be_used_again(folder):
     config = TrainConfig(model="van_b0", epochs=3, lr=1e-3)
+    make(folder / "new" / "run")
     start_output(folder / "new" / "run", config)
     values = yaml.safe_load((folder / "new/run/config.yaml").read_text())
     assert TrainConfig(**values) == config

@@ -110,7 +110,7 @@ def _exit_code(error: Exception) -> int | None:
             f"--grad-checkpointing ({_first_line(error)})",
         )
         return 1
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return 1
     last = traceback.extract_tb(error.__traceback__)[-1]
     if PACKAGE in Path(last.filename).parents and (last.line or "raise").startswith("raise"):

@@ -1,5 +1,6 @@
 """The file that a training leaves: weights as safetensors, and in its metadata all that using them needs."""
 
+import io
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -39,8 +40,9 @@ def write_atomically(
     """
     path = Path(path)
     temporary = temporary or path.with_name(f".{path.name}.tmp")
+    raw = _File(temporary, "wb")
     try:
-        with open(temporary, "wb") as file:
+        with io.BufferedWriter(raw) as file:
             if callable(content):
                 content(file)
             else:
@@ -50,8 +52,11 @@ def write_atomically(
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        failure = raw.failure if isinstance(error, Exception) else None
+        if failure is None and isinstance(error, OSError) and error.filename is None:
+            failure = error
+        if failure is not None:  # a full disk does not say where
+            raise OSError(failure.errno, failure.strerror, str(path)) from None
         raise
     if os.name == "posix":  # the new name is in the folder, which has to reach the disk too
         folder = os.open(path.parent, os.O_RDONLY)
@@ -59,6 +64,19 @@ def write_atomically(
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class _File(io.FileIO):
+    """A file that remembers why it could not be written to: torch's zip writer raises another error instead."""
+
+    failure: OSError | None = None
+
+    def write(self, content) -> int | None:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def check_target(option: str, file: str | Path) -> None:

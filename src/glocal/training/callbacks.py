@@ -32,9 +32,17 @@ class TrainingInterrupted(RuntimeError):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written under a temporary name, flushed to the disk, and renamed."""
+    """Lightning's checkpoints, written under a temporary name, flushed to the disk, and renamed.
+
+    check: raises where the output folder is no longer this run's, here and in the callbacks below.
+    """
+
+    def __init__(self, check: Callable[[], None]):
+        super().__init__()
+        self.check = check
 
     def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options=None) -> None:
+        self.check()
         write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
@@ -45,10 +53,17 @@ class KeepBest(Callback):
     training, `metrics` are those of the model kept.
     """
 
-    def __init__(self, paths: dict[str, Path], describe: Callable[[dict], CheckpointInfo], figure: str):
+    def __init__(
+        self,
+        paths: dict[str, Path],
+        describe: Callable[[dict], CheckpointInfo],
+        figure: str,
+        check: Callable[[], None],
+    ):
         self.paths = paths
         self.describe = describe
         self.figure = figure
+        self.check = check
         self.metrics: dict = {}
 
     def on_validation_end(self, trainer, module) -> None:
@@ -58,6 +73,7 @@ class KeepBest(Callback):
         self.metrics = metrics
         weights = module.weights()  # on all devices, as each may hold a part
         if trainer.is_global_zero:
+            self.check()
             for name, state in weights.items():
                 info = metrics if not name else {**module.raw_metrics, "epoch": metrics["epoch"]}
                 save_checkpoint(self.paths[name], state, self.describe(info))
@@ -171,10 +187,11 @@ class EpochLog(Callback):
     apart. `rows` holds the epochs of the whole run, those before it was resumed included.
     """
 
-    def __init__(self, console: Console, path: Path, figure: str):
+    def __init__(self, console: Console, path: Path, figure: str, check: Callable[[], None]):
         self.console = console
         self.path = path
         self.figure = figure
+        self.check = check
         self.rows: list[dict] = []
         self.unread_before = 0
         self.images = 0
@@ -237,6 +254,7 @@ class EpochLog(Callback):
             logger.log_metrics(row, step=trainer.global_step)
         if not trainer.is_global_zero:
             return
+        self.check()
         write_atomically(self.path, table(self.rows))
         line = f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  train loss {loss:.4f}  "
         if val:

@@ -2,7 +2,9 @@
 
 import logging
 import signal
+import threading
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -33,8 +35,6 @@ try:
     import lightning.pytorch as lightning
 except ImportError:
     raise ImportError("training needs Lightning: pip install 'glocal[train]'") from None
-
-from lightning.pytorch.utilities import rank_zero_only
 
 from glocal.training.callbacks import AtomicCheckpointIO, EpochLog, KeepBest, KeepLast, TrainingInterrupted
 from glocal.training.distillation import Teacher
@@ -96,11 +96,6 @@ class Outcome:
     images_per_second: float
 
 
-def leads() -> bool:
-    """Whether this process is the one of the run that speaks and writes."""
-    return rank_zero_only.rank in (0, None)
-
-
 def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     """Create the model, seeded, and check that it takes the images; raises ValueError, TypeError or OSError."""
     device = resolve_device(config.device)
@@ -148,15 +143,15 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     return Run(config, *described, source, preprocessing, augmentation, batch_size, module, device)
 
 
-def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> Outcome:
+def fit(run: Run, output: Path, console: Console, state: Path | None, check: Callable[[], None]) -> Outcome:
     """Train, keeping the best and the last checkpoint and a CSV of each epoch's figures in `output`.
 
-    state: a last checkpoint to go on from.
+    state: a last checkpoint to go on from. check: raises where the output folder is no longer this run's.
     """
     config, module = run.config, run.module
     figure = module.figure
-    best = KeepBest({"": output / run_folder.BEST, "raw": output / run_folder.RAW}, run.describe, figure)
-    epochs = EpochLog(console, output / run_folder.METRICS, figure)
+    best = KeepBest({"": output / run_folder.BEST, "raw": output / run_folder.RAW}, run.describe, figure, check)
+    epochs = EpochLog(console, output / run_folder.METRICS, figure, check)
     last = KeepLast(output / run_folder.LAST, config.save_every_minutes)
     sync_batch_norm = _syncs_batch_norm(config, run.device)
     module.sync_batch_norm = sync_batch_norm and config.strategy == "fsdp"
@@ -176,7 +171,7 @@ def fit(run: Run, output: Path, console: Console, state: Path | None = None) -> 
             limit_val_batches=QUICK_BATCHES if config.quick else None,
             logger=_loggers(config, output),
             callbacks=[best, epochs, last],
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(check)],
             deterministic="warn" if run.device.type == "cpu" else None,
             use_distributed_sampler=False,  # ours share the samples out themselves
             enable_checkpointing=False,  # KeepLast does it
@@ -320,11 +315,16 @@ def _check_optimizer(name: str) -> None:
 
 @contextmanager
 def _quiet_lightning():
-    """Without Lightning's tips and its advice on workers, logging intervals and folders."""
+    """Without Lightning's tips and its advice on workers, logging intervals and folders.
+
+    And without a traceback from TensorBoard's thread for a full disk, which it raises in the main thread too.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    excepthook = threading.excepthook
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else excepthook(args)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
@@ -335,6 +335,7 @@ def _quiet_lightning():
                 warnings.filterwarnings("ignore", harmless)
             yield
     finally:
+        threading.excepthook = excepthook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -98,16 +99,20 @@ def _refuse_changes(folder: Path, before: TrainConfig, given: dict) -> None:
         )
 
 
-def start_output(folder: Path, config: TrainConfig, keep: bool = False) -> None:
-    """Make the folder, remove the files of an earlier run from it and nothing else, and write the run's arguments.
-
-    keep: leave the earlier run's files, to continue it. `glocal train --config config.yaml --overwrite` repeats the
-    run.
-    """
+def make(folder: Path) -> None:
+    """Make the output folder; OSError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"--output {folder} cannot be made: {error.strerror}") from None
+
+
+def start_output(folder: Path, config: TrainConfig, keep: bool = False) -> None:
+    """Remove the files of an earlier run from the folder and nothing else, and write the run's arguments.
+
+    keep: leave the earlier run's files, to continue it. `glocal train --config config.yaml --overwrite` repeats the
+    run.
+    """
     if keep:
         return
     for file in existing_run(folder):
@@ -134,6 +139,6 @@ def write_samples(folder: Path, source: DataSource) -> list[Path]:
         index = val.labels.index(label)
         path = folder / SAMPLES / f"{source.name}-{index:04d}_label-{name}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(val.images[index]).save(path)
+        write_atomically(path, partial(Image.fromarray(val.images[index]).save, format="PNG"))
         files.append(path)
     return files

@@ -1,20 +1,25 @@
 """A whole training run: from a configuration to a folder with a model in it."""
 
+import errno
 import logging
 import os
 import re
+import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glocal.data.source import open_for_training
 from glocal.terminal import Console
-from glocal.training import run_folder
+from glocal.training import run_folder, run_lock
 from glocal.training.config import DEFAULT_MODEL, TrainConfig
 from glocal.wording import Formatter
 
 log = logging.getLogger(__name__)
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # full, or broken
 
 
 @dataclass(frozen=True)
@@ -49,45 +54,78 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     start = time.perf_counter()
     console = console or Console()
     config = _as_launched(config)
-    output = Path(config.output or Path("runs") / _run_name(config))
-    config, state = run_folder.settle(output, config.shrunk() if config.quick else config)
+    output, leading = Path(config.output or Path("runs") / _run_name(config)), leads()
+    if leading:
+        run_lock.refuse_if_held(output)
+    asked = config.shrunk() if config.quick else config
+    config, state = run_folder.settle(output, asked)
     name = _model_name(config)
     source = open_for_training(config.data, config.val_fraction, config.seed)
 
-    from glocal.training.fit import fit, leads, prepare  # seconds to import: after the mistakes seen without
+    from glocal.training.fit import fit, prepare  # seconds to import: after the mistakes seen without
 
-    if not leads():  # one of several processes speaks
+    if not leading:  # one of several processes speaks
         console.quiet = True
         logging.getLogger("glocal").setLevel(logging.ERROR)
     for note in source.notes:
         log.warning(note)
     run = prepare(config, name, source)
-    if leads():
-        run_folder.start_output(output, config, keep=state is not None)
-    console.print(run.opening(), highlight=False, soft_wrap=True)
-    if state is not None:
-        console.print(f"going on from {state}", highlight=False, soft_wrap=True)
-    with _log_file(output / run_folder.LOG):
-        outcome = fit(run, output, console, state)
-        if outcome.unread:
-            files, times = len(outcome.unread), sum(outcome.unread.values())
-            log.warning("%d file%s skipped, %d times in all", files, " was" if files == 1 else "s were", times)
-    result = TrainResult(
-        output=output,
-        model=name,
-        data=source.name,
-        metrics=outcome.metrics,
-        epochs=config.epochs + config.cooldown_epochs,
-        parameters=run.parameters,
-        images={split: len(samples) for split, samples in source.splits.items()},
-        seconds=time.perf_counter() - start,
-        images_per_second=outcome.images_per_second,
-        unread=outcome.unread,
-        samples=run_folder.write_samples(output, source) if leads() else [],
-    )
-    if leads():
-        run_folder.write_summary(output, result)
+    if leading:
+        run_folder.make(output)
+    with run_lock.hold(output) if leading else nullcontext(lambda: None) as check, _explained(output, check):
+        if leading:
+            if run_folder.settle(output, asked) != (config, state):
+                raise FileExistsError(f"another run has written to {output} meanwhile: give the same command again")
+            run_folder.start_output(output, config, keep=state is not None)
+        console.print(run.opening(), highlight=False, soft_wrap=True)
+        if state is not None:
+            console.print(f"going on from {state}", highlight=False, soft_wrap=True)
+        with _log_file(output / run_folder.LOG):
+            outcome = fit(run, output, console, state, check)
+            if outcome.unread:
+                files, times = len(outcome.unread), sum(outcome.unread.values())
+                log.warning("%d file%s skipped, %d times in all", files, " was" if files == 1 else "s were", times)
+        check()
+        result = TrainResult(
+            output=output,
+            model=name,
+            data=source.name,
+            metrics=outcome.metrics,
+            epochs=config.epochs + config.cooldown_epochs,
+            parameters=run.parameters,
+            images={split: len(samples) for split, samples in source.splits.items()},
+            seconds=time.perf_counter() - start,
+            images_per_second=outcome.images_per_second,
+            unread=outcome.unread,
+            samples=run_folder.write_samples(output, source) if leading else [],
+        )
+        if leading:
+            run_folder.write_summary(output, result)
     return result
+
+
+def leads() -> bool:
+    """Whether this process is the one of the run that speaks and writes, by the variables that Lightning reads too."""
+    ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
+    return ranks[:1] in ([], ["0"]) and os.environ.get("NODE_RANK", "0") == "0"
+
+
+@contextmanager
+def _explained(output: Path, check: Callable[[], None]):
+    """Say of a file that cannot be written that the whole folder has gone, where it has, and otherwise where it is."""
+    try:
+        yield
+    except Exception as error:
+        failure = error
+        while failure is not None and not isinstance(
+            failure, OSError
+        ):  # Lightning's loggers raise another in its place
+            failure = failure.__cause__ or (None if failure.__suppress_context__ else failure.__context__)
+        if failure is not None:
+            check()
+            if failure.errno in DISK and (failure is not error or error.filename is None):
+                raise OSError(failure.errno, failure.strerror, failure.filename or str(output)) from None
+        raise
 
 
 def _as_launched(config: TrainConfig) -> TrainConfig:
@@ -118,10 +156,19 @@ def _model_name(config: TrainConfig) -> str:
     return info.model
 
 
+class _LogFile(logging.FileHandler):
+    """Stops at the first line that cannot be written, with a note; Python's would print a traceback for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        logging.getLogger("glocal").removeHandler(self)
+        error = sys.exc_info()[1]
+        log.warning("%s is not continued: %s", self.baseFilename, getattr(error, "strerror", None) or error)
+
+
 @contextmanager
 def _log_file(path: Path):
     """Keep a copy of the library's log in a file; an empty log makes no file."""
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
+    handler = _LogFile(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("glocal")
     logger.addHandler(handler)
@@ -129,4 +176,5 @@ def _log_file(path: Path):
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what could not be written then either
+            handler.close()
