@@ -88,7 +88,7 @@ class TestReal:
         assert accepted[samples.labels[0]] == (970, 795)  # of the second image
         assert unlabelled == 1
 
-    @pytest.mark.parametrize("content", ["{", "[1]", "[[1000]]", '{"a": 1}'])
+    @pytest.mark.parametrize("content", ["{", "[1]", "[[1000]]", "[[true]]", "[" * 50_000, "[[-1]]", '{"a": 1}'])
     def test_broken_file(self, tmp_path, content):
         fill(tmp_path, *self.names(1))
         (tmp_path / "real.json").write_text(content)

@@ -1,6 +1,7 @@
 import io
 import json
 import pickle
+import re
 import tarfile
 from itertools import chain, pairwise
 
@@ -201,7 +202,7 @@ class TestOpening:
         (folder / form).write_text(json.dumps(sizes))
         (folder / "classes.txt").write_text("a\nb\nc\n")
         for shard in folder.glob("*.tar"):
-            shard.write_bytes(b"not read when opening")
+            shard.write_bytes(b"not read when opening" * 200)
         assert samples_of(folder).counts == [5, 4]
 
     def test_members_that_belong_to_no_sample_are_not_counted(self, tmp_path):
@@ -255,6 +256,49 @@ class TestRefused:
         with pytest.raises(ValueError, match=message) as caught:
             open_for_evaluation(str(broken(tmp_path, kind)))
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("sizes.json", "[" * 50_000, "is no list of the shards' sizes"),
+            ("sizes.json", '{"train-0.tar": -1}', "Expected `int` >= 0"),
+            ("sizes.json", '{"train-0.tar": 1000000000000}', "Expected `int` <= 10000000"),
+            (
+                "sizes.json",
+                '{"train-0.tar": 9000000}',
+                "train-0.tar is too small for the 9,000,000 samples that the list",
+            ),
+            ("_info.json", '{"splits": [1]}', "Expected `object`, got `array`"),
+            ("_info.json", '{"splits": {"train": {"filenames": ["train-0.tar"]}}}', "missing required field"),
+            (
+                "_info.json",
+                '{"splits": {"train": {"filenames": ["train-0.tar"], "shard_lengths": ["2"]}}}',
+                "Expected `int`, got `str`",
+            ),
+            (
+                "_info.json",
+                '{"splits": {"train": {"filenames": ["train-0.tar"], "shard_lengths": [1, 2]}}}',
+                "is longer than argument 1",
+            ),
+            ("classes.json", "[" * 50_000, "is no list of class names"),
+            ("classes.json", "[null, 1]", "is no list of class names"),
+            ("classes.json", '[""]', "length >= 1"),
+            ("classes.json", '{"x": "y"}', "is no list of class names"),
+            ("classes.json", '{"a": 7, "b": 9}', "is no list of class names"),
+            ("classes.json", '["a", 1e999]', "is no list of class names"),
+            ("classes.json", "3", "is no list of class names"),
+        ],
+    )
+    def test_a_strangers_list_is_checked(self, tmp_path, name, content, message):
+        for shard in ("train-0.tar", "val-0.tar"):
+            write(tmp_path / shard, [*sample(0), *sample(1)])
+        (tmp_path / name).write_text(content)
+        if name != "classes.json":  # or the shards are read, and tell how many they hold
+            (tmp_path / "classes.txt").write_text("a\nb\n")
+        with pytest.raises(ValueError, match=re.escape(name) if "too small" not in message else "train-0") as error:
+            open_for_training(str(tmp_path))
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize(
         ("files", "pattern", "message"),

@@ -72,6 +72,8 @@ def test_other_data_is_noted(files, tmp_path):
     ("content", "message"),
     [
         ("{", "not a JSON file"),
+        ("[" * 50_000, "not a JSON file"),
+        ('{"model": "a", "data": "b", "images": 1, "top1": 1e999}', "not a JSON file"),
         ("\udc80", "not a JSON file"),
         ("[]", "not a result of glocal eval --json"),
         ("3", "not a result"),

@@ -1,13 +1,15 @@
 """The published robustness sets of ImageNet, as their authors lay them out in folders."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
+from msgspec import Meta
 from timm.data import ImageNetInfo
 
 from glocal.data.corruptions import ALEXNET_ERROR, SEVERITIES
@@ -16,6 +18,7 @@ from glocal.data.source import DataSource, Samples, open_for_evaluation
 
 # A and R have images of 200 classes each, and are measured among these (Hendrycks et al., arXiv 1907.07174, 2006.16241)
 SUBSETS = {"imagenet-a": 200, "imagenet-r": 200}
+_Real = list[list[Annotated[int, Meta(ge=0, lt=1000)]]]  # the classes that are accepted for each image
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")  # numbered from 1
 
 
@@ -95,10 +98,8 @@ def open_real(root: Path) -> tuple[Samples, list[tuple[int, ...]], int]:
 
 def _parse_real(text: str, file: Path) -> list[tuple[int, ...]]:
     try:
-        accepted = [tuple(map(int, labels)) for labels in json.loads(text)]
-        if any(not 0 <= label < 1000 for labels in accepted for label in labels):
-            raise ValueError
-    except (TypeError, ValueError):
+        accepted = [tuple(labels) for labels in msgspec.json.decode(text, type=_Real)]
+    except (ValueError, RecursionError):
         raise ValueError(f"{file} is no list with a list of class numbers (0 to 999) per image") from None
     return accepted
 

@@ -1,7 +1,6 @@
 """WebDataset shards as a data set: which files there are, how many samples each holds, and the names of the classes."""
 
 import glob
-import json
 import logging
 import os
 import re
@@ -12,6 +11,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from glocal.data.image import one_line
 from glocal.data.shards import (
@@ -31,6 +34,27 @@ SPLIT = re.compile(r"(?:^|[-_.])(train|training|val|valid|validation|test)(?=[-_
 VAL_NAMES = ("val", "valid", "validation", "test")  # the first that there is
 SIZES = ("_info.json", "info.json", "sizes.json")  # of timm and the Hugging Face Hub; of webdataset
 CLASSES = ("classes.txt", "classes.json")
+LARGEST_LIST = 64 * 2**20  # bytes of such a file
+
+# These files come with the shards, from whoever made them.
+_Count = Annotated[int, Meta(ge=0, le=10_000_000)]  # samples of a shard
+_Names = Annotated[list[str], Meta(max_length=1_000_000)]
+_ClassName = Annotated[str, Meta(min_length=1, max_length=1000)] | int
+_ClassNames = (
+    Annotated[list[_ClassName], Meta(max_length=1_000_000)]
+    | Annotated[dict[str, str | int], Meta(max_length=1_000_000)]
+)
+
+
+class _Split(msgspec.Struct):
+    filenames: _Names
+    shard_lengths: list[_Count]
+
+
+class _Info(msgspec.Struct):
+    """What `_info.json` of timm and the Hugging Face Hub holds of interest."""
+
+    splits: dict[str, _Split] = {}
 
 
 def open_training_shards(data: str, val_fraction: float | None, seed: int) -> DataSource:
@@ -177,6 +201,9 @@ def _describe(data: str, parts: dict[str, list[str]], held_out: dict | None, not
                 f"{shard} holds {counted(found.count, 'sample')}, the list of sizes says {counts[shard]:,}"
             )
     for shard in shards:
+        path = local_path(shard)
+        if path is not None and path.endswith(".tar") and counts[shard] * tarfile.BLOCKSIZE > os.path.getsize(path):
+            raise ValueError(f"{shard} is too small for the {counts[shard]:,} samples that the list of sizes says")
         if counts[shard] < 1:
             raise ValueError(f"{shard} holds no samples: write it again or leave it out")
     if names is None:
@@ -244,11 +271,11 @@ def _written_counts(shards: list[str]) -> dict[str, int]:
         if text is None:
             continue
         try:
-            sizes = json.loads(text)
-            for split in sizes.get("splits", {}).values():
-                sizes |= dict(zip(split["filenames"], split["shard_lengths"], strict=True))
-            known = {_base(name): size for name, size in sizes.items() if type(size) is int}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            sizes = msgspec.json.decode(text, type=dict[str, object])
+            for split in msgspec.json.decode(text, type=_Info).splits.values():
+                sizes |= dict(zip(split.filenames, split.shard_lengths, strict=True))
+            known = {_base(name): msgspec.convert(size, _Count) for name, size in sizes.items() if type(size) is int}
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{place} is no list of the shards' sizes: {one_line(error)}") from None
         counts |= {s: known[_base(s)] for s in shards if _folder(s) == folder and _base(s) in known}
     return counts
@@ -263,14 +290,14 @@ def _written_classes(shards: list[str]) -> list[str] | None:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     else:
         try:
-            names = json.loads(text)
+            names = msgspec.json.decode(text, type=_ClassNames)
             if isinstance(names, dict) and all(isinstance(value, int) for value in names.values()):
                 names = {number: name for name, number in names.items()}
             if isinstance(names, dict):
                 names = {int(number): name for number, name in names.items()}
                 names = [names[number] for number in range(len(names))]
             names = [name if isinstance(name, str) else str(name) for name in names]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise ValueError(f"{place} is no list of class names: {one_line(error)}") from None
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{place} " + ("names a class twice" if names else "names no classes"))
@@ -292,9 +319,10 @@ def _read_first(folder: str | None, names: tuple[str, ...]) -> tuple[str, str | 
         try:
             if place.startswith(("http://", "https://")):
                 with urllib.request.urlopen(place, timeout=30) as answer:
-                    return place, answer.read().decode("utf-8-sig")
+                    return place, _text(place, answer.read(LARGEST_LIST + 1))
             if os.path.isfile(place):
-                return place, Path(place).read_text(encoding="utf-8-sig")
+                with open(place, "rb") as file:
+                    return place, _text(place, file.read(LARGEST_LIST + 1))
         except urllib.error.HTTPError:
             continue  # there is no such file
         except UnicodeDecodeError:
@@ -302,3 +330,9 @@ def _read_first(folder: str | None, names: tuple[str, ...]) -> tuple[str, str | 
         except OSError as error:
             raise OSError(f"{place} cannot be read: {one_line(error)}") from None
     return "", None
+
+
+def _text(place: str, content: bytes) -> str:
+    if len(content) > LARGEST_LIST:
+        raise ValueError(f"{place} is larger than {LARGEST_LIST / 2**20:.0f} MB")
+    return content.decode("utf-8-sig")

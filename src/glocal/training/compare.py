@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 # Of a result: name, unit, digits, and whether more is better.
 MEASURES = {
     "top1": ("top-1", " %", 2, True),
@@ -58,10 +60,10 @@ def compare(files: list[str]) -> Comparison:
 def _read(file: str) -> list[tuple[str, dict]]:
     """The results in a file, with a title for each."""
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = msgspec.json.decode(Path(file).read_bytes())
     except OSError as error:
         raise FileNotFoundError(f"--compare {file}: {error.strerror or error}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"--compare {file}: not a JSON file") from None
     results = content if isinstance(content, list) else [content]
     if not results or not all(map(_is_result, results)):
