@@ -130,6 +130,9 @@ class TestOnTheCommandLine:
             ({"architecture": "../x"}, r"names no model that timm knows, but '\.\./x'"),
             ({"architecture": 3}, "names no model that timm knows, but 3"),
             ({"pretrained_cfg": 3}, "configuration cannot be read"),
+            ({"label_names": ["a"] * 5}, "the class names hold one twice"),
+            ({"label_names": ["a", "b"]}, "there are 2 class names for 5 classes"),
+            ({"label_names": {"a": 1}}, "the class names: Expected `array`"),
         ],
     )
     def test_a_strangers_configuration_is_checked(self, changes, reason, saved, tmp_path):
@@ -139,6 +142,20 @@ class TestOnTheCommandLine:
         with pytest.raises(ValueError, match=reason) as error:
             load_classifier(model=folder)
         assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("changes", [{"crop_pct": 1e-9}, {"std": [0, 0, 0]}, {"input_size": [3, 10**6, 10**6]}])
+    def test_a_strangers_preprocessing_is_checked(self, changes, saved, tmp_path):
+        _, folder = saved("van_pico")
+        config = tmp_path / "saved" / "config.json"
+        content = json.loads(config.read_text())
+        config.write_text(json.dumps(content | {"pretrained_cfg": content["pretrained_cfg"] | changes}))
+        with pytest.raises(ValueError, match=r"local-dir:\S*: the preprocessing: Expected"):
+            load_classifier(model=folder)
+
+    def test_names_of_classes_come_along(self, saved, tmp_path):
+        model, folder = saved("van_pico")
+        save_for_hf(model, tmp_path / "saved", model_config={"label_names": list("abcde")}, safe_serialization=True)
+        assert load_classifier(model=folder).class_names == list("abcde")
 
 
 def test_transformers_loads_the_folder(saved, tmp_path):

@@ -15,7 +15,7 @@ from glocal.backbone import Backbone
 from glocal.models import check_model_arguments, official
 from glocal.models.build import NoWeightsError, classes_in_file, log_new_classifier, reading_weights
 from glocal.tasks.checkpoint import find_checkpoint, read_info, read_shapes, read_weights
-from glocal.tasks.description import CheckpointInfo
+from glocal.tasks.description import CheckpointInfo, check_class_names, check_preprocessing
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,24 @@ def create_model(name: str, **kwargs) -> nn.Module:
     """timm.create_model with errors for people: ValueError for an unknown name, TypeError for an unknown argument."""
     check_name(name)
     try:
-        return timm.create_model(name, **kwargs)
+        model = timm.create_model(name, **kwargs)
+        if ":" in name:  # its configuration is a file's
+            _check_configuration(name, model)
+        return model
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
             raise TypeError(f"{name}: {error}") from None
         raise
+
+
+def _check_configuration(name: str, model: nn.Module) -> None:
+    """Raise ValueError for a preprocessing or class names of a `local-dir:` or `hf-hub:` model that cannot be used."""
+    try:
+        check_preprocessing(resolve_model_data_config(model))
+        if model.pretrained_cfg.get("label_names"):
+            check_class_names(model.pretrained_cfg["label_names"], model.pretrained_cfg["num_classes"])
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"{name}: {_one_line(error)}") from None
 
 
 def load_classifier(checkpoint: str | Path | None = None, model: str | None = None) -> Classifier:
@@ -251,7 +264,10 @@ def _of_run(path: Path, info: CheckpointInfo) -> Classifier:
 
 def _of_published_weights(name: str, model: nn.Module) -> Classifier:
     subset = infer_imagenet_subset(model)
-    if subset is None:
+    own = model.pretrained_cfg.get("label_names")
+    if own:
+        class_names = descriptions = list(own)
+    elif subset is None:
         class_names = descriptions = [str(index) for index in range(model.num_classes)]
     else:
         imagenet = ImageNetInfo(subset)

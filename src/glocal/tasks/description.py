@@ -62,8 +62,31 @@ def parse_description(text: str) -> CheckpointInfo:
     return CheckpointInfo(**msgspec.json.decode(msgspec.json.encode(described)))  # with the lists that JSON has
 
 
+def check_preprocessing(values: object) -> None:
+    """Raise ValueError for fields of `glocal.data.preprocessing.Preprocessing` that are not as they should be."""
+    try:
+        msgspec.convert(values, _Preprocessing)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"the preprocessing: {error}") from None
+
+
+def check_class_names(names: object, count: int) -> None:
+    """Raise ValueError for what is no list of `count` different names."""
+    try:
+        names = msgspec.convert(names, _ClassNames)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"the class names: {error}") from None
+    if len(set(names)) < len(names):
+        raise ValueError("the class names hold one twice")
+    if len(names) != count:
+        raise ValueError(f"there are {len(names):,} class names for {count:,} classes")
+
+
 _Short = Annotated[str, Meta(max_length=4096)]
 _Key = Annotated[str, Meta(min_length=1, max_length=100)]
+_ClassNames = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=1000)]], Meta(min_length=1, max_length=1_000_000)
+]
 _Side = Annotated[int, Meta(ge=1, le=8192)]
 _Channels = Annotated[int, Meta(ge=1, le=64)]
 _Level = Annotated[float, Meta(ge=-1e4, le=1e4)]  # of pixels in 0…1 or 0…255
@@ -104,9 +127,7 @@ class _Data(_Strict, omit_defaults=True):
 
 class _Description(_Strict):
     model: Annotated[str, Meta(max_length=200, pattern=SAME_AS_MODEL)]
-    class_names: Annotated[
-        list[Annotated[str, Meta(min_length=1, max_length=1000)]], Meta(min_length=1, max_length=1_000_000)
-    ]
+    class_names: _ClassNames
     preprocessing: _Preprocessing
     metrics: Annotated[dict[_Key, float | int | None], Meta(max_length=1000)] = {}
     data: _Data = msgspec.field(default_factory=_Data)
