@@ -58,17 +58,14 @@ def test_from_a_run(run, to, tmp_path, capsys, monkeypatch):
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         np.testing.assert_allclose(runtimes.load(path)(x.numpy())[0], model(x), rtol=1e-3, atol=1e-4)
+    if to == "openvino":
+        import openvino
 
-
-def test_file_knows_classes_and_preprocessing(run, tmp_path):
-    import openvino
-
-    assert main(["export", "--to", "openvino", "--checkpoint", str(run[0]), "--output", str(tmp_path / "m.xml")]) == 0
-    known = json.loads(openvino.Core().read_model(tmp_path / "m.xml").get_rt_info("glocal").value)
-    assert known["model"] == "test_resnet"
-    assert known["class_names"] == ["a", "b", "c"]
-    assert known["multi_label"] is True
-    assert known["preprocessing"]["std"] == [0.25] * 3
+        known = json.loads(openvino.Core().read_model(path).get_rt_info("glocal").value)
+        assert known["model"] == "test_resnet"
+        assert known["class_names"] == ["a", "b", "c"]
+        assert known["multi_label"] is True
+        assert known["preprocessing"]["std"] == [0.25] * 3
 
 
 def test_another_size(run, tmp_path):

@@ -269,6 +269,31 @@ class TestInitialisation:
                 if module.weight.numel() >= 400:
                     assert module.weight.std().item() == pytest.approx(std, rel=0.2), key
 
+    @pytest.mark.parametrize(
+        ("key", "std"),  # of VAN's convolutions √(2 / (k² · channels out / groups)); of TransNeXt's, but for 1×1
+        [
+            ("van_pico/stem.conv", 0.04124),  # 7² · 24
+            ("van_pico/stages.1.downsample.conv", 0.06804),  # 3² · 48
+            ("van_pico/stages.1.blocks.0.token_mixer.expand", 0.20412),  # 48
+            ("van_pico/stages.1.blocks.0.token_mixer.attention.0", 0.28284),  # 5², depthwise
+            ("van_pico/stages.1.blocks.0.token_mixer.attention.1", 0.20203),  # 7², depthwise
+            ("van_pico/stages.1.blocks.0.channel_mixer.fc1", 0.10206),  # 192
+            ("van_pico/stages.1.blocks.0.channel_mixer.conv", 0.47140),  # 3², depthwise
+            ("van_pico/head.fc", 0.02),
+            ("transnext_pico/stem.conv", 0.04124),
+            ("transnext_pico/stages.1.downsample.conv", 0.06804),
+            ("transnext_pico/stages.1.blocks.0.channel_mixer.conv", 0.47140),
+            ("transnext_pico/stages.1.blocks.0.token_mixer.q", 0.02),
+            ("transnext_pico/stages.1.blocks.0.channel_mixer.fc1", 0.02),
+        ],
+    )
+    def test_deviation_of_starting_weights_in_figures(self, key, std):
+        torch.manual_seed(0)
+        model, _, layer = key.partition("/")
+        weight = timm.create_model(model).get_submodule(layer).weight
+        # Five standard errors: of n normal numbers the deviation is known to 1 / √(2n) of itself.
+        assert weight.std().item() == pytest.approx(std, rel=5 / (2 * weight.numel()) ** 0.5)
+
     def test_layer_scale_starts_as_published(self):
         for variant, value in [("transxnet_t", 1e-5), ("conv2former_n", 1e-6), ("van_b0", 1e-2)]:
             with torch.device("meta"):
