@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from glocal.wording import one_line, shown
+
 STAGES = Meta(min_length=4, max_length=4)
 
 Side = Annotated[int, Meta(ge=1, le=8192)]
@@ -81,8 +83,8 @@ def check_arguments(args: Any, declared: dict[str, Any]) -> None:
         raise ValueError("the arguments of a model must be names with values")
     for name, value in args.items():
         if name not in declared:
-            raise ValueError(f"a checkpoint holds no argument {str(name)[:60]!r}, only {', '.join(sorted(declared))}")
+            raise ValueError(f"a checkpoint holds no argument {shown(name)}, only {', '.join(sorted(declared))}")
         try:
             msgspec.convert(value, declared[name])
         except msgspec.ValidationError as error:
-            raise ValueError(f"the argument {name}: {error}") from None
+            raise ValueError(f"the argument {name}: {one_line(error)[:300]}") from None

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from glocal.wording import one_line
+
 LARGEST = 32 * 2**20  # bytes of a description; of 100,000 class names it has 5 million
 MOST_PIXELS = 16384  # of a side, while an image is resized
 SAME_AS_MODEL = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_\-]+)?$"  # a name of timm's registry, with or without a tag
@@ -58,7 +60,7 @@ def parse_description(text: str) -> CheckpointInfo:
     try:
         described = msgspec.json.decode(text, type=_Description)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(one_line(error)[:300]) from None  # it may hold a value of any length
     return CheckpointInfo(**msgspec.json.decode(msgspec.json.encode(described)))  # with the lists that JSON has
 
 
