@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+import glocal.data.image
 from glocal.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,6 +50,20 @@ def test_unreadable_images_are_counted(arguments, photos, capsys, again):
         assert main(["embed", *arguments]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "error: 1 image could not be read: the column error says why"
+
+
+@pytest.mark.parametrize("command", ["embed", "predict", "predict to the screen"])
+def test_strict_refuses_what_is_else_read_with_a_note(arguments, photos, capsys, command):
+    Image.new("RGB", (40, 40), "red").save(photos / "cut.jpg")
+    (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:-2])
+    glocal.data.image._noted.clear()
+    given = arguments if command != "predict to the screen" else arguments[:-2]
+    assert main([command.split()[0], *given]) == 0
+    assert f"note: {photos / 'cut.jpg'}: lacks its last bytes" in capsys.readouterr().err
+    overwrite = ["--overwrite"] if "--output" in given else []
+    assert main([command.split()[0], *given, "--strict", *overwrite]) == 1
+    assert "lacks its last bytes" not in capsys.readouterr().err
+    glocal.data.image.set_strict(False)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,17 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from glocal.data.image import UnreadableImageError, decode_image, find_images, read_image
+import glocal.data.image
+from glocal.data.image import (
+    FORMATS,
+    IMAGE_ENDINGS,
+    UnreadableImageError,
+    decode_image,
+    find_images,
+    read_image,
+)
 
 
 def save(tmp_path, image, name, **options):
@@ -175,6 +183,72 @@ class TestFindImages:
     def test_file_whose_name_looks_like_a_pattern(self, folder, red):
         red.save(folder / "x[1].png")
         assert self.names(folder, "x[1].png") == ["x[1].png"]
+
+    def test_hidden_ones_are_left_out_and_others_named(self, folder, red, caplog):
+        for name in (".thumbnails", "sub/@eaDir", "__MACOSX/sub"):
+            (folder / name).mkdir(parents=True)
+            red.save(folder / name / "x.png")
+        assert self.names(folder, "") == self.names(folder, "**/*.[pJ]*") == ["a.JPG", "b.png", "sub/c.png"]
+        assert "left out 1 file that is no image: 1 .txt" in caplog.text
+
+    def test_extra_is_named_where_it_would_help(self, folder, monkeypatch, caplog):
+        monkeypatch.setattr(glocal.data.image, "image_endings", lambda: glocal.data.image.IMAGE_ENDINGS)
+        for name in ("1.heic", "2.HEIC", "3.jxl"):
+            (folder / name).write_bytes(b"x")
+        self.names(folder, "")
+        assert "2 .heic (pip install 'glocal[photos]' to read them)" in caplog.text
+
+    @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+    @pytest.mark.parametrize("source", ["", "**/*.png", "**"])
+    def test_links_in_a_circle(self, folder, source):
+        for place in ("l1", "l2", "sub/l1", "sub/l2"):
+            os.symlink(folder, folder / place)
+        expected = {"": ["a.JPG", "b.png", "sub/c.png"], "**/*.png": ["b.png", "sub/c.png"]}
+        assert self.names(folder, source) == expected.get(source, ["a.JPG", "b.png", "notes.txt", "sub/c.png"])
+
+    def test_patterns_relative_to_the_current_folder(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        assert find_images(["**/*.png"]) == find_images(["./**/*.png"]) == ["b.png", "sub/c.png"]
+        assert find_images(["s*/**/c.*"]) == ["sub/c.png"]
+
+
+class TestFormats:
+    @pytest.mark.parametrize("kind", ["EPS", "ICNS", "PCX", "TGA", "JPEG2000", "PDF", "SGI", "IM", "PPM"])
+    def test_others_are_refused_whatever_the_ending(self, tmp_path, red, kind, monkeypatch):
+        monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: pytest.fail("a program was run"))
+        path = tmp_path / "a.png"
+        red.save(path, kind)
+        for read in (lambda: read_image(path), lambda: decode_image(path.read_bytes(), "x")):
+            with pytest.raises(UnreadableImageError, match="not an image"):
+                read()
+
+    def test_endings_of_a_folder_scan_are_read(self, tmp_path, red):
+        """Those that Pillow writes; the extra's are tested with it."""
+        Image.init()
+        written = [ending for ending in sorted(IMAGE_ENDINGS) if Image.EXTENSION[ending] in Image.SAVE]
+        assert len(written) == len(IMAGE_ENDINGS)
+        for ending in written:
+            assert read_image(save(tmp_path, red, f"a{ending}")).size == red.size
+
+    def test_every_format_has_an_ending(self):
+        Image.init()
+        assert {Image.EXTENSION[ending] for ending in IMAGE_ENDINGS} == set(FORMATS)
+
+    @pytest.mark.parametrize(
+        ("start", "reason"),
+        [
+            (
+                b"%!PS-Adobe-3.0 EPSF-3.0",
+                r"not an image in a format that is read \(PostScript or PDF; export the page as PNG\)",
+            ),
+            (b"8BPS\0\1", r"not an image in a format that is read \(Photoshop"),
+            (b"\xff\x4f\xff\x51\0\x2f", r"not an image in a format that is read \(JPEG 2000"),
+            (b'<?xml version="1.0"?><svg/>', r"not an image in a format that is read \(SVG"),
+        ],
+    )
+    def test_known_others_are_called_by_their_name(self, start, reason):
+        with pytest.raises(UnreadableImageError, match=f"^x.png: {reason}"):
+            decode_image(start + bytes(100), "x.png")
 
 
 class TestContentOfAFile:

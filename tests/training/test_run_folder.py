@@ -54,8 +54,8 @@ COMPUTES = dict(
     val_every=2, pretrained=True, checkpoint="runs/other", freeze="stem", teacher="van_b1", teacher_checkpoint="runs/t",
     distillation_weight=0.7, distillation_temperature=2.0, crop_scale=0.5, train_interpolation="bilinear",
     crop_pct=0.8, crop_mode="squash", hflip=0.4, color_jitter=0.2, auto_augment="rand-m5", random_erasing=0.2,
-    repeated_augmentation=3, balanced=True, precision="bf16", compile="never", grad_checkpointing=True, devices=2,
-    num_nodes=2, strategy="fsdp", sync_bn="never",
+    repeated_augmentation=3, balanced=True, strict=True, precision="bf16", compile="never", grad_checkpointing=True,
+    devices=2, num_nodes=2, strategy="fsdp", sync_bn="never",
 )  # fmt: skip
 CHANGED_WITH = {"distillation": dict(distillation="hard", teacher="van_b1")}  # which asks for a teacher
 # What may differ in a run that goes on: where it writes, and how it is computed.

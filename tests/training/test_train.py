@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from glocal.deploy.predictor import Predictor
@@ -232,6 +233,24 @@ class TestUnreadableFiles:
         assert {name.split(": ")[1] for name in result.unread} == {"zero-06.png", "one-01.png"}
         assert sum(int(row["unread"]) for row in rows(result.output)) == sum(result.unread.values())
         assert f"skipped {tmp_path / 'shards/digits-0.tar'}: zero-06.png: not an image" in caplog.text
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_jpegs_without_their_last_bytes(self, digits_folder, finished, tmp_path, strict):
+        """They are read in worker processes too, unless that is not wanted."""
+        root = tmp_path / "cut"
+        shutil.copytree(digits_folder, root)
+        for name in ("zero/05", "one/07"):
+            with Image.open(root / f"{name}.png") as image:
+                image.convert("RGB").save(root / f"{name}.jpg")
+            (root / f"{name}.png").unlink()
+            (root / f"{name}.jpg").write_bytes((root / f"{name}.jpg").read_bytes()[:-2])
+        result = run(root, tmp_path / "out", epochs=1, workers=1, strict=strict)
+        names = {str(root / "zero/05.jpg"), str(root / "one/07.jpg")}
+        assert {name for name in names for unread in result.unread if unread.startswith(name)} == (
+            names if strict else set()
+        )
+        measured = evaluate(EvalConfig(str(root), str(finished.output), split="all", workers=0, strict=strict))
+        assert len(measured.unread) == (2 if strict else 0)
 
     def test_nothing_readable_stops_the_run(self, digits_folder, tmp_path):
         root = tmp_path / "all"

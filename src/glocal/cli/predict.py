@@ -24,9 +24,10 @@ def run(config: PredictConfig) -> int:
 
 
 def _show(config: PredictConfig) -> int:
-    from glocal.data.image import find_images
+    from glocal.data.image import find_images, set_strict
     from glocal.deploy.predictor import Predictor
 
+    set_strict(config.strict)
     images = find_images(config.images)
     predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine)
     table = Table("image", "class", "probability")

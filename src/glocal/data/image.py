@@ -5,21 +5,56 @@ Whatever can be wrong with a file ends here as an `UnreadableImageError`, which 
 
 import glob
 import io
+import logging
+import os
+import re
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-# Endings that Pillow reads without external programs; files with another ending are no images for a folder scan.
-# fmt: off
-IMAGE_ENDINGS = frozenset([
-    ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
-])
-# fmt: on
+from glocal.data.repair import ended, is_mendable, pixels_only, share_missing
+from glocal.data.walk import files_below, is_hidden
+
+log = logging.getLogger(__name__)
+
+# What Pillow may try, by its names, on any file from anywhere. Of the formats that are not here, some run programs
+# (EPS), some are decoded before their size is known (ICNS) or by slow code (PPM as text), some have no mark (TGA).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Files with another ending are no images for a folder scan.
+IMAGE_ENDINGS = frozenset([".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+PHOTOS = "pip install 'glocal[photos]'"
+PHOTO_ENDINGS = {".heic": "pi_heif", ".heif": "pi_heif", ".hif": "pi_heif", ".jxl": "pylibjxl"}  # → the package needed
+# How files begin that people take for images: what they are, and the format that reads them, or what else helps.
+FOREIGN = (
+    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC", "HEIF"),
+    (rb"\xff\x0a|....JXL ", "JPEG XL", "JXL"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6|%PDF", "PostScript or PDF", "export the page as PNG"),
+    (rb"8BPS", "Photoshop", "export it as PNG"),
+    (rb"....jP  |\xff\x4f\xff\x51", "JPEG 2000", "convert it to PNG"),
+    (rb"P[1-7fF]\s", "PPM", "convert it to PNG"),
+    (rb"\s*<(\?xml|svg)", "SVG", "export it as PNG"),
+)
+TURNS = {  # by EXIF's orientation: what brings the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+STRICT = "GLOCAL_STRICT"  # in the environment, which processes that read images inherit
+MOST_MISSING = 0.05  # of a JPEG's pixels
+MOST_NOTES = 20  # of one process, on files that were read in spite of a fault
 
 
 class UnreadableImageError(OSError):
@@ -34,11 +69,45 @@ class UnreadableImageError(OSError):
         return type(self), (self.path, self.reason)
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that Pillow may try, by its names: `FORMATS` and those of the extra `photos`, where it is there."""
+    found = list(FORMATS)
+    try:
+        import pi_heif
+    except ImportError:
+        pass
+    else:
+        pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+        found.append("HEIF")
+    try:
+        import pylibjxl
+    except ImportError:
+        pass
+    else:
+        pylibjxl.register_pillow()
+        found.append("JXL")
+    return tuple(found)
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """The endings of files that a folder scan takes for images, with their point, in lower case."""
+    return IMAGE_ENDINGS | {ending for ending, package in PHOTO_ENDINGS.items() if find_spec(package)}
+
+
+def set_strict(strict: bool) -> None:
+    """Choose for this process, and for those that it starts, whether a JPEG that lacks its last bytes is refused."""
+    os.environ[STRICT] = "1" if strict else ""
+
+
 def read_image(path: str | Path) -> Image.Image:
-    """Read an image file of any kind as 8-bit RGB, upright.
+    """Read an image file of one of the `formats` as 8-bit RGB, upright.
 
     The EXIF orientation is applied, transparency is composited on white, 16-bit grey is scaled to 8 bits (65535
-    becomes 255), CMYK, palette and grey images are converted. Of an animation, the first frame is read.
+    becomes 255), palette and grey images are converted, and CMYK without regard to its profile. Of an animation, the
+    first frame is read. Broken metadata is left out. A JPEG that lacks a twentieth of its pixels at most is read with a
+    note in the log, unless `set_strict` says otherwise.
 
     Raises UnreadableImageError for a missing, empty, truncated or over-large file, and for one that is no image.
     """
@@ -48,7 +117,7 @@ def read_image(path: str | Path) -> Image.Image:
             reason = "no file matches" if glob.has_magic(str(path)) else "no such file"
             raise UnreadableImageError(str(path), reason)
         if path.is_dir():
-            reason = "a folder, not a file" if _images_below(path) else "the folder holds no images"
+            reason = "a folder, not a file" if images_below(str(path))[0] else "the folder holds no images"
             raise UnreadableImageError(str(path), reason)
         if not path.is_file():
             raise UnreadableImageError(str(path), "not a file")
@@ -60,19 +129,15 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def decode_image(
-    content: bytes,
-    name: str,
-    check: Callable[[Image.Image], str | None] = lambda image: None,
-    formats: Sequence[str] | None = None,
+    content: bytes, name: str, check: Callable[[Image.Image], str | None] = lambda image: None
 ) -> Image.Image:
     """Read an image from the content of its file, which errors call `name`; see `read_image`.
 
-    check: asked once the file is open, says what is against the image. formats: those that Pillow may try, by its
-    names, all by default; it opens some of them by decoding them.
+    check: asked once the file is open, says what is against the image.
     """
     if not content:
         raise UnreadableImageError(name, "the file is empty")
-    return _decode(io.BytesIO(content), name, check, formats)
+    return _decode(io.BytesIO(content), name, check)
 
 
 @dataclass(frozen=True)
@@ -107,22 +172,89 @@ def convert_image(image: Image.Image) -> Image.Image:
 
 
 def _decode(
-    file: Path | io.BytesIO,
-    name: str,
-    check: Callable[[Image.Image], str | None] = lambda image: None,
-    formats: Sequence[str] | None = None,
+    file: Path | io.BytesIO, name: str, check: Callable[[Image.Image], str | None] = lambda image: None
 ) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels and refuses from 179 million; the second alone concerns the user.
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=formats) as image:
-                reason = check(image)
-                if reason is not None:
-                    raise UnreadableImageError(name, reason)
-                return to_rgb(image)
+            try:
+                with _open(file, name, check) as image:
+                    return to_rgb(image)
+            except (UnreadableImageError, Image.DecompressionBombError, MemoryError):
+                raise
+            except Exception as error:
+                content = file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes()
+                return _mended(content, name, check, error)
     except Exception as error:  # Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, EOFError
         raise _unreadable(name, error) from None
+
+
+def _open(file: Path | io.BytesIO, name: str, check: Callable[[Image.Image], str | None]) -> ImageFile.ImageFile:
+    image = Image.open(file, formats=formats())
+    reason = check(image)
+    if reason is not None:
+        image.close()
+        raise UnreadableImageError(name, reason)
+    return image
+
+
+def _mended(content: bytes, name: str, check: Callable[[Image.Image], str | None], error: Exception) -> Image.Image:
+    """The image without its metadata, or without its last bytes; raises `error` where these are not what is wrong."""
+    if not is_mendable(content):
+        unknown = isinstance(error, UnidentifiedImageError)
+        raise (_foreign(content, name) if unknown else None) or error
+    bare, exif = pixels_only(content)
+
+    def loaded(content: bytes) -> Image.Image:
+        image = _open(io.BytesIO(content), name, check)
+        image.load()
+        image.info["exif"] = exif
+        return image
+
+    try:
+        return to_rgb(loaded(bare))
+    except Exception:
+        if os.environ.get(STRICT):
+            raise error from None
+    try:
+        files = ended(bare)
+        images = [loaded(file) for file in files or () if file is not None]
+        missing = share_missing(*map(np.asarray, images))
+    except Exception:  # of a file that is broken elsewhere
+        raise error from None
+    if missing > MOST_MISSING:
+        raise error
+    _note(name, "lacks its last bytes; it is read all the same (--strict refuses such files)")
+    return to_rgb(images[0])
+
+
+def _foreign(content: bytes, name: str) -> UnreadableImageError | None:
+    """What to say of a file that is of none of the formats, by how it begins."""
+    for start, kind, helps in FOREIGN:
+        if re.match(start, content, re.DOTALL):
+            if helps in formats():
+                return UnreadableImageError(name, f"broken image (of {kind})")
+            helps = PHOTOS if helps in ("HEIF", "JXL") else helps
+            return UnreadableImageError(name, f"not an image in a format that is read ({kind}; {helps})")
+    return None
+
+
+_noted: set[str] = set()
+_noting = threading.Lock()  # the service and `Predictor` read in threads
+
+
+def _note(name: str, what: str) -> None:
+    """Say something about a file, once in this process."""
+    with _noting:
+        if name in _noted or len(_noted) > MOST_NOTES:
+            return
+        _noted.add(name)
+        too_many = len(_noted) > MOST_NOTES
+    if too_many:
+        log.warning("there are more such files")
+    else:
+        log.warning("%s: %s", name, what)
 
 
 def _unreadable(name: str, error: Exception) -> UnreadableImageError:
@@ -146,9 +278,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to upright 8-bit RGB; see `read_image`. ValueError for one without pixels."""
     if 0 in image.size:
         raise ValueError(f"no pixels: {image.width} wide, {image.height} high")
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    image = image if turn is None else image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bit(image)).convert("RGB")
@@ -157,6 +290,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """How a loaded image is to be turned, as EXIF numbers it; 1, as it is, where nothing sound says it."""
+    if image.format in ("JXL", "HEIF"):  # upright from their decoders, whatever the EXIF that was kept says
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # of metadata: nearly anything
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _to_8_bit(image: Image.Image) -> np.ndarray:
@@ -178,26 +322,67 @@ def _to_8_bit(image: Image.Image) -> np.ndarray:
 def is_image_name(path: str | Path) -> bool:
     """Whether a file's name ends as an image's does and is not hidden."""
     path = Path(path)
-    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+    return path.suffix.lower() in image_endings() and not is_hidden(path.name)
 
 
 def find_images(sources: list[str]) -> list[str]:
     """List the image files that files, folders and glob patterns stand for, in the order given, without doubles.
 
-    A folder stands for all images in it and below, sorted. A name that stands for nothing is kept as it is, so that
-    reading it reports it.
+    A folder stands for all images in it and below, sorted; what else is in it is named in the log. A name that stands
+    for nothing is kept as it is, so that reading it reports it.
     """
     found: dict[str, None] = {}
     for source in map(str, sources):
         path = Path(source)
         if path.is_dir():
-            found.update(dict.fromkeys(_images_below(path) or [source]))
+            images, others = images_below(source)
+            found.update(dict.fromkeys(images or [source]))
+            if others:
+                log.warning("%s: %s", source, left_out(others))
         elif path.exists() or not glob.has_magic(source):
             found[source] = None
         else:
-            found.update(dict.fromkeys(sorted(glob.glob(source, recursive=True)) or [source]))
+            found.update(dict.fromkeys(_matching(source) or [source]))
     return list(found)
 
 
-def _images_below(folder: Path) -> list[str]:
-    return sorted(str(file) for file in folder.rglob("*") if is_image_name(file) and file.is_file())
+def images_below(folder: str) -> tuple[list[str], list[str]]:
+    """The images in a folder and below, sorted, and the other files; see `files_below`."""
+    place = str(Path(folder))
+    files = files_below([place])[place]
+    return [file for file in files if is_image_name(file)], [file for file in files if not is_image_name(file)]
+
+
+def left_out(files: Iterable[str]) -> str:
+    """What to say of files in a folder that are not read as images: how many have which ending."""
+    endings = Counter(Path(file).suffix.lower() for file in files)
+    shown = []
+    for ending, count in endings.most_common(5):
+        name = ending if ending[1:].isalnum() else "without an ending" if not ending else repr(ending)
+        shown.append(f"{count:,} {name}" + (f" ({PHOTOS} to read them)" if ending in PHOTO_ENDINGS else ""))
+    total = sum(endings.values())
+    others = total - sum(count for _, count in endings.most_common(5))
+    shown += [f"{others:,} with other endings"] if others else []
+    return f"left out {total:,} {'file that is no image' if total == 1 else 'files that are no images'}: " + ", ".join(
+        shown
+    )
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files and folders that a glob pattern stands for, sorted; ** goes through folders as `files_below` does."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return sorted(glob.glob(pattern))
+    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    base = str(Path(*parts[:first]))
+    files = files_below([base])[base] if os.path.isdir(base) else []
+    found = (file.removeprefix(f".{os.sep}") for file in files)
+    return sorted(file for file in found if _fits(Path(file).parts[first:], parts[first:]))
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[place:], pattern[1:]) for place in range(len(parts) + 1))
+    return bool(parts) and fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from glocal.data.dataset import mix_seeds, random_state
-from glocal.data.image import IMAGE_ENDINGS, StoredImage, UnreadableImageError, one_line
+from glocal.data.image import PHOTO_ENDINGS, PHOTOS, StoredImage, UnreadableImageError, image_endings, one_line
 
 SHUFFLE_BUFFER = 1000
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves for itself
@@ -124,9 +124,10 @@ class RawSample:
         """The first image among the fields."""
         place = f"{self.shard}: {self.key}"
         for ending, content in self.fields.items():
-            if f".{ending}" in IMAGE_ENDINGS:
+            if f".{ending}" in image_endings():
                 return StoredImage(f"{place}.{ending}", content)
-        return StoredImage(place, reason=f"no image among {', '.join(self.fields)}")
+        extra = f" ({PHOTOS} to read it)" if any(f".{ending}" in PHOTO_ENDINGS for ending in self.fields) else ""
+        return StoredImage(place, reason=f"no image among {', '.join(self.fields)}{extra}")
 
 
 class ShardStream(IterableDataset):

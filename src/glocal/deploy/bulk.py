@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from glocal.data.image import set_strict
 from glocal.data.inputs import Shard, inputs_key, plan
 from glocal.data.source import quoted
 from glocal.deploy.config import EmbedConfig, ImagesConfig, PredictConfig
@@ -93,6 +94,7 @@ def write_shard(
     unit: str = "images",
 ) -> None:
     """Write the file of one shard, under a temporary name until it is whole."""
+    set_strict(config.strict)
     images = shard.images(config.image_column)
     embed = isinstance(config, EmbedConfig)
     results = predictor.embed(images) if embed else predictor.stream(images, config.top_k)

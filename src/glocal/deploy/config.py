@@ -29,6 +29,7 @@ class ImagesConfig:
         output: folder for the results as Parquet files; what is there of the same run already is not computed again
         shard_size: image files per Parquet file
         image_column: column of Parquet files that holds the images
+        strict: a JPEG that lacks its last bytes is unreadable, instead of being read with a note
         overwrite: begin anew in the output folder
         ray: compute on a Ray cluster
         ray_address: address of the cluster (default: $RAY_ADDRESS, or a Ray that is started on this machine)
@@ -44,6 +45,7 @@ class ImagesConfig:
     output: str | None = None
     shard_size: int = 10_000
     image_column: str = "image"
+    strict: bool = False
     overwrite: bool = False
     ray: bool = False
     ray_address: str | None = None

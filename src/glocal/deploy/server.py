@@ -40,12 +40,9 @@ try:
 except ImportError:
     raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
-HEIC = {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")}
 log = logging.getLogger(__name__)
 
 PATHS = ("/", "/predict", "/embed", "/health", "/metrics", "/docs", "/openapi.json")  # metrics call others "other"
-# What Pillow may try on an upload: of others, some run programs, some are decoded when they are opened.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 READERS = 2  # threads that decode images
 # Each scan of a JPEG goes over all of its pixels: a file of 140 kB with 1,000 of them takes 20 s. Encoders write 10.
 MAX_SCANS = 64
@@ -104,21 +101,18 @@ class Service:
         return list(zip(self.classifier.probabilities(logits), embeddings, strict=True))
 
     def _read(self, content: bytes, name: str) -> Tensor:
-        if content[4:12] in HEIC:
-            raise UnreadableImageError(name, "HEIC is not read here: send JPEG, PNG or WebP")
         if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
             raise UnreadableImageError(name, f"a JPEG of more than {MAX_SCANS} scans")
-        return self.transform(decode_image(content, name, self._against, FORMATS))
+        return self.transform(decode_image(content, name, self._against))
 
     def _against(self, image: Image.Image) -> str | None:
         """What speaks against an image, before it is decoded."""
         megapixels = image.width * image.height / 1e6
         if megapixels > self.config.max_megapixels:
             return f"{megapixels:.1f} megapixels, more than {self.config.max_megapixels:g}"
-        if image.format != "MPO" and getattr(image, "is_animated", False):  # a phone's MPO is one photo
+        one_photo = image.format in ("MPO", "HEIF")  # a phone's, with what belongs to it
+        if getattr(image, "is_animated", False) and not one_photo:
             return "an animation, or several pages: send one of them"
-        if image.mode == "CMYK":
-            return "CMYK has no colours of its own without a profile: send RGB"
         return None
 
     async def results(self, images: list[tuple[str, bytes]]) -> list[tuple[Tensor, Tensor]]:

@@ -84,6 +84,7 @@ class TrainConfig:
             stays
         balanced: draw all classes equally often
         max_bad: largest part of the training images that may be unreadable, such as 1%
+        strict: a JPEG that lacks its last bytes is unreadable too, instead of being read with a note
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
         precision: fp32, or bf16 or fp16 where a device is faster with it
         compile: torch.compile the model: always, never, or auto: on a GPU
@@ -149,6 +150,7 @@ class TrainConfig:
     repeated_augmentation: int = 1
     balanced: bool = False
     max_bad: str | None = None
+    strict: bool = False
     workers: int | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: Literal["auto", "always", "never"] = "auto"

@@ -28,6 +28,7 @@ class EvalConfig:
             instance fog,snow
         batch_size: images per step
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
+        strict: a JPEG that lacks its last bytes is unreadable, instead of being read with a note
         device: auto, cpu, cuda, cuda:1, mps, …
         json: file for the results: top1, top5 (percent), loss, images_per_second and what they were measured on
         plots: folder for the confusion matrix, the reliability diagram and, with --sizes or --corruptions, their curves
@@ -44,6 +45,7 @@ class EvalConfig:
     corruptions: str | None = None
     batch_size: int = 64
     workers: int | None = None
+    strict: bool = False
     device: str = "auto"
     json: str | None = None
     plots: str | None = None

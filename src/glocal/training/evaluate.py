@@ -20,6 +20,7 @@ from glocal.data.corruptions import (
     corruption_error,
 )
 from glocal.data.dataset import evaluation_loader
+from glocal.data.image import set_strict
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.robustness import SUBSETS, imagenet_classes, open_corrupted, open_real, open_robustness_set
 from glocal.data.source import DataSource, Samples, open_for_evaluation, quoted
@@ -152,6 +153,7 @@ def evaluate(config: EvalConfig, track: Track | None = None) -> EvalResult | lis
     be measured.
     """
     _check_outputs(config)
+    set_strict(config.strict)
     device = resolve_device(config.device)
     classifier = load_classifier(config.checkpoint, config.model)
     if config.set == "imagenet-c":

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from glocal.data.image import set_strict
 from glocal.data.source import open_for_training
 from glocal.terminal import Console
 from glocal.training import run_folder, run_lock
@@ -60,6 +61,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     asked = config.shrunk() if config.quick else config
     config, state = run_folder.settle(output, asked)
     name = _model_name(config)
+    set_strict(config.strict)
     source = open_for_training(config.data, config.val_fraction, config.seed)
 
     from glocal.training.fit import fit, prepare  # seconds to import: after the mistakes seen without
