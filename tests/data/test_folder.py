@@ -1,3 +1,6 @@
+import os
+import unicodedata
+
 import pytest
 from PIL import Image
 
@@ -61,7 +64,7 @@ class TestTraining:
         (tmp_path / "data/cat/notes.txt").touch()
         Image.new("RGB", (4, 4)).save(tmp_path / "data/loose.png")
         notes = " ".join(open_for_training(root).notes)
-        assert "left out 1 file whose names do not end like an image's" in notes
+        assert "left out 1 file that is no image: 1 .txt" in notes
         assert "left out 1 image beside the class folders" in notes
 
     @pytest.mark.parametrize(
@@ -81,7 +84,13 @@ class TestTraining:
             ),
             ({"train/cat": 1, "train/dog": 0, "val/cat": 1}, "no images in the class folder 'dog'"),
             ({"train/cat": 1, "val/cat": 1}, "holds a single class, 'cat'"),
-            ({"training/cat": 1, "test/cat": 1}, "rename the parts to 'train' and 'val'"),
+            (
+                {"train/cat": 1, "Training/cat": 1, "val/cat": 1},
+                "has 'Training', 'train', each of them named like a train",
+            ),
+            ({"train/cat": 1, "val": 2}, "'val' is named like a part of a data set, but without class folders"),
+            ({"cat": 3, "dog": 3, "test": 3}, "'test' is named like a part of a data set, but without class folders"),
+            ({"Train": 3, "TEST": 3}, "'TEST', 'Train' are named like a part of a data set"),
         ],
     )
     def test_refused_with_the_reason(self, make, classes, message):
@@ -104,6 +113,113 @@ class TestTraining:
         root = make({"train/a": 1, "train/b": 1, **{f"val/x{index}": 1 for index in range(8)}})
         with pytest.raises(ValueError, match="'x4' and 3 more"):
             open_for_training(root)
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        ("train", "val"),
+        [
+            ("Train", "Val"),
+            ("TRAIN", "VALID"),
+            ("training", "validation"),
+            ("train_set", "val-set"),
+            ("train", "dev"),
+            ("train2017", "val2017"),
+            ("train-data", "Eval"),
+            ("training_set", "test_set"),
+            ("train", "TEST"),
+        ],
+    )
+    def test_any_spelling_is_recognised(self, make, train, val):
+        root = make({f"{train}/cat": 2, f"{train}/dog": 2, f"{val}/cat": 1, f"{val}/dog": 1})
+        source = open_for_training(root)
+        assert (source.class_names, counts(source)) == (["cat", "dog"], {"train": 4, "val": 2})
+        assert all(f"{os.sep}{val}{os.sep}" in image for image in source.splits["val"].images)
+        assert any(f"validated on {val!r}" in note for note in source.notes) == val.lower().startswith("test")
+        evaluated, split = open_for_evaluation(root)
+        assert (split, evaluated.splits[split].images) == ("val", source.splits["val"].images)
+
+    @pytest.mark.parametrize("test", ["test/cat", "test"])
+    def test_the_test_part_is_left_out_where_there_is_another(self, make, test):
+        source = open_for_training(make({"train/cat": 2, "train/dog": 2, "valid/cat": 1, test: 3, "extra/x": 1}))
+        assert counts(source) == {"train": 4, "val": 1}
+        assert any("left out 'extra', 'test' beside 'train', 'valid'" in note for note in source.notes)
+
+    def test_a_test_part_alone_is_evaluated(self, make):
+        source, split = open_for_evaluation(make({"test/cat": 2, "test/dog": 1}))
+        assert (split, source.class_names, len(source.splits[split])) == ("val", ["cat", "dog"], 3)
+
+
+class TestClasses:
+    def test_hidden_folders_are_none(self, make):
+        hidden = {".ipynb_checkpoints": 1, "__MACOSX/cat": 2, "@eaDir": 1, "__pycache__": 1}
+        inside = {"cat/.thumbnails": 2, "cat/@eaDir/a.png": 2, "dog/__MACOSX": 1, "dog/.ipynb_checkpoints": 3}
+        source = open_for_training(make({"cat": 6, "dog": 6, **hidden, **inside}))
+        assert (source.class_names, counts(source), source.notes) == (["cat", "dog"], {"train": 10, "val": 2}, [])
+
+    def test_names_with_underlines_are(self, make):
+        assert open_for_training(make({"__background__": 5, "cat": 5})).class_names == ["__background__", "cat"]
+
+    def test_one_name_in_two_writings_is_one(self, make):
+        composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+        root = make({f"train/{composed}": 2, "train/dog": 2, f"val/{decomposed}": 1, f"train/{decomposed}": 1})
+        source = open_for_training(root)
+        assert (source.class_names, counts(source)) == ([composed, "dog"], {"train": 5, "val": 1})
+        assert source.splits["train"].labels == [0, 0, 0, 1, 1]
+
+    @pytest.mark.skipif(os.name != "posix" or os.uname().sysname == "Darwin", reason="needs names of any bytes")
+    @pytest.mark.parametrize("open_data", [open_for_training, open_for_evaluation])
+    def test_a_name_that_is_not_utf8_is_refused(self, make, open_data):
+        root = make({"cat": 2, "dog": 2, os.fsdecode(b"caf\xe9"): 2})
+        with pytest.raises(ValueError, match=r"the name of the class folder b'caf\\xe9' is not UTF-8"):
+            open_data(root)
+
+    def test_files_left_out_are_named_by_ending(self, make, tmp_path):
+        root = make({"cat": 5, "dog": 5})
+        for name in ("1.psd", "2.PSD", "3.txt", "readme"):
+            (tmp_path / "data/cat" / name).touch()
+        assert f"{root}: left out 4 files that are no images: 2 .psd, 1 .txt, 1 without an ending" in str(
+            open_for_training(root).notes
+        )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+class TestLinks:
+    def test_a_link_to_the_root_adds_nothing(self, make, tmp_path):
+        root = make({"cat": 6, "dog": 6})
+        for link in ("cat/back", "l1", "l2", "dog/l1", "dog/l2"):
+            os.symlink(tmp_path / "data", tmp_path / "data" / link)
+        os.symlink(tmp_path, tmp_path / "data/cat/up")
+        source = open_for_training(root)
+        images = [image for samples in source.splits.values() for image in samples.images]
+        assert (source.class_names, len(images), len(set(map(os.path.realpath, images)))) == (["cat", "dog"], 12, 12)
+        assert "left out links to folders that are there already: 'l1', 'l2'" in str(source.notes)
+
+    def test_no_image_is_in_two_classes(self, make, tmp_path):
+        root = make({"cat": 6, "dog/small": 6})
+        os.symlink(tmp_path / "data/cat", tmp_path / "data/aaa")
+        os.symlink(tmp_path / "data/dog/small", tmp_path / "data/cat/dogs")
+        source = open_for_training(root)
+        assert (source.class_names, counts(source)) == (["cat", "dog"], {"train": 10, "val": 2})
+        assert "folders that are there already: 'aaa'" in str(source.notes)
+
+    def test_no_image_is_in_both_parts(self, make, tmp_path):
+        root = make({"train/cat": 2, "train/dog": 2, "val/dog": 1})
+        os.symlink(tmp_path / "data/train/cat", tmp_path / "data/val/cat")
+        assert counts(open_for_training(root)) == {"train": 4, "val": 1}
+
+    def test_a_part_that_is_another(self, make, tmp_path):
+        root = make({"train/cat": 2, "train/dog": 2})
+        os.symlink(tmp_path / "data/train", tmp_path / "data/val")
+        with pytest.raises(ValueError, match="val holds nothing but links"):
+            open_for_training(root)
+
+    def test_folders_elsewhere_are_followed(self, make, tmp_path):
+        elsewhere = make({"a": 5, "b/deeper": 5}, "elsewhere")
+        (tmp_path / "data").mkdir()
+        os.symlink(f"{elsewhere}/a", tmp_path / "data/cat")
+        os.symlink(f"{elsewhere}/b", tmp_path / "data/dog")
+        assert counts(open_for_training(str(tmp_path / "data"))) == {"train": 8, "val": 2}
 
 
 class TestEvaluation:

@@ -1,9 +1,10 @@
 """Image folders: one subfolder per class, in one folder or in `train` and `val`."""
 
 import os
+import unicodedata
 from pathlib import Path
 
-from glocal.data.image import is_image_name
+from glocal.data.image import is_image_name, left_out
 from glocal.data.source import (
     DataSource,
     Samples,
@@ -14,31 +15,35 @@ from glocal.data.source import (
     hold_out_again,
     quoted,
 )
+from glocal.data.splits import split_of
+from glocal.data.walk import entries, files_below, parents
 
 
 def open_training_folder(root: Path, val_fraction: float | None, seed: int) -> DataSource:
-    """Open `root/train` and `root/val`, or split `root` itself; see `open_for_training`.
+    """Open the training and the validation part of `root`, or split `root` itself; see `open_for_training`.
 
     Every class needs at least one training image: an empty class folder is refused, as it is nearly always a copy that
     failed. A class without validation images is only noted.
     """
     notes: list[str] = []
-    if _is_split(root):
-        for part in ("train", "val"):
-            if not (root / part).is_dir():
+    parts = _parts(root, notes)
+    if parts:
+        for part, other in (("train", "val"), ("val", "train")):
+            if part not in parts:
+                there = parts[other]
                 raise FileNotFoundError(
-                    f"{root} has no subfolder {part!r} beside {_other(part)!r}: "
-                    f"add it, or give {root / _other(part)}, which is then split by --val-fraction"
+                    f"{root} has no subfolder {part!r} beside {there.name!r}: "
+                    f"add it, or give {there}, which is then split by --val-fraction"
                 )
         if val_fraction is not None:
-            raise ValueError(f"--val-fraction does not apply to {root}: it has a subfolder 'val'")
-        class_names, train = _scan(root / "train", notes, refuse_empty=True)
-        val_names, val = _scan(root / "val", notes)
+            raise ValueError(f"--val-fraction does not apply to {root}: it has a subfolder {parts['val'].name!r}")
+        scanned = _scan(root, parts, notes, full="train")
+        (class_names, train), (val_names, val) = scanned["train"], scanned["val"]
         _check_known(root, class_names, val_names)
         val = val.relabel([class_names.index(name) for name in val_names])
         source = DataSource(str(root), class_names, {"train": train, "val": val}, notes=notes)
     else:
-        class_names, samples = _scan(root, notes, refuse_empty=True)
+        class_names, samples = _scan(root, {"all": root}, notes, full="all")["all"]
         source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
         source = hold_out(source, val_fraction, seed, _fingerprint(root, samples))
     check_classes(source)
@@ -46,18 +51,18 @@ def open_training_folder(root: Path, val_fraction: float | None, seed: int) -> D
 
 
 def open_evaluation_folder(root: Path, held_out: dict | None) -> DataSource:
-    """Open what there is of `root/train` and `root/val`, or `root` itself; see `open_for_evaluation`."""
+    """Open what there is of a training and a validation part, or `root` itself; see `open_for_evaluation`."""
     notes: list[str] = []
-    if _is_split(root):
-        splits, names = {}, set()
-        scanned = {part: _scan(root / part, notes) for part in ("train", "val") if (root / part).is_dir()}
-        for part_names, _ in scanned.values():
-            names.update(part_names)
-        class_names = sorted(names)
-        for part, (part_names, samples) in scanned.items():
-            splits[part] = samples.relabel([class_names.index(name) for name in part_names])
+    parts = _parts(root, notes)
+    if parts:
+        scanned = _scan(root, parts, notes)
+        class_names = sorted({name for part_names, _ in scanned.values() for name in part_names})
+        splits = {
+            part: samples.relabel([class_names.index(name) for name in part_names])
+            for part, (part_names, samples) in scanned.items()
+        }
         return DataSource(str(root), class_names, splits, notes=notes)
-    class_names, samples = _scan(root, notes)
+    class_names, samples = _scan(root, {"all": root}, notes)["all"]
     source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
     if held_out and held_out["files"] == _fingerprint(root, samples):
         notes.append(f"{root} is the folder of the training: its split 'val' is what was held out then")
@@ -65,65 +70,119 @@ def open_evaluation_folder(root: Path, held_out: dict | None) -> DataSource:
     return source
 
 
-def _is_split(root: Path) -> bool:
-    """Whether `root` is divided into `train` and `val`; raises for what is no folder or divided in another way.
+def _parts(root: Path, notes: list[str]) -> dict[str, Path]:
+    """The folders "train" and "val" that `root` is divided into, whatever their spelling; empty where it is not.
 
-    A part holds class folders. A folder of that name that holds images is a class: trains, for instance.
+    A part holds class folders. A single folder called train that holds images is a class: trains, for instance. Other
+    names of parts are none of classes: ValueError.
     """
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file: give the folder that holds one subfolder of images per class")
-    parts = {
-        path.name for path in root.iterdir() if path.is_dir() and any(inside.is_dir() for inside in path.iterdir())
-    }
-    if parts & {"train", "val"}:
-        return True
-    foreign = sorted(parts & {"training", "test", "valid", "validation"})
-    if len(foreign) > 1:
-        raise ValueError(f"{root} is divided into {quoted(foreign)}: rename the parts to 'train' and 'val'")
-    return False
+    folders = [entry.name for entry in entries(root) if entry.is_dir()]
+    named = [name for name in folders if split_of(name)]
+    divided = [name for name in named if any(entry.is_dir() for entry in entries(root / name))]
+    flat = [name for name in named if name not in divided]
+    of_split: dict[str, list[str]] = {}
+    for name in divided:
+        of_split.setdefault(split_of(name), []).append(name)
+    for split, names in of_split.items():
+        if len(names) > 1:
+            raise ValueError(f"{root} has {quoted(names)}, each of them named like a {split} part: leave one of them")
+    unlabelled = [name for name in flat if divided and split_of(name) == "test"]
+    unclear = [name for name in flat if name not in unlabelled]
+    if unclear and (divided or len(folders) == 1 or [split_of(name) for name in unclear] != ["train"]):
+        raise ValueError(
+            f"{root}: {quoted(unclear)} {'are' if len(unclear) > 1 else 'is'} named like a part of a data set, but "
+            "without class folders: make a subfolder per class in it, move it elsewhere, or rename it if it is a class"
+        )
+    parts = {split: root / names[0] for split, names in of_split.items()}
+    if "val" not in parts and "test" in parts:
+        parts["val"] = parts.pop("test")
+        if "train" in parts:
+            notes.append(f"{root}: validated on {parts['val'].name!r}")
+    parts.pop("test", None)
+    beside = [name for name in folders if root / name not in parts.values()] if parts else []
+    if beside:
+        notes.append(f"{root}: left out {quoted(beside)} beside {quoted(sorted(part.name for part in parts.values()))}")
+    return parts
 
 
-def _other(part: str) -> str:
-    return {"train": "val", "val": "train"}[part]
+def _scan(
+    root: Path, parts: dict[str, Path], notes: list[str], full: str | None = None
+) -> dict[str, tuple[list[str], Samples]]:
+    """The classes in each part and their images, sorted, at any depth; adds to `notes` what is left out.
+
+    full: the part in which no class may be without images.
+    """
+    folders = {part: _class_folders(place, notes) for part, place in parts.items()}
+    _drop_doubles(root, parts, folders, notes)
+    files = files_below(path for classes in folders.values() for paths in classes.values() for path in paths)
+    scanned = {}
+    for part, place in parts.items():
+        names, empty, images, labels, others = [], [], [], [], []
+        for name, paths in sorted(folders[part].items()):
+            of_class = [file for path in paths for file in files[path]]
+            others += [file for file in of_class if not is_image_name(file)]
+            of_class = [file for file in of_class if is_image_name(file)]
+            if not of_class:
+                empty.append(name)
+                continue
+            images += of_class
+            labels += [len(names)] * len(of_class)
+            names.append(name)
+        hint = f" ({left_out(others)})" if others else ""
+        if not images:
+            raise ValueError(f"{place} holds no images: {counted(len(empty), 'class folder')}, all empty{hint}")
+        if empty and part == full:
+            raise ValueError(f"{place}: no images in the class folder {quoted(empty)}; fill it or remove it{hint}")
+        if empty:
+            notes.append(f"{place}: no images in the class folder {quoted(empty)}")
+        if others:
+            notes.append(f"{place}: {left_out(others)}")
+        scanned[part] = names, Samples(images, labels)
+    return scanned
 
 
-def _scan(root: Path, notes: list[str], refuse_empty: bool = False) -> tuple[list[str], Samples]:
-    """List the classes below `root` and their images, sorted, at any depth; adds to `notes` what is left out."""
-    folders = sorted(
-        (path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))),
-        key=lambda path: path.name,
-    )
-    loose = sum(is_image_name(path) for path in root.iterdir())
+def _class_folders(place: Path, notes: list[str]) -> dict[str, list[str]]:
+    """The class folders in a part, by the name of the class: in Unicode's NFC, as a Mac writes ü as two characters."""
+    inside = entries(place)
+    loose = sum(is_image_name(entry.name) for entry in inside if not entry.is_dir())
+    folders = [entry for entry in inside if entry.is_dir()]
     if not folders:
         found = f"{counted(loose, 'image')} directly in it" if loose else "it is empty"
-        raise ValueError(f"{root} has no class folders ({found}): put each class's images in a subfolder of its own")
+        raise ValueError(f"{place} has no class folders ({found}): put each class's images in a subfolder of its own")
     if loose:
-        notes.append(f"{root}: left out {counted(loose, 'image')} beside the class folders")
-    names, empty, images, labels, others = [], [], [], [], 0
+        notes.append(f"{place}: left out {counted(loose, 'image')} beside the class folders")
+    classes: dict[str, list[str]] = {}
     for folder in folders:
-        files = sorted(
-            os.path.join(place, file)
-            for place, _, inside in os.walk(folder, followlinks=True)
-            for file in inside
-            if not file.startswith(".")
-        )
-        of_class = [file for file in files if is_image_name(file)]
-        others += len(files) - len(of_class)
-        if not of_class:
-            empty.append(folder.name)
-            continue
-        images += of_class
-        labels += [len(names)] * len(of_class)
-        names.append(folder.name)
-    if others:
-        notes.append(f"{root}: left out {counted(others, 'file')} whose names do not end like an image's")
-    if not images:
-        raise ValueError(f"{root} holds no images: {counted(len(folders), 'class folder')}, all empty")
-    if empty and refuse_empty:
-        raise ValueError(f"{root}: no images in the class folder {quoted(empty)}; fill it or remove it")
-    if empty:
-        notes.append(f"{root}: no images in the class folder {quoted(empty)}")
-    return names, Samples(images, labels)
+        try:
+            folder.name.encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(folder.name)
+            raise ValueError(f"{place}: the name of the class folder {name!r} is not UTF-8: rename it") from None
+        classes.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder.path)
+    return classes
+
+
+def _drop_doubles(
+    root: Path, parts: dict[str, Path], folders: dict[str, dict[str, list[str]]], notes: list[str]
+) -> None:
+    """Leave out of `folders` what leads to a folder that is there already, so that no image is in two classes."""
+    places = [(part, name, path) for part in parts for name, paths in folders[part].items() for path in paths]
+    places.sort(key=lambda place: (os.path.islink(parts[place[0]]), os.path.islink(place[2])))
+    seen, doubles = {os.path.realpath(root), *parents(str(root)), *map(os.path.realpath, parts.values())}, []
+    for part, name, path in places:
+        target = os.path.realpath(path)
+        if target in seen:
+            doubles.append(os.path.relpath(path, root))
+            folders[part][name].remove(path)
+        seen.add(target)
+    for part, classes in folders.items():
+        folders[part] = {name: paths for name, paths in classes.items() if paths}
+        if not folders[part]:
+            raise ValueError(f"{parts[part]} holds nothing but links to folders that are there already")
+    if doubles:
+        notes.append(f"{root}: left out links to folders that are there already: {quoted(sorted(doubles))}")
 
 
 def _check_known(root: Path, train: list[str], val: list[str]) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from glocal.data.image import StoredImage, find_images, one_line, read_image
+from glocal.data.image import StoredImage, find_images, images_below, one_line, read_image
 from glocal.data.source import is_shards, quoted
+from glocal.data.walk import entries
 
 TAR = (".tar", ".tar.gz", ".tgz")
 TABLE = ".parquet"
@@ -79,15 +80,10 @@ def _is_tar(file: str) -> bool:
 def _files(source: str) -> list[str]:
     """The files that a source stands for, or the pattern or address that it is."""
     if os.path.isdir(source):
-        inside = sorted(
-            str(file)
-            for file in Path(source).iterdir()
-            if file.name.lower().endswith((*TAR, TABLE)) and not file.name.startswith(".")
-        )
-        found = find_images([source])
-        if inside and found != [source]:
+        inside = [file.path for file in entries(Path(source)) if file.name.lower().endswith((*TAR, TABLE))]
+        if inside and images_below(source)[0]:
             raise ValueError(f"{source} holds images and {quoted(inside, 2)}: name the ones or the others")
-        found = inside or found
+        found = inside or find_images([source])
     else:
         found = [source] if is_shards(source) else find_images([source])
     if found == [source] and not os.path.isfile(source) and not is_shards(source):

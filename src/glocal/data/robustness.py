@@ -13,7 +13,7 @@ from msgspec import Meta
 from timm.data import ImageNetInfo
 
 from glocal.data.corruptions import ALEXNET_ERROR, SEVERITIES
-from glocal.data.image import find_images
+from glocal.data.image import images_below
 from glocal.data.source import DataSource, Samples, open_for_evaluation
 
 # A and R have images of 200 classes each, and are measured among these (Hendrycks et al., arXiv 1907.07174, 2006.16241)
@@ -77,7 +77,7 @@ def open_real(root: Path) -> tuple[Samples, list[tuple[int, ...]], int]:
     text = (file if file.is_file() else files("timm.data") / "_info" / "imagenet_real_labels.json").read_text()
     accepted = _parse_real(text, file)
     paths, labels, unlabelled, beyond = [], [], 0, 0
-    for path in find_images([str(root)]):
+    for path in images_below(str(root))[0]:
         number = VALIDATION_NAME.match(Path(path).name)
         if number is None:
             continue

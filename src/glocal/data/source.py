@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from glocal.data.image import read_image
+from glocal.data.walk import entries
 
 if TYPE_CHECKING:
     from glocal.data.shards import ShardedSamples
@@ -301,8 +302,8 @@ def is_shards(data: str) -> bool:
     path = Path(data)
     if not path.is_dir():
         return data.rstrip("}").endswith((".tar", ".tar.gz", ".tgz"))
-    inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-    return any(entry.suffix == ".tar" for entry in inside) and not any(entry.is_dir() for entry in inside)
+    inside = entries(path)
+    return any(entry.name.endswith(".tar") for entry in inside) and not any(entry.is_dir() for entry in inside)
 
 
 def is_idx(folder: Path) -> bool:
