@@ -1,3 +1,4 @@
+import io
 import os
 import sys
 
@@ -46,6 +47,12 @@ def test_corrupts_always_in_the_same_way(picture, name):
 def test_grows_with_severity(picture, name):
     changes = [change(picture, Corruption(name, severity)) for severity in SEVERITIES]
     assert changes == sorted(changes)
+
+
+def test_comes_as_a_jpeg_of_imagenet_cs_quality(picture):
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    assert Corruption("fog", 1)(picture).quantization == Image.open(file).quantization
 
 
 def test_other_images_and_severities_get_other_noise(picture):

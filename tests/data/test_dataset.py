@@ -284,6 +284,18 @@ class TestPreprocessing:
         tensor = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3).transform()(Image.fromarray(pixels))
         assert tensor.min() > 0.9
 
+    def test_crops_are_wide_or_high_up_to_a_ratio(self):
+        place = np.arange(64) * 4
+        ramps = np.stack([*np.meshgrid(place, place), np.zeros((64, 64))], -1).astype(np.uint8)  # across, down
+        transform = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3, "bilinear").training_transform(
+            Augmentation(0.3, 3 / 4, hflip=0, color_jitter=0, auto_augment=None, random_erasing=0)
+        )
+        random.seed(0)
+        crops = [transform(Image.fromarray(ramps)).numpy() for _ in range(40)]
+        ratios = [np.ptp(crop[0].mean(0)) / np.ptp(crop[1].mean(1)) for crop in crops]
+        assert 0.7 < min(ratios) < 0.85
+        assert 1.18 < max(ratios) < 1.43
+
     def test_augmentation_that_is_off_changes_nothing_but_size(self):
         image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (8, 8, 3), dtype=np.uint8))
         off = Augmentation(crop_scale=1, crop_ratio=1, hflip=0, color_jitter=0, auto_augment=None, random_erasing=0)

@@ -83,6 +83,9 @@ class TestDigits:
         assert images.min() == 0
         assert images.max() == 255
 
+    def test_they_are_not_to_be_mirrored(self, digits):
+        assert digits.hflip == 0
+
     def test_split_does_not_depend_on_the_seed(self, digits):
         other = open_for_training("digits", seed=7)
         assert np.array_equal(np.stack(other.splits["val"].images), np.stack(digits.splits["val"].images))

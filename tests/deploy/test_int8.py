@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from glocal.data.image import read_image
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.source import open_for_evaluation
 from glocal.deploy import export, files, runtimes
@@ -71,6 +72,16 @@ def test_images_are_always_the_same_and_no_more_than_asked_for(folder):
     first, again = (calibration_images(str(folder), 7, PREPROCESSING) for _ in range(2))
     assert len(first) == 7
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def test_images_are_drawn_from_all_classes(folder):
+    """Of files in the order of their classes; what cannot be read takes nobody's place."""
+    prepare = PREPROCESSING.transform()
+    known = {prepare(read_image(path)).numpy().tobytes(): path.parent.name for path in folder.glob("*/[0-9].png")}
+    drawn = [known[image.tobytes()] for image in calibration_images(str(folder), 8, PREPROCESSING)]
+    assert 2 <= drawn.count("across") <= 6
+    every = [known[image.tobytes()] for image in calibration_images(str(folder), 300, PREPROCESSING)]
+    assert sorted(every) == ["across"] * 10 + ["down"] * 10
 
 
 def test_a_data_set_gives_its_training_part():

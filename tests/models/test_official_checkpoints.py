@@ -255,6 +255,13 @@ def test_left_over_names(tmp_path):
     assert "missing" not in message
 
 
+def test_a_tensor_of_other_axes_is_refused(tmp_path):
+    """Axes of length one may be added or dropped, and no other change is made to fit."""
+    state = checkpoint("van_pico")
+    state["block1.0.mlp.fc1.weight"] = state["block1.0.mlp.fc1.weight"].transpose(0, 1).contiguous()
+    assert "fc1.weight (24, 96, 1, 1) for (96, 24, 1, 1)" in refusal("van_pico", state, tmp_path)
+
+
 def test_other_shapes(tmp_path):
     state = checkpoint("van_pico")
     state["block1.0.mlp.fc1.weight"] = torch.ones(7, 24, 1, 1)

@@ -1,5 +1,6 @@
 """What the options of a training do, each against something independent."""
 
+import copy
 import csv
 import io
 import re
@@ -290,6 +291,17 @@ class TestMixing:
         expected = -(targets * logits.log_softmax(1)).sum(1).mean()
         assert module.criterion(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
 
+    def test_every_epoch_mixes_anew(self, digits_folder, tmp_path, monkeypatch):
+        seen, original = [], ClassificationModule.on_train_batch_start
+
+        def note(self, batch, batch_idx):
+            original(self, batch, batch_idx)
+            seen.append(torch.rand(1).item())
+
+        monkeypatch.setattr(ClassificationModule, "on_train_batch_start", note)
+        run(digits_folder, tmp_path, mixup=0.5, epochs=2)
+        assert len(seen) == len(set(seen)) == 2 * 4
+
     @pytest.mark.parametrize("changes", [
         dict(batch_size=15),
         dict(batch_size=30, accumulate=2),
@@ -416,12 +428,24 @@ class TestProgress:
 
 
 class TestEngine:
-    def test_bf16_changes_little(self, digits_folder, tmp_path, spy):
-        plain = run(digits_folder, tmp_path / "1", epochs=2)
-        low = run(digits_folder, tmp_path / "2", epochs=2, precision="bf16")
-        assert spy[1][1].precision == "bf16-mixed"
-        assert low.metrics["loss"] != plain.metrics["loss"]
-        assert low.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=0.2)
+    def test_bf16_is_that_of_autocast(self, digits_folder, tmp_path, spy, monkeypatch):
+        """The same losses as a plain loop of torch's autocast around the model, whose weights stay in float32."""
+        losses, expected, original = [], [], ClassificationModule.training_step
+
+        def step(self, batch, batch_idx):
+            model = copy.deepcopy(self.model)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                logits = model(batch[0].to(memory_format=torch.channels_last))
+            assert logits.dtype == torch.bfloat16
+            smooth = 0.9 * F.one_hot(batch[1], 3) + 0.1 / 3
+            expected.append(-(smooth * logits.float().log_softmax(1)).sum(1).mean().item())
+            losses.append(original(self, batch, batch_idx))
+            return losses[-1]
+
+        monkeypatch.setattr(ClassificationModule, "training_step", step)
+        low = run(digits_folder, tmp_path, precision="bf16")
+        assert spy[0][1].precision == "bf16-mixed"
+        assert [loss.item() for loss in losses] == pytest.approx(expected, rel=1e-5)
         assert all(t.dtype != torch.bfloat16 for t in read_weights(low.output / "model.safetensors").values())
 
     @pytest.mark.parametrize(("options", "where"), [({}, "on a CPU"), ({"strategy": "fsdp"}, "with --strategy fsdp")])

@@ -1,21 +1,27 @@
 """Real training on a few real images: what is learned, left behind, and kept when something goes wrong."""
 
 import io
+import math
+import random
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
+from glocal.data.source import open_for_training
 from glocal.deploy.predictor import Predictor
 from glocal.tasks.checkpoint import read_info, read_weights
+from glocal.training import fit
 from glocal.training import module as training_module
 from glocal.training.config import TrainConfig
 from glocal.training.eval_config import EvalConfig
 from glocal.training.evaluate import evaluate
 from glocal.training.fit import _batch_size
-from glocal.training.module import TrainingStopped
+from glocal.training.module import ClassificationModule, TrainingStopped
 from glocal.training.train import train
 from run_output import rows
 
@@ -106,11 +112,10 @@ class TestSeed:
     @pytest.mark.parametrize(
         "model",
         [
-            "transxnet_pico",
-            "hat_net_pico",
+            "transxnet_pico",  # with dynamic kernels, attention, batch norm and stochastic depth
             *(
                 pytest.param(f"{family}_pico", marks=pytest.mark.slow)
-                for family in ("transnext", "transcnn", "conv2former", "van")
+                for family in ("transnext", "hat_net", "transcnn", "conv2former", "van")
             ),
         ],
     )
@@ -121,65 +126,140 @@ class TestSeed:
         assert self.bytes_of(digits_folder, tmp_path / "2", **settings) == first
 
     def test_also_with_workers_and_augmentation(self, digits_folder, tmp_path):
-        first = self.bytes_of(digits_folder, tmp_path / "1", workers=2, **AUGMENTED)
-        assert self.bytes_of(digits_folder, tmp_path / "2", workers=2, **AUGMENTED) == first
-
-    def test_another_seed_gives_another(self, digits_folder, tmp_path):
-        first = self.bytes_of(digits_folder, tmp_path / "1", epochs=1)
-        assert self.bytes_of(digits_folder, tmp_path / "2", epochs=1, seed=1) != first
-
-    def test_seed_decides_the_whole_process(self, digits_folder, tmp_path):
+        """Whatever the process has drawn before, and whichever processes read the images."""
         torch.manual_seed(99)
         first = self.bytes_of(digits_folder, tmp_path / "1", **AUGMENTED)
         torch.rand(5)
-        assert self.bytes_of(digits_folder, tmp_path / "2", **AUGMENTED) == first
+        assert self.bytes_of(digits_folder, tmp_path / "2", workers=2, **AUGMENTED) == first
+
+    def test_another_seed_gives_another(self, digits_folder, tmp_path):
+        seeds = [self.bytes_of(digits_folder, tmp_path / str(seed), epochs=1, seed=seed) for seed in (0, 1)]
+        assert seeds[0] != seeds[1]
+
+
+RAMP_VALUES = np.broadcast_to(np.arange(32) * 8 / 255, (3, 32, 32))  # from left to right
+RAMP = Image.fromarray((255 * RAMP_VALUES).round().astype(np.uint8).transpose(1, 2, 0))
+GREY_LEVEL = 100 / 255
+GREY = Image.new("RGB", (32, 32), (100, 100, 100))
+
+
+def prepared(data, **changes):
+    """What a training has before it begins."""
+    config = TrainConfig(str(data), **{**SETTINGS, **changes})
+    return fit.prepare(config, config.model, open_for_training(config.data, config.val_fraction, config.seed))
+
+
+def configured(data, monkeypatch, **changes):
+    """The optimizer and the schedule of a training."""
+    run = prepared(data, **changes)
+    trainer = SimpleNamespace(max_epochs=run.config.epochs + run.config.cooldown_epochs)
+    monkeypatch.setattr(ClassificationModule, "trainer", trainer)
+    return run.module.configure_optimizers()
+
+
+def seen(data, image, **changes):
+    """The same image as a model would see it forty times: (3, 32, 32) of 0…1 each."""
+    run = prepared(data, **{"crop_scale": 0.9, **changes})
+    transform, mean, std = (
+        run.preprocessing.training_transform(run.augmentation),
+        *(torch.tensor(values).view(3, 1, 1) for values in (run.preprocessing.mean, run.preprocessing.std)),
+    )
+    torch.manual_seed(0), random.seed(0), np.random.seed(0)
+    return [(transform(image) * std + mean).numpy() for _ in range(40)]
 
 
 class TestOptions:
     """Every option reaches what it is about."""
 
-    @pytest.fixture(scope="class")
-    def plain(self, digits_folder, tmp_path_factory):
-        torch.set_num_threads(1)
-        return run(digits_folder, tmp_path_factory.mktemp("plain"), epochs=1)
-
-    def test_weight_decay_spares_norms_and_biases(self, digits_folder, tmp_path, monkeypatch):
-        groups = []
-        original = training_module.create_optimizer_v2
-
-        def spy(*args, **kwargs):
-            optimizer = original(*args, **kwargs)
-            groups.extend(
-                (group["weight_decay"], {p.ndim for p in group["params"]}) for group in optimizer.param_groups
-            )
-            return optimizer
-
-        monkeypatch.setattr(training_module, "create_optimizer_v2", spy)
-        run(digits_folder, tmp_path / "out", epochs=1, weight_decay=0.3)
+    def test_weight_decay_spares_norms_and_biases(self, digits_folder, monkeypatch):
+        optimizer = configured(digits_folder, monkeypatch, weight_decay=0.3)["optimizer"]
+        groups = [(group["weight_decay"], {p.ndim for p in group["params"]}) for group in optimizer.param_groups]
         assert sorted(groups, key=str) == [(0.0, {1}), (0.3, {2, 4})]
 
+    def test_rate_of_every_step(self, digits_folder, monkeypatch):
+        """Linear from the warm-up's rate, then a cosine down to the lowest, as the formulas have them."""
+        options = dict(epochs=10, lr=4e-3, min_lr=1e-4, warmup_lr=1e-5, warmup_epochs=1.0)
+        parts = configured(digits_folder, monkeypatch, **options)
+        optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
+        steps = 4  # an epoch: of 90 images 72 are trained on, 16 at a time
+        for step in range(10 * steps):
+            scheduler.step_update(step)
+            cosine = 1e-4 + (4e-3 - 1e-4) * (1 + math.cos(math.pi * step / (10 * steps))) / 2
+            expected = 1e-5 + (4e-3 - 1e-5) * step / steps if step < steps else cosine
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
     @pytest.mark.parametrize(
-        "changes",
-        [
-            {"lr": 1e-4},
-            {"weight_decay": 0.5},
-            {"warmup_epochs": 1.0},
-            {"label_smoothing": 0.0},
-            {"drop_path": 0.3},
-            {"val_fraction": 0.4},
-            {"crop_scale": 0.1},
-            {"hflip": 1.0},
-            {"color_jitter": 0.5},
-            {"auto_augment": "rand-m9"},
-            {"random_erasing": 1.0},
-            {"batch_size": 30},
-            {"img_size": 40},
-        ],
-        ids=lambda changes: next(iter(changes)),
+        ("changes", "rate", "warmup"),
+        [({}, 1e-3, 1), ({"batch_size": 64}, 2e-3, 1), ({"epochs": 100}, 1e-3, 5), ({"lr": 1e-4}, 1e-4, 1)],
+        ids=str,
     )
-    def test_it_changes_the_result(self, digits_folder, tmp_path, plain, changes):
-        changed = run(digits_folder, tmp_path, epochs=1, **changes)
-        assert plain.metrics["loss"] != changed.metrics["loss"]
+    def test_default_rate(self, finished, digits_folder, monkeypatch, changes, rate, warmup):
+        """2e-3 at 64 images, times the root of the batch; a tenth of it where weights are fine-tuned."""
+        parts = configured(digits_folder, monkeypatch, **{"epochs": 10, **changes})
+        scheduler = parts["lr_scheduler"]["scheduler"]
+        assert scheduler.base_values[0] == pytest.approx(rate)
+        assert scheduler.warmup_t == warmup * max(1, 72 // changes.get("batch_size", 16))
+        assert scheduler.warmup_lr_init == scheduler.lr_min == pytest.approx(rate / 100)
+        tuned = prepared(digits_folder, checkpoint=str(finished.output), **changes).module.lr
+        assert tuned == pytest.approx(rate if "lr" in changes else rate / 10)
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.3])
+    def test_labels_are_smoothed(self, digits_folder, smoothing):
+        logits, labels = torch.tensor([[1.0, 2.0, 4.0], [0.5, 0.0, -1.0]]), torch.tensor([2, 1])
+        loss = prepared(digits_folder, label_smoothing=smoothing).module.criterion(logits, labels)
+        targets = torch.full((2, 3), smoothing / 3)
+        targets[[0, 1], labels] += 1 - smoothing
+        assert loss.item() == pytest.approx(-(targets * logits.log_softmax(1)).sum(1).mean().item())
+
+    def test_drop_path_reaches_the_model(self, digits_folder):
+        model = prepared(digits_folder, model="van_pico", drop_path=0.3).module.model
+        rates = [part.drop_prob for part in model.modules() if type(part).__name__ == "DropPath"]
+        assert max(rates) == pytest.approx(0.3)
+
+    def test_part_held_out(self, digits_folder):
+        source = prepared(digits_folder, val_fraction=0.4).source
+        assert [torch.tensor(source.splits[part].labels).bincount().tolist() for part in ("train", "val")] == [
+            [18, 18, 18],
+            [12, 12, 12],
+        ]
+
+    def test_batch_and_size_of_images(self, digits_folder):
+        run = prepared(digits_folder, batch_size=30, img_size=40)
+        assert (run.batch_size, run.module.steps_per_epoch) == (30, 2)
+        assert run.preprocessing.input_size == (3, 40, 40)
+
+    @pytest.mark.parametrize(("size", "scale"), [(64, 0.6), (65, 0.35)])
+    def test_small_images_are_cropped_less(self, digits_folder, size, scale):
+        assert prepared(digits_folder, model="test_resnet", img_size=size).augmentation.crop_scale == scale
+
+    @pytest.mark.parametrize("scale", [0.9, 0.1])
+    def test_crops_are_as_large_as_asked(self, digits_folder, scale):
+        widths = [np.ptp(image[0].mean(0)) * 255 / 8 + 1 for image in seen(digits_folder, RAMP, crop_scale=scale)]
+        # Of an area s, with sides of 3:4 to 4:3, the width is √(3/4 · s) at least.
+        assert min(widths) > 32 * (0.75 * scale) ** 0.5 - 3
+        assert (min(widths) < 24) == (scale == 0.1)
+
+    @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+    def test_mirrored_as_often_as_asked(self, digits_folder, part):
+        images = seen(digits_folder, RAMP, crop_scale=1.0, hflip=part)
+        mirrored = sum(image[0, 16, 0] > image[0, 16, -1] for image in images)
+        assert mirrored == part * 40 if part in (0, 1) else 8 < mirrored < 32
+
+    @pytest.mark.parametrize("strength", [0.0, 0.4])
+    def test_colours_are_changed_as_much_as_asked(self, digits_folder, strength):
+        greys = [image.mean() for image in seen(digits_folder, GREY, color_jitter=strength)]
+        assert all((1 - strength) * GREY_LEVEL - 0.01 < grey < (1 + strength) * GREY_LEVEL + 0.01 for grey in greys)
+        assert (np.std(greys) > 0.05) == (strength > 0)
+
+    @pytest.mark.parametrize("part", [0.0, 1.0])
+    def test_a_part_is_erased_as_often_as_asked(self, digits_folder, part):
+        images = seen(digits_folder, GREY, random_erasing=part)
+        assert sum(image.std() > 0.01 for image in images) == part * 40
+
+    def test_policy_reaches_the_images(self, digits_folder):
+        plain, changed = (seen(digits_folder, RAMP, auto_augment=name, crop_scale=1.0) for name in (None, "rand-m9"))
+        assert sum(abs(image - RAMP_VALUES).max() > 0.2 for image in changed) > 10
+        assert all(abs(image - RAMP_VALUES).mean() < 0.1 for image in plain)
 
     @pytest.mark.parametrize(
         ("images", "small", "size"), [(1438, True, 128), (1438, False, 64), (96, True, 8), (2, False, 8)]
@@ -191,9 +271,11 @@ class TestOptions:
         settings = dict(model=None, checkpoint=str(finished.output), lr=1e-7, epochs=1, val_fraction=0.3, seed=3)
         tuned = run(digits_folder, tmp_path / "out", **settings)
         assert tuned.model == "test_resnet"
-        assert tuned.metrics["top1"] == pytest.approx(finished.metrics["top1"], abs=10)
         weights, before = (read_weights(path / "model.safetensors") for path in (tuned.output, finished.output))
-        assert torch.allclose(weights["conv1.0.weight"], before["conv1.0.weight"], atol=1e-4)
+        assert weights.keys() == before.keys()
+        for name in before:  # of AdamW a step moves a weight by its rate, 4 steps here; statistics go their own way
+            if "running" not in name and "num_batches" not in name:
+                assert torch.allclose(weights[name], before[name], atol=1e-6), name
 
     def test_fixed_size_model_at_another_size(self, digits_folder, tmp_path):
         run(digits_folder, tmp_path / "out", model="test_vit", epochs=1)

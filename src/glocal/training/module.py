@@ -249,7 +249,7 @@ class ClassificationModule(LightningModule):
             if "more than 1 value per channel" in str(error):
                 raise TrainingStopped("batch norm has nothing to average over: give a larger --batch-size") from None
             raise
-        loss = self.criterion(logits, labels)
+        loss = self.criterion(logits.float(), labels)  # autocast leaves it in half precision on a CPU
         if self.teacher is not None:
             loss = self.teacher.teach(loss, logits, images)
         self.pending.append((self.trainer.global_step + 1, loss.detach()))
