@@ -1,6 +1,7 @@
 """Imports run one way only, down.
 
-cli → bench → deploy, explain, training → tasks, data → models → backbone → layers → ops → terminal → wording
+cli → bench → deploy, explain, training → tasks, data → models → backbone → layers → ops → options →
+terminal, safe_yaml, trust → wording
 """
 
 import ast
@@ -13,7 +14,8 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "glocal"
 LEVELS = [
     {"wording"},
-    {"terminal"},
+    {"terminal", "safe_yaml", "trust"},
+    {"options"},
     {"ops"},
     {"layers"},
     {"backbone"},

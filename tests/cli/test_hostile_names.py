@@ -78,6 +78,7 @@ def test_train_names_its_data(tmp_path, shown, monkeypatch):
         ["train", "--epochs", EVIL],
         ["train", f"--{EVIL}"],
         ["train", "--recipe", EVIL],
+        ["train", "--config", EVIL],
         ["predict", "x.png", "--checkpoint", EVIL],
         ["list", EVIL],
         ["info", EVIL],

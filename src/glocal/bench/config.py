@@ -1,9 +1,10 @@
 """What a benchmark can be told. Kept free of torch, so that `glocal bench --help` answers at once."""
 
-import re
 from ast import literal_eval
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from glocal.options import IMAGES, PIXELS, check_numbers, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,7 @@ class BenchConfig:
     json: str | None = None
 
     def __post_init__(self):
-        for name, low in (("rounds", 1), ("threads", 1)):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"--{name} must be at least {low}, got {value}")
+        check_numbers(self)
         for model in self.models:
             parse_model(model)
         numbers(self.batch_sizes, "--batch-sizes")
@@ -68,19 +66,14 @@ class BenchConfig:
 
 def numbers(text: str, option: str) -> list[int]:
     """Positive integers separated by commas; ValueError, naming the option, for anything else."""
-    parts = re.split(r"\s*,\s*", str(text).strip())
-    if not all(re.fullmatch(r"[1-9]\d*", part) for part in parts):
-        raise ValueError(f"{option} must be numbers such as 1,8, got {text!r}")
-    return [int(part) for part in parts]
+    return whole_numbers(str(text), option, "numbers such as 1,8", IMAGES)
 
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """Heights and widths, given as `224,512x384`; ValueError for anything else."""
-    parts = re.split(r"\s*,\s*", str(text).strip())
-    if not all(re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", part) for part in parts):
-        raise ValueError(f"--sizes must be numbers such as 224,512x384, got {text!r}")
-    sides = [[int(side) for side in part.split("x")] for part in parts]
-    return [(size[0], size[-1]) for size in sides]
+    like = "numbers such as 224,512x384"
+    sizes = [whole_numbers(part.replace("x", ",", 1), "--sizes", like, PIXELS) for part in str(text).split(",")]
+    return [(size[0], size[-1]) for size in sizes]
 
 
 def parse_model(text: str) -> tuple[str, dict[str, Any]]:

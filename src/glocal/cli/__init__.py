@@ -1,8 +1,8 @@
 """The command `glocal`: finds the command's module, runs it, and turns errors into one line and an exit code.
 
 A command is a module of this package with CONFIG (a dataclass), POSITIONAL (which of its fields are given by place)
-and run(config) -> exit code, optionally find_recipe and find_run (see `CommandParser`), and a line in COMMANDS. Its
-docstring is its help.
+and run(config) -> exit code, optionally find_recipe, recipe_names, find_run and check_untrusted
+(see `CommandParser`), and a line in COMMANDS. Its docstring is its help.
 """
 
 import errno
@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-from glocal.wording import one_line, tame_libraries
+from glocal.wording import one_line, printable, tame_libraries
 
 COMMANDS = {
     "list": "list the models, their cost and their weights",
@@ -75,9 +75,17 @@ def main(args: Sequence[str] | None = None) -> int:
             command.POSITIONAL,
             command.__doc__,
             find_recipe=getattr(command, "find_recipe", None),
+            recipe_names=getattr(command, "recipe_names", None),
             find_run=getattr(command, "find_run", None),
         )
         config = parser.parse(rest)
+        if parser.notes:
+            from glocal.training.train import leads
+
+            for note in parser.notes if leads() else ():
+                print(printable(note), flush=True)
+        if parser.untrusted and hasattr(command, "check_untrusted"):
+            command.check_untrusted(config, parser.untrusted)
         keep_freed_memory()
         with nullcontext() if name in OWN_SIGNALS else _tidy_end():
             return command.run(config)

@@ -3,7 +3,9 @@
 The models take turns in one process, so that whatever else the machine does slows all of them alike; the medians count.
 """
 
-from glocal.bench.config import BenchConfig
+from pathlib import Path
+
+from glocal.bench.config import BenchConfig, parse_model
 from glocal.cli.output import console, track
 from glocal.tasks.checkpoint import check_target
 from glocal.terminal import Table
@@ -12,9 +14,21 @@ CONFIG = BenchConfig
 POSITIONAL = {"models": "+"}
 
 
+def check_untrusted(config: BenchConfig, files: dict[str, Path]) -> None:
+    """Raise ValueError for arguments of a model that a file may not give."""
+    from glocal.models import check_model_arguments
+
+    models = config.models if "models" in files else []
+    models = [*models, config.baseline] if "baseline" in files else models
+    for name, args in map(parse_model, models):
+        try:
+            check_model_arguments(name, args)
+        except ValueError as error:
+            raise ValueError(f"{next(iter(files.values()))} names the model {name}: {error}") from None
+
+
 def run(config: BenchConfig) -> int:
     import json
-    from pathlib import Path
 
     if config.json is not None:  # before anything is timed
         check_target("--json", config.json)

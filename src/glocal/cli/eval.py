@@ -3,6 +3,8 @@
 Of a data set with `train` and `val`, `val` is measured. Of a folder without them, all images are; unless it is the
 folder of the training, split by `glocal train` itself: then the images that it held out are. --split chooses otherwise.
 
+Without DATA, it is the data that the run of --checkpoint was trained on.
+
 --sizes measures at several image sizes; --set reads the robustness sets of ImageNet in their published layouts, and
 --corruptions makes those of ImageNet-C on the fly; --compare shows results side by side.
 """
@@ -26,8 +28,11 @@ def run(config: EvalConfig) -> int:
         screen.print(_comparison(compare(config.compare)))
         return 0
 
-    from glocal.training.evaluate import evaluate
+    from glocal.training.evaluate import evaluate, with_data
 
+    config, file = with_data(config)
+    if file is not None:
+        screen.print(f"reading {config.data} (data, as {file} says)", soft_wrap=True, highlight=False)
     result = evaluate(config, partial(track, unit="batches"))
     for table in _sizes(result) if isinstance(result, list) else _tables(result):
         screen.print(table)

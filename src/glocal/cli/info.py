@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from glocal.cli.output import console
+from glocal.options import check_numbers
 from glocal.terminal import Table, facts
-
-SMALLEST, LARGEST = 32, 4096  # pixels: the stride of the last stage; beyond any image that these models are run on
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,7 @@ class InfoConfig:
     size: int | None = None
 
     def __post_init__(self):
-        if self.size is not None and self.size < SMALLEST:
-            raise ValueError(f"--size must be at least {SMALLEST}, got {self.size}")
-        if self.size is not None and self.size > LARGEST:
-            raise ValueError(f"--size must be at most {LARGEST}, got {self.size}")
+        check_numbers(self)
 
 
 CONFIG = InfoConfig

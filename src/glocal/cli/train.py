@@ -9,14 +9,23 @@ A run that was stopped, by whatever, is continued by the same command, or by `gl
 """
 
 import shlex
+from pathlib import Path
 
 from glocal.cli.output import console
 from glocal.terminal import facts
-from glocal.training.config import TrainConfig, find_recipe  # noqa: F401 (--recipe)
+from glocal.training.config import TrainConfig, find_recipe, recipe_names  # noqa: F401 (--recipe)
 from glocal.training.run_folder import check_unchanged, find_run  # noqa: F401 (--resume)
 
 CONFIG = TrainConfig
 POSITIONAL = {"data": "?"}
+
+
+def check_untrusted(config: TrainConfig, files: dict[str, Path]) -> None:
+    """Raise ValueError for arguments of the model that a file may not give."""
+    if config.model_args and "model_args" in files:
+        from glocal.training.train import check_model_args
+
+        check_model_args(config, files["model_args"])
 
 
 def run(config: TrainConfig) -> int:

@@ -27,6 +27,8 @@ from glocal.data.shards import (
     open_shard,
 )
 from glocal.data.source import DEFAULT_VAL_FRACTION, DataSource, counted, fingerprint, quoted, stratified_split
+from glocal.trust import runs_command
+from glocal.wording import shown
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ SPLIT = re.compile(r"(?:^|[-_.])(train|training|val|valid|validation|test)(?=[-_
 VAL_NAMES = ("val", "valid", "validation", "test")  # the first that there is
 SIZES = ("_info.json", "info.json", "sizes.json")  # of timm and the Hugging Face Hub; of webdataset
 CLASSES = ("classes.txt", "classes.json")
+MOST_SHARDS = 200_000
 LARGEST_LIST = 64 * 2**20  # bytes of such a file
 
 # These files come with the shards, from whoever made them.
@@ -124,10 +127,15 @@ def expand_shards(data: str) -> list[str]:
         raise ImportError(f"{data} needs the library webdataset: pip install 'glocal[data]'") from None
     if os.path.isdir(data):
         return sorted(str(path) for path in Path(data).glob("*.tar") if not path.name.startswith("."))
+    if os.path.isfile(data):
+        return [data]
+    _check_count(data)
     try:
-        shards = [data] if os.path.isfile(data) else expand_urls(data)
+        shards = expand_urls(data)
     except Exception as error:  # of braceexpand
         raise ValueError(f"{data}: {one_line(error)}") from None
+    if any(map(runs_command, shards)) and not data.startswith("pipe:"):  # put together by braces, or behind a path
+        raise ValueError(f"{data!r} has a command in it: write it as pipe:COMMAND")
     found = []
     for shard in shards:
         if glob.has_magic(shard) and local_path(shard) == shard and not os.path.exists(shard):
@@ -143,6 +151,21 @@ def expand_shards(data: str) -> list[str]:
     if missing:
         raise FileNotFoundError(f"{data}: {counted(len(missing), 'shard')} missing: {quoted(missing)}")
     return found
+
+
+def _check_count(data: str) -> None:
+    """Raise ValueError for braces that stand for too many shards to be written out."""
+    whole, most = data, 1
+    while (group := re.search(r"\{([^{}]*)\}", data)) is not None and most <= MOST_SHARDS:
+        ends = re.fullmatch(r"(-?\d+)\.\.(-?\d+)(\.\..*)?", group[1])
+        if ends is None:
+            most *= group[1].count(",") + 1
+        else:
+            long = max(len(ends[1]), len(ends[2])) > 10
+            most *= MOST_SHARDS + 1 if long else abs(int(ends[2]) - int(ends[1])) + 1
+        data = data[: group.start()] + data[group.end() :]
+    if most > MOST_SHARDS:
+        raise ValueError(f"{shown(whole)} stands for more than {MOST_SHARDS:,} shards")
 
 
 def _beside(data: str, train: list[str], notes: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Samples in WebDataset shards: tar files, read from end to end, whose members 0001.jpg and 0001.cls are one sample."""
 
 import json
+import os
 import random
 import re
 import tarfile
@@ -402,6 +403,8 @@ def open_shard(shard: str) -> BinaryIO:
 
 def local_path(shard: str) -> str | None:
     """The path of a shard that is a file; None for an address and a command."""
+    if os.path.isfile(shard):  # whatever its name, pipe:… too
+        return shard
     address = urlparse(shard)
     if address.scheme == "file":
         return url2pathname(address.path)

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from glocal.options import RANGES, Range, check_numbers, option
+
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}  # of the files for each runtime
 PRECISIONS = ("fp32", "fp16", "int8")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,14 @@ class ImagesConfig:
     workers: int | None = None
 
     def __post_init__(self):
-        for name in ("batch_size", "shard_size", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{_option(name)} must be at least 1, got {value}")
+        check_numbers(self, workers=Range(1, most=RANGES["workers"].most))
         if self.checkpoint is None and self.model is None:
             raise ValueError("give --checkpoint, or --model for a model's published weights")
         needs = {"ray": ("ray_address", "workers"), "output": ("shard_size", "image_column", "overwrite", "ray")}
         for needed, names in needs.items():
             for name in names:
                 if getattr(self, name) != getattr(type(self), name) and not getattr(self, needed):
-                    raise ValueError(f"{_option(name)} needs {_option(needed)}")
+                    raise ValueError(f"{option(name)} needs {option(needed)}")
         if self.ray and ":" in self.device:
             raise ValueError(f"--device {self.device}: with --ray every worker has a device of its own")
 
@@ -79,8 +74,6 @@ class PredictConfig(ImagesConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.top_k < 1:
-            raise ValueError(f"--top-k must be at least 1, got {self.top_k}")
 
 
 @dataclass(frozen=True)
@@ -134,10 +127,7 @@ class ExportConfig:
             raise ValueError("give --checkpoint, or --model for a model's published weights")
         if self.untrained and (self.model is None or self.checkpoint is not None):
             raise ValueError("--untrained is for a --model without --checkpoint")
-        for name in ("batch_size", "img_size", "calibration_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{_option(name)} must be at least 1, got {value}")
+        check_numbers(self)
         if self.to == "torch" and self.precision != "fp32":
             raise ValueError("--to torch writes fp32")
         if self.output is not None and Path(self.output).suffix != ENDINGS[self.to]:
@@ -152,7 +142,7 @@ class ExportConfig:
                 raise ValueError(f"--preprocess with --precision {self.precision} is not built for --to {self.to}")
         for name, axis in (("img_size", "size"), ("batch_size", "batch")):
             if getattr(self, name) is not None and axis in axes and not (name == "img_size" and self.preprocess):
-                raise ValueError(f"{_option(name)} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open")
+                raise ValueError(f"{option(name)} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open")
 
     @property
     def open_axes(self) -> tuple[str, ...]:
@@ -203,16 +193,8 @@ class ServeConfig:
     def __post_init__(self):
         if self.checkpoint is None and self.model is None:
             raise ValueError("give --checkpoint, or --model for a model's published weights")
-        for name in ("threads", "max_batch", "max_queue", "max_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{_option(name)} must be at least 1, got {value}")
-        for name in ("max_megabytes", "max_megapixels", "timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{_option(name)} must be more than 0, got {getattr(self, name):g}")
+        if isinstance(self.port, int) and not 0 <= self.port < 65536:
+            raise ValueError(f"--port must be from 0 to 65535, got {self.port}")
+        check_numbers(self)
         if self.max_images > self.max_queue:
             raise ValueError(f"--max-images {self.max_images} is more than --max-queue {self.max_queue} ever lets in")
-        if not self.max_wait_ms >= 0:
-            raise ValueError(f"--max-wait-ms must be at least 0, got {self.max_wait_ms:g}")
-        if not 0 <= self.port < 65536:
-            raise ValueError(f"--port must be from 0 to 65535, got {self.port}")

@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-import yaml
+from glocal.options import Range, check_number, check_numbers, read_options
+from glocal.wording import shown
 
 DEFAULT_MODEL = "transxnet_pico"
 RECIPES = Path(__file__).parent / "recipes"
@@ -164,41 +165,9 @@ class TrainConfig:
     loggers: str | None = None
 
     def __post_init__(self):
-        _check(self, "epochs", 1)
-        _check(self, "seed", 0, 2**32 - 1)
-        _check(self, "img_size", 1)
-        _check(self, "batch_size", 1)
-        _check(self, "accumulate", 1)
-        _check(self, "lr", 0, above=True)
-        _check(self, "lr_batch_size", 1)
-        _check(self, "min_lr", 0)
-        _check(self, "warmup_lr", 0)
-        _check(self, "warmup_epochs", 0, self.epochs)
-        _check(self, "cooldown_epochs", 0)
-        _check(self, "weight_decay", 0)
-        _check(self, "layer_decay", 0, 1, above=True)
-        _check(self, "clip_grad", 0, above=True)
-        _check(self, "label_smoothing", 0, 1, below=True)
-        _check(self, "mixup", 0)
-        _check(self, "cutmix", 0)
-        _check(self, "mixup_prob", 0, 1)
-        _check(self, "mixup_switch_prob", 0, 1)
-        _check(self, "drop_path", 0, 1, below=True)
-        _check(self, "ema", 0, 1, below=True)
-        _check(self, "val_fraction", 0, 1, above=True, below=True)
-        _check(self, "val_every", 1)
-        _check(self, "distillation_weight", 0, 1)
-        _check(self, "distillation_temperature", 0, above=True)
-        _check(self, "crop_scale", 0, 1, above=True)
-        _check(self, "crop_pct", 0, 1, above=True)
-        _check(self, "hflip", 0, 1)
-        _check(self, "color_jitter", 0)
-        _check(self, "random_erasing", 0, 1)
-        _check(self, "repeated_augmentation", 1)
-        _check(self, "workers", 0)
-        _check(self, "devices", 1)
-        _check(self, "num_nodes", 1)
-        _check(self, "save_every_minutes", 0)
+        check_numbers(self)
+        if self.warmup_epochs is not None:
+            check_number("--warmup-epochs", self.warmup_epochs, float, Range(0, self.epochs))
         _choose(self, "loss", None, "ce", "bce", "asl")
         _choose(self, "distillation", "soft", "hard")
         _choose(self, "train_interpolation", None, "bilinear", "bicubic", "random")
@@ -225,7 +194,7 @@ class TrainConfig:
     def from_recipe(cls, recipe: str, **changes) -> "TrainConfig":
         """The configuration of a recipe of this library, with changes; ValueError as of `find_recipe`."""
         path = find_recipe(recipe, changes.get("model"))
-        return cls(**{**yaml.safe_load(path.read_text(encoding="utf-8")), **changes})
+        return cls(**{**read_options(path, cls, f"the recipe {recipe}"), **changes})
 
     def shrunk(self) -> "TrainConfig":
         """What --quick makes of a run; the batches per epoch are limited too (`QUICK_BATCHES`)."""
@@ -241,28 +210,12 @@ class TrainConfig:
         )
 
 
-def _check(config, name: str, low: float, high: float = math.inf, above: bool = False, below: bool = False) -> None:
-    """Raise ValueError for a number outside [low, high]; `above` and `below` exclude the ends. None passes."""
-    value = getattr(config, name)
-    if value is None:
-        return
-    enough = value > low if above else value >= low
-    little = value < high if below else value <= high
-    if math.isfinite(value) and enough and little:
-        return
-    least, most, got = (str(number) if isinstance(number, int) else f"{number:g}" for number in (low, high, value))
-    bounds = [f"more than {least}" if above else f"at least {least}"]
-    if high != math.inf:
-        bounds.append(f"less than {most}" if below else f"at most {most}")
-    raise ValueError(f"--{name.replace('_', '-')} must be {' and '.join(bounds)}, got {got}")
-
-
 def _choose(config, name: str, *choices: str | None) -> None:
     """Raise ValueError for a value that is none of `choices`."""
     value = getattr(config, name)
     if value not in choices:
         known = ", ".join(choice for choice in choices if choice is not None)
-        raise ValueError(f"--{name.replace('_', '-')} must be one of {known}, got {value!r}")
+        raise ValueError(f"--{name.replace('_', '-')} must be one of {known}, got {shown(value)}")
 
 
 def part_of(text: str | None, name: str) -> float | None:
@@ -272,22 +225,27 @@ def part_of(text: str | None, name: str) -> float | None:
     number = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", str(text))
     value = float(number[1]) / (100 if number[2] else 1) if number else math.nan
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a part such as 1% or 0.01, got {text!r}")
+        raise ValueError(f"{name} must be a part such as 1% or 0.01, got {shown(text)}")
     return value
 
 
+def recipe_names() -> list[str]:
+    """The recipes of this library."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
+
+
 def find_recipe(name: str, model: str | None = None) -> Path:
-    """The file of a recipe of this library; ValueError, with the closest names, for an unknown one.
+    """The file of a recipe of this library; ValueError, with the closest names and all, for an unknown one.
 
     model: the one to train. A recipe of another is a ValueError too, as other rates and drop paths suit other models.
     """
     path = RECIPES / f"{name}.yaml"
-    known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    known = recipe_names()
     if name not in known:
         close = get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise ValueError(f"unknown recipe {name!r}; {hint}")
-    own = None if model is None else yaml.safe_load(path.read_text(encoding="utf-8")).get("model")
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(f"unknown recipe {shown(name)}; {hint}there are {', '.join(known)}")
+    own = None if model is None else read_options(path, TrainConfig, f"the recipe {name}").get("model")
     if own is not None and model != own:
         raise ValueError(f"the recipe {name} is for the model {own}, not {model}")
     return path

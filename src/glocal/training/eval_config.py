@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from glocal.data.corruptions import ALEXNET_ERROR
-from glocal.training.config import _check
+from glocal.options import PIXELS, check_numbers, whole_numbers
 
 SPLITS = ("auto", "train", "val", "all")
 SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c", "real")
@@ -15,7 +15,7 @@ class EvalConfig:
 
     Args:
         data: what `glocal train` takes: a folder of images, one subfolder per class, or the name of an embedded set
-            (default: digits); with --set, the folder of that set
+            (default: the data of the run); with --set, the folder of that set
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
         split: part of the data: train, val, all, or auto: val where there is one. Of a folder that `glocal train` split
@@ -32,10 +32,10 @@ class EvalConfig:
         device: auto, cpu, cuda, cuda:1, mps, …
         json: file for the results: top1, top5 (percent), loss, images_per_second and what they were measured on
         plots: folder for the confusion matrix, the reliability diagram and, with --sizes or --corruptions, their curves
-        compare: measure nothing, but show the results in these --json files side by side
+        compare: measure nothing, but show the results in these --json files side by side (default: none)
     """
 
-    data: str = "digits"
+    data: str | None = None
     checkpoint: str | None = None
     model: str | None = None
     split: str = "auto"
@@ -52,9 +52,7 @@ class EvalConfig:
     compare: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        _check(self, "img_size", 1)
-        _check(self, "batch_size", 1)
-        _check(self, "workers", 0)
+        check_numbers(self)
         if self.split not in SPLITS:
             raise ValueError(f"--split must be auto, train, val or all, got {self.split!r}")
         if self.set is not None and self.set not in SETS:
@@ -66,6 +64,8 @@ class EvalConfig:
         _exclude(self, "set", "corruptions")
         if self.set == "imagenet-c":
             _exclude(self, "sizes", "set")
+        if self.set is not None and self.data is None:
+            raise ValueError(f"--set {self.set} needs DATA, the folder of that set")
         if len(self.compare) == 1:
             raise ValueError("--compare needs at least two files")
         self.size_list()
@@ -73,10 +73,9 @@ class EvalConfig:
 
     def size_list(self) -> list[int]:
         """The sizes of --sizes; ValueError for what is none."""
-        parts = [part.strip() for part in self.sizes.split(",")] if self.sizes is not None else []
-        if not all(part.isdecimal() and int(part) > 0 for part in parts):
-            raise ValueError(f"--sizes must be sizes in pixels such as 224,256,320, got {self.sizes!r}")
-        return list(dict.fromkeys(map(int, parts)))
+        if self.sizes is None:
+            return []
+        return whole_numbers(self.sizes, "--sizes", "sizes in pixels such as 224,256,320", PIXELS)
 
     def corruption_list(self) -> list[str]:
         """The corruptions of --corruptions; ValueError for an unknown one."""

@@ -28,6 +28,7 @@ from glocal.tasks.checkpoint import check_target
 from glocal.tasks.classifier import Classifier, check_input_size, load_classifier, resolve_device
 from glocal.tasks.metrics import AcceptedLabelsMetrics, MultiLabelMetrics, SingleLabelMetrics
 from glocal.training.eval_config import EvalConfig
+from glocal.training.run_folder import own_data
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ def evaluate(config: EvalConfig, track: Track | None = None) -> EvalResult | lis
     Classes are matched by name, so the data may lack some of the model's. Raises ValueError or OSError for what cannot
     be measured.
     """
+    config, _ = with_data(config)
     _check_outputs(config)
     set_strict(config.strict)
     device = resolve_device(config.device)
@@ -174,6 +176,17 @@ def evaluate(config: EvalConfig, track: Track | None = None) -> EvalResult | lis
 
         draw(result, Path(config.plots))
     return result
+
+
+def with_data(config: EvalConfig) -> tuple[EvalConfig, Path | None]:
+    """The same with the data to measure on: where none is given, that of the run; then also the file that says it."""
+    if config.data is not None:
+        return config, None
+    if config.checkpoint is None:
+        weights = "give --checkpoint, or --model for a model's published weights"
+        raise ValueError("give DATA, the images to measure on" if config.model is not None else weights)
+    data, file = own_data(config.checkpoint)
+    return replace(config, data=data), file
 
 
 def _check_outputs(config: EvalConfig) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from glocal.data.source import DataSource
-from glocal.tasks.checkpoint import FILE_NAME, write_atomically
+from glocal import trust
+from glocal.data.source import EMBEDDED, DataSource
+from glocal.options import read_options
+from glocal.tasks.checkpoint import FILE_NAME, find_checkpoint, read_info, write_atomically
 from glocal.training.config import TrainConfig
 
 BEST = FILE_NAME
@@ -64,6 +66,8 @@ def settle(folder: Path, config: TrainConfig) -> tuple[TrainConfig, Path | None]
         default = TrainConfig()
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
     _refuse_changes(folder, before, given)
+    if before.data != config.data:
+        trust.check_option(str(folder / CONFIG), "data", before.data)
     how = {name: value for name, value in given.items() if name in HOW}
     last = folder / LAST
     return replace(before, **{**how, "output": config.output}), last if last.is_file() else None
@@ -75,6 +79,22 @@ def find_run(output: str | None, resume: bool) -> Path | None:
     return path if resume and path is not None and path.is_file() else None
 
 
+def own_data(checkpoint: str) -> tuple[str, Path]:
+    """The data that a run was trained on, and the file that says it; ValueError where none does, and for a command."""
+    file = find_checkpoint(checkpoint)
+    config = file.parent / CONFIG
+    if file.name in (BEST, RAW) and config.is_file():
+        data = _read_config(config.parent).data
+        if trust.runs_command(data):
+            raise ValueError(f"{config} names a command as its data, {data!r}: to run it, type DATA")
+        return data, config
+    info = read_info(file)
+    name = None if info is None else info.data.get("name")
+    if name not in EMBEDDED:
+        raise ValueError(f"give DATA, the images to measure on: {file} does not say where they are")
+    return name, file
+
+
 def check_unchanged(config: TrainConfig) -> None:
     """Raise FileExistsError where the unfinished run in the output folder computes anything else than `config` says."""
     if find_run(config.output, True) is None or finished(Path(config.output)):
@@ -84,7 +104,7 @@ def check_unchanged(config: TrainConfig) -> None:
 
 
 def _read_config(folder: Path) -> TrainConfig:
-    return TrainConfig(**yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    return TrainConfig(**read_options(folder / CONFIG, TrainConfig, str(folder / CONFIG)))
 
 
 def _refuse_changes(folder: Path, before: TrainConfig, given: dict) -> None:

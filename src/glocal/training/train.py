@@ -60,6 +60,8 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
         run_lock.refuse_if_held(output)
     asked = config.shrunk() if config.quick else config
     config, state = run_folder.settle(output, asked)
+    if config.model_args != asked.model_args:  # they are those of the run in the folder
+        check_model_args(config, output / run_folder.CONFIG)
     name = _model_name(config)
     set_strict(config.strict)
     source = open_for_training(config.data, config.val_fraction, config.seed)
@@ -128,6 +130,16 @@ def _explained(output: Path, check: Callable[[], None]):
             if failure.errno in DISK and (failure is not error or error.filename is None):
                 raise OSError(failure.errno, failure.strerror, failure.filename or str(output)) from None
         raise
+
+
+def check_model_args(config: TrainConfig, file: Path) -> None:
+    """Raise ValueError for arguments of the model that a file may not give."""
+    from glocal.models import check_model_arguments
+
+    try:
+        check_model_arguments(_model_name(config), config.model_args)
+    except ValueError as error:
+        raise ValueError(f"{file} has model_args that a file may not give (--trust allows them): {error}") from None
 
 
 def _as_launched(config: TrainConfig) -> TrainConfig:

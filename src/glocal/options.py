@@ -1,0 +1,226 @@
+"""Options of every command: the range of each number, and the types of what a file says, in one place."""
+
+import math
+import numbers
+import re
+import types
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from glocal import safe_yaml
+from glocal.wording import shown
+
+NO_NAME = re.compile("[\0\ud800-\udfff]")  # no file's name has a NUL, no text of a file half a letter
+
+
+class Range(NamedTuple):
+    """The values of a number: from `low`, to `high` where that is its meaning, and never beyond the sane `most`.
+
+    above, below: whether the ends are excluded.
+    """
+
+    low: float
+    high: float = math.inf
+    most: float = math.inf
+    above: bool = False
+    below: bool = False
+
+
+PART = Range(0, 1)
+RATE = Range(0, most=1000)
+IMAGES = Range(1, most=1 << 20)
+PIXELS = Range(1, most=8192)
+
+RANGES = {
+    # training
+    "epochs": Range(1, most=100_000),
+    "seed": Range(0, 2**32 - 1),
+    "img_size": PIXELS,
+    "batch_size": IMAGES,
+    "accumulate": IMAGES,
+    "lr": Range(0, most=1000, above=True),
+    "lr_batch_size": IMAGES,
+    "min_lr": RATE,
+    "warmup_lr": RATE,
+    "warmup_epochs": Range(0, most=100_000),
+    "cooldown_epochs": Range(0, most=100_000),
+    "weight_decay": RATE,
+    "layer_decay": Range(0, 1, above=True),
+    "clip_grad": Range(0, most=1e9, above=True),
+    "label_smoothing": Range(0, 1, below=True),
+    "mixup": RATE,
+    "cutmix": RATE,
+    "mixup_prob": PART,
+    "mixup_switch_prob": PART,
+    "drop_path": Range(0, 1, below=True),
+    "ema": Range(0, 1, below=True),
+    "val_fraction": Range(0, 1, above=True, below=True),
+    "val_every": Range(1, most=100_000),
+    "distillation_weight": PART,
+    "distillation_temperature": Range(0, most=1000, above=True),
+    "crop_scale": Range(0, 1, above=True),
+    "crop_pct": Range(0, 1, above=True),
+    "hflip": PART,
+    "color_jitter": Range(0, most=100),
+    "random_erasing": PART,
+    "repeated_augmentation": Range(1, most=1000),
+    "workers": Range(0, most=4096),
+    "devices": Range(1, most=1024),
+    "num_nodes": Range(1, most=16_384),
+    "save_every_minutes": Range(0, most=60 * 24 * 366),
+    # images, export, service
+    "shard_size": Range(1, most=10_000_000),
+    "top_k": Range(1, most=100_000),
+    "calibration_images": Range(1, most=1_000_000),
+    "threads": Range(1, most=4096),
+    "port": Range(0, 65_535),
+    "max_batch": Range(1, most=65_536),
+    "max_wait_ms": Range(0, most=60_000),
+    "max_queue": Range(1, most=1_000_000),
+    "max_images": Range(1, most=1_000_000),
+    "max_megabytes": Range(0, most=65_536, above=True),
+    "max_megapixels": Range(0, most=10_000, above=True),
+    "timeout": Range(0, most=86_400, above=True),
+    # benchmarks
+    "rounds": Range(1, most=1_000_000),
+    "size": Range(32, most=4096),  # the stride of the last stage; beyond any image that these models are run on
+}
+
+
+def check_numbers(config: Any, **own: Range) -> None:
+    """Raise ValueError, naming the option, for every number of a config that is out of range; None passes.
+
+    own: ranges that are this config's alone.
+    """
+    for name, kind in numeric_fields(type(config)).items():
+        value = getattr(config, name)
+        if value is not None:
+            check_number(option(name), value, kind, own.get(name) or RANGES[name])
+
+
+def numeric_fields(config: type) -> dict[str, type]:
+    """The fields of a config class that are numbers, with int or float."""
+    found = {name: _members(hint) for name, hint in _hints(config).items()}
+    return {name: int if int in kinds else float for name, kinds in found.items() if {int, float} & set(kinds)}
+
+
+def check_number(name: str, value: Any, kind: type, allowed: Range) -> None:
+    """Raise TypeError for what is no number of its kind, ValueError for one out of range."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
+        raise TypeError(f"{name} must be {wanted(kind)}, got {shown(value)}")
+    low, high, most, above, below = allowed
+    enough = value > low if above else value >= low
+    little = (value < high if below else value <= high) and value != math.inf
+    if not enough or not little:
+        bounds = [f"more than {low:g}" if above else f"at least {low:g}"]
+        if high != math.inf:
+            bounds.append(f"less than {_text(high)}" if below else f"at most {_text(high)}")
+        raise ValueError(f"{name} must be {' and '.join(bounds)}, got {_text(value)}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {_text(most)}, got {_text(value)}")
+
+
+def whole_numbers(text: str, name: str, like: str, allowed: Range) -> list[int]:
+    """Whole numbers separated by commas, each once; ValueError, naming the option, for anything else.
+
+    like: how they are written, for the message.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) <= safe_yaml.MAX_NUMBER for part in parts):
+        raise ValueError(f"{name} must be {like}, got {shown(text)}")
+    found = list(dict.fromkeys(map(int, parts)))
+    for number in found:
+        check_number(name, number, int, allowed)
+    return found
+
+
+def read_options(file: Path, config: type, label: str, otherwise: str = "") -> dict[str, Any]:
+    """The options in a YAML file, each of the type that `config` gives it; not yet their ranges.
+
+    label: how messages call the file. otherwise: what to say of an unknown option that is close to none.
+
+    Raises ValueError for a file that is no mapping of options, for an unknown option, and for a value of a wrong type.
+    """
+    content = _read(file, label)
+    hints = _hints(config)
+    for name in content:
+        if name not in hints:
+            same = name.replace("-", "_")
+            close = [same] if same in hints else get_close_matches(same, hints, n=2, cutoff=0.6)
+            hint = f"did you mean {' or '.join(map(option, close))}?" if close else otherwise
+            raise ValueError(f"{label}: unknown option {shown(str(name))}" + (f"; {hint}" if hint else ""))
+    return {str(name): _typed(f"{label}: {option(name)}", value, hints[name]) for name, value in content.items()}
+
+
+def option(name: str) -> str:
+    """A field as the user writes it."""
+    return f"--{name.replace('_', '-')}"
+
+
+def wanted(hint: Any) -> str:
+    """What a type asks of its user."""
+    kinds = _members(hint)
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices:
+        return f"one of {', '.join(choices)}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a mapping"}
+    return next((names[kind] for kind in kinds if kind in names), "a list of texts")
+
+
+def _read(file: Path, label: str) -> dict[safe_yaml.Scalar, Any]:
+    try:
+        with open(file, "rb") as stream:
+            text = stream.read(safe_yaml.MAX_BYTES + 1).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{label}: not a text file in UTF-8") from None
+    try:
+        content = safe_yaml.read(text)
+    except safe_yaml.YamlError as error:
+        raise ValueError(f"{label}: broken YAML: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(name.resolve(), str) for name in content):
+        raise ValueError(f"{label}: expected `option: value` on each line")
+    return content
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """A value of a file as the type that its option has; text stays as it is written, also 1e5 and no."""
+    kinds = _members(hint)
+    written = str in kinds or any(get_origin(kind) is Literal for kind in kinds)
+    if isinstance(value, list) and hint == list[str]:
+        found = [_written(one) for one in value]
+    else:
+        found = _written(value) if written else safe_yaml.plain(value)
+    for text in found if isinstance(found, list) else [found]:
+        if isinstance(text, str) and NO_NAME.search(text):
+            raise ValueError(f"{name} holds what no name can hold: {shown(text)}")
+    lax = isinstance(found, str) and not written and len(found) <= safe_yaml.MAX_NUMBER  # "3" is as good as 3
+    try:
+        return msgspec.convert(found, hint, strict=not lax)
+    except msgspec.ValidationError:
+        raise ValueError(f"{name} must be {wanted(hint)}, got {shown(found)}") from None
+
+
+def _written(value: Any) -> Any:
+    """A text as it is written, also where it could be a number; nothing stays nothing."""
+    plain = safe_yaml.plain(value)
+    return str(value) if isinstance(value, safe_yaml.Scalar) and plain is not None else plain
+
+
+@cache
+def _hints(config: type) -> dict[str, Any]:
+    hints = get_type_hints(config)
+    return {field.name: hints[field.name] for field in fields(config)}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; otherwise the one."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _text(value: Any) -> str:
+    return shown(value) if isinstance(value, numbers.Integral) else f"{value:g}"
