@@ -36,6 +36,7 @@ def run(config: DoctorConfig) -> int:
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
     }
     rows |= {package: installed(package) for package in ("timm", "triton", "lightning")}
+    rows |= {f"engine {name}": installed(name) for name in ("openvino", "onnxruntime")}
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         memory = f"{gpu.total_memory / 2**30:.0f} GiB"
@@ -44,8 +45,46 @@ def run(config: DoctorConfig) -> int:
         rows["GPU"] = "none that torch can use"
     screen = console()
     screen.print(facts("This machine", rows))
+    table = Table("extra", "what is missing", prose=True)
+    for extra, missing in extras().items():
+        table.add_row(extra, f"{', '.join(missing)}: pip install 'glocal[{extra}]'" if missing else "nothing")
+    screen.print(table)
     table = Table("op", "device", "backend", "why not another", prose=True)
     for row in dispatch.report():
         table.add_row(*row)
     screen.print(table)
     return 0
+
+
+def extras() -> dict[str, list[str]]:
+    """The extras of the library, each with those of its packages that are not installed."""
+    from importlib.metadata import PackageNotFoundError, metadata, version
+
+    from packaging.requirements import Requirement
+
+    def missing(extra: str) -> list[str]:
+        found = []
+        for requirement in requirements:
+            if not _is_for(requirement, extra):
+                continue
+            if requirement.name == "glocal":
+                found += [one for part in sorted(requirement.extras) for one in missing(part)]
+                continue
+            try:
+                version(requirement.name)
+            except PackageNotFoundError:
+                found.append(requirement.name)
+        return list(dict.fromkeys(found))
+
+    try:
+        about = metadata("glocal")
+    except PackageNotFoundError:  # run from a folder of sources
+        return {}
+    requirements = [Requirement(text) for text in about.get_all("Requires-Dist") or []]
+    return {extra: missing(extra) for extra in about.get_all("Provides-Extra") or []}
+
+
+def _is_for(requirement, extra: str) -> bool:
+    return requirement.marker is not None and (
+        requirement.marker.evaluate({"extra": extra}) and not requirement.marker.evaluate({"extra": ""})
+    )

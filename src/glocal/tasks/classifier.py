@@ -129,7 +129,12 @@ def load_for_finetuning(name: str, checkpoint: str | Path | None, num_classes: i
         known = len(info.class_names)
     else:
         known = classes_in_file(name, path) if path is not None else None
-        model = _pretrained(name, path, num_classes=known or num_classes, **kwargs)
+        try:
+            model = _pretrained(name, path, num_classes=known or num_classes, **kwargs)
+        except ValueError as error:
+            if path is not None or error.__cause__ is None:  # a broken file, or an unknown name
+                raise
+            raise ValueError(f"{error}; --no-pretrained starts from random weights") from error
         if path is None:
             known = model.pretrained_cfg.get("num_classes")
     if known is not None and known != num_classes:
