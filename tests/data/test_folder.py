@@ -171,7 +171,7 @@ class TestClasses:
     @pytest.mark.parametrize("open_data", [open_for_training, open_for_evaluation])
     def test_a_name_that_is_not_utf8_is_refused(self, make, open_data):
         root = make({"cat": 2, "dog": 2, os.fsdecode(b"caf\xe9"): 2})
-        with pytest.raises(ValueError, match=r"the name of the class folder b'caf\\xe9' is not UTF-8"):
+        with pytest.raises(ValueError, match=r"a class folder must be renamed, the name 'caf\\udce9' is not UTF-8"):
             open_data(root)
 
     def test_files_left_out_are_named_by_ending(self, make, tmp_path):

@@ -1,5 +1,6 @@
 import io
 import pickle
+import unicodedata
 
 import pytest
 from PIL import Image
@@ -50,15 +51,25 @@ def reds(samples):
 
 
 class TestSaved:
-    @pytest.mark.parametrize("name", ["validation", "val", "test"])
-    def test_train_and_validation(self, save, name):
-        source = open_for_training(save(train=table(6), **{name: table(4, 6)}))
+    @pytest.mark.parametrize(
+        "names", [("train", "validation"), ("train", "val"), ("train", "test"), ("Train", "Valid"), ("training", "dev")]
+    )
+    def test_train_and_validation(self, save, names):
+        source = open_for_training(save(**dict(zip(names, (table(6), table(4, 6)), strict=True))))
         assert source.class_names == ["cat", "dog"]
         assert reds(source.splits["train"]) == list(range(6))
         assert reds(source.splits["val"]) == [6, 7, 8, 9]
         assert source.splits["val"].labels == [0, 1, 0, 1]
         assert not source.multi_label
         assert not source.splits["val"].in_memory
+
+    def test_one_class_in_two_writings(self, save):
+        composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+        words = datasets.Value("string")
+        source = open_for_training(save(table(8, label=words, labels=[composed, decomposed, "dog", "dog"] * 2)))
+        assert source.class_names == [composed, "dog"]
+        number = datasets.ClassLabel(names=[decomposed, "dog"])
+        assert open_for_training(save(table(8, label=number))).class_names == [composed, "dog"]
 
     def test_validation_goes_before_test(self, save):
         source = open_for_training(save(train=table(6), test=table(4), validation=table(3)))
@@ -134,6 +145,21 @@ class TestFolders:
         source = open_for_training(f"hf:{tmp_path / 'images'}")
         assert source.class_names == ["cat", "dog"]
         assert sorted(reds(source.splits["val"])) == [1, 3, 5, 7]
+
+    @pytest.mark.parametrize(
+        ("folders", "message"),
+        [
+            (("Train/cat", "Train/dog", "Val/cat", "Val/dog"), "takes 'Train', 'Val' for no part: give .* without hf:"),
+            (("__background__", "cat"), "leaves out '__background__': give .* without hf:"),
+            (("train/__background__", "train/cat", "test/cat"), "leaves out '__background__': give .* without hf:"),
+        ],
+    )
+    def test_what_the_library_would_mix_or_leave_out(self, tmp_path, folders, message):
+        for number, folder in enumerate(folders):
+            (tmp_path / "images" / folder).mkdir(parents=True)
+            (tmp_path / "images" / folder / "a.png").write_bytes(image(number)["bytes"])
+        with pytest.raises(ValueError, match=message):
+            open_for_training(f"hf:{tmp_path / 'images'}")
 
     def test_folder_of_parquet_files(self, tmp_path):
         (tmp_path / "parquet").mkdir()

@@ -3,6 +3,7 @@ import json
 import pickle
 import re
 import tarfile
+import unicodedata
 from itertools import chain, pairwise
 
 import pytest
@@ -138,6 +139,50 @@ class TestOpening:
         finally:
             server.shutdown()
             server.server_close()
+
+    @pytest.mark.parametrize(
+        ("train", "val"),
+        [
+            ("Train", "Val"),
+            ("training", "dev"),
+            ("photos_train_set", "photos_valid_set"),
+            ("trainset", "EVAL"),
+            ("train", "test"),
+        ],
+    )
+    def test_splits_in_any_spelling(self, make, train, val):
+        make([5, 4], name=train)
+        folder = make([3], name=val)
+        source = open_for_training(str(folder))
+        assert {part: samples.counts for part, samples in source.splits.items()} == {"train": [5, 4], "val": [3]}
+        beside = open_for_training(f"{folder}/{train}-*.tar")
+        assert beside.splits["val"].shards == source.splits["val"].shards
+
+    def test_hidden_folders_beside_shards(self, make):
+        folder = make([5, 4])
+        for name in ("@eaDir", "__MACOSX"):
+            (folder / name).mkdir()
+        assert len(open_for_evaluation(str(folder))[0].splits["train"]) == 9
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_one_class_in_two_writings(self, tmp_path, beside):
+        composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+        for shard in range(2):
+            members = [m for n, label in enumerate((composed, "dog", decomposed)) for m in sample(n, label)]
+            write(tmp_path / f"train-{shard}.tar", members)
+        if beside:
+            (tmp_path / "classes.txt").write_text(f"{decomposed}\ndog\n", encoding="utf-8")
+        samples = samples_of(tmp_path)
+        assert samples.class_names == [composed, "dog"]
+        stream = samples.stream(transforms.ToTensor())
+        assert [label for _, label, _ in stream] == [0, 1, 0] * 2
+
+    def test_a_label_that_is_no_text_is_none(self, tmp_path):
+        for label in (b"caf\xe9", b'{"label": "\\ud800"}'):
+            ending = "cls" if label[:1] == b"c" else "json"
+            write(tmp_path / "train-0.tar", [(f"0.{ending}", label), ("0.png", png(0))])
+            with pytest.raises(ValueError, match="the sample '0' has no label"):
+                open_for_evaluation(str(tmp_path))
 
     def test_shards_named_val_beside_a_pattern_are_used(self, make):
         make([5, 4])

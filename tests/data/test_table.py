@@ -1,4 +1,5 @@
 import os
+import unicodedata
 
 import pytest
 from PIL import Image
@@ -54,6 +55,30 @@ class TestTraining:
         assert source.held_out is None
         assert any("left out 1 row of the split 'test'" in note for note in source.notes)
 
+    @pytest.mark.parametrize(
+        ("train", "val"), [("Train", "VAL"), ("training_set", "dev"), ("train", "Eval"), ("train", "test")]
+    )
+    def test_splits_in_any_spelling(self, table, train, val):
+        source = open_for_training(table(f"path,label,split\n00.png,a,{train}\n01.png,b,{train}\n02.png,b,{val}\n"))
+        assert (reds(source.splits["train"]), reds(source.splits["val"])) == ([0, 1], [2])
+        assert any("validated on the rows of the split 'test'" in note for note in source.notes) == (val == "test")
+
+    @pytest.mark.parametrize(("train", "val"), [("0", "1"), ("False", "True"), ("FALSE", "TRUE"), ("0.0", "1.0")])
+    def test_is_valid_divides_the_rows_too(self, table, train, val):
+        source = open_for_training(table(f"path,label,is_valid\n00.png,a,{train}\n01.png,b,{train}\n02.png,b,{val}\n"))
+        assert (reds(source.splits["train"]), reds(source.splits["val"])) == ([0, 1], [2])
+        assert source.held_out is None
+
+    def test_one_class_in_two_writings(self, table):
+        composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+        source = open_for_training(table(f"path,label\n{rows(8, [composed, decomposed, 'dog', 'dog'])}"))
+        assert source.class_names == [composed, "dog"]
+
+    def test_several_names_in_the_column_of_one_are_noted(self, table):
+        assert open_for_training(table(f"path,label\n{rows(8)}")).notes == []
+        (note,) = open_for_training(table(f"path,label\n{rows(8, ['cat|pet', 'dog|pet'])}")).notes
+        assert "'cat|pet' in the column 'label' is taken for one name; several belong in a column 'labels'" in note
+
     def test_paths_may_be_absolute(self, table, tmp_path):
         text = f"path,label\n{tmp_path / '00.png'},a\n01.png,a\n02.png,b\n03.png,b\n"
         source = open_for_training(table(text))
@@ -99,7 +124,9 @@ class TestTraining:
             ("path,label\n00.png,a\nx.png,b\ny.png,b\n", "2 files of 3 missing, the first in row 3: .*x.png"),
             ("path,label\n00.png,a\n01.png,a\n", "holds a single class, 'a'"),
             ("path,label\n00.png,a\n01.png,b\n", "every class has a single image"),
-            ("path,label,split\n00.png,a,train\n01.png,b,dev\n", "row 3: the split must be train or val, got 'dev'"),
+            ("path,label,split\n00.png,a,train\n01.png,b,later\n", "row 3: 'split' must be train or val, got 'later'"),
+            ("path,label,is_valid\n00.png,a,0\n01.png,b,val\n", "row 3: 'is_valid' must be 0 or 1 .True., got 'val'"),
+            ("path,label,split,is_valid\n00.png,a,train,0\n", "has the columns 'split', 'is_valid': leave one"),
             ("path,label,split\n00.png,a,train\n01.png,b,train\n", "no row has the split 'val'"),
             ("path,label,split\n00.png,a,test\n", "no row has the split 'train' or 'val'"),
             ("path,label,split\n0.png,a,test\n00.png,a,train\n01.png,b,train\n02.png,c,val\n", "train does not: 'c'"),
@@ -129,6 +156,13 @@ class TestMultiLabel:
         assert source.class_names == ["boat", "sea", "sun"]
         assert source.splits["train"].labels == [(0, 1), (0, 2), ()]
         assert source.splits["val"].labels == [(2,)]
+
+    def test_a_comma_is_noted(self, table):
+        assert open_for_training(table(f"path,labels\n{rows(8, ['cat|pet', 'dog;pet'])}")).notes == []
+        source = open_for_training(table("path,labels\n" + rows(8, ['"cat,pet"', "dog"])))
+        assert source.class_names == ["cat,pet", "dog"]
+        (note,) = source.notes
+        assert "'cat,pet' in the column 'labels' is taken for one name; | or ; separates several" in note
 
     @pytest.mark.parametrize("cell", ["nan", "NaN", "a|nan"])
     def test_refuses_what_is_no_label(self, table, cell):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -102,6 +103,14 @@ class TestFigures:
         result = evaluate(config(lay_out(tmp_path, [pictures[0]] * 3 + pictures[1:], [wrong] * 3 + right), imagenet))
         assert result.worst_classes(1) == [{"name": wrong, "images": 3, "accuracy": 0.0}]
         assert result.confusions() == [(wrong, IDS[int(ranked[0, 0])], 3)]
+
+    def test_classes_are_known_in_both_writings(self, pictures, tmp_path):
+        composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+        (tmp_path / "run").mkdir()
+        checkpoint = save(tmp_path / "run", [decomposed, "dog"])
+        data = lay_out(tmp_path / "data", pictures, [composed, decomposed, "dog"] * 4)
+        result = evaluate(config(data, checkpoint))
+        assert [(one["name"], one["images"]) for one in result.per_class] == [(decomposed, 8), ("dog", 4)]
 
     def test_json_holds_what_applies(self, imagenet, pictures, tmp_path):
         data = lay_out(tmp_path / "data", pictures, [IDS[5]] * 12)

@@ -1,10 +1,10 @@
 """Image folders: one subfolder per class, in one folder or in `train` and `val`."""
 
 import os
-import unicodedata
 from pathlib import Path
 
 from glocal.data.image import is_image_name, left_out
+from glocal.data.names import class_name, split_of
 from glocal.data.source import (
     DataSource,
     Samples,
@@ -15,7 +15,6 @@ from glocal.data.source import (
     hold_out_again,
     quoted,
 )
-from glocal.data.splits import split_of
 from glocal.data.walk import entries, files_below, parents
 
 
@@ -144,7 +143,7 @@ def _scan(
 
 
 def _class_folders(place: Path, notes: list[str]) -> dict[str, list[str]]:
-    """The class folders in a part, by the name of the class: in Unicode's NFC, as a Mac writes ü as two characters."""
+    """The class folders in a part, by the name of the class."""
     inside = entries(place)
     loose = sum(is_image_name(entry.name) for entry in inside if not entry.is_dir())
     folders = [entry for entry in inside if entry.is_dir()]
@@ -156,11 +155,10 @@ def _class_folders(place: Path, notes: list[str]) -> dict[str, list[str]]:
     classes: dict[str, list[str]] = {}
     for folder in folders:
         try:
-            folder.name.encode()
-        except UnicodeEncodeError:
-            name = os.fsencode(folder.name)
-            raise ValueError(f"{place}: the name of the class folder {name!r} is not UTF-8: rename it") from None
-        classes.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder.path)
+            name = class_name(folder.name)
+        except ValueError as error:
+            raise ValueError(f"{place}: a class folder must be renamed, {error}") from None
+        classes.setdefault(name, []).append(folder.path)
     return classes
 
 

@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face library `datasets`, by name or from a folder."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,12 +8,17 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from glocal.data.image import decode_image, one_line, read_image
+from glocal.data.names import class_name, split_of
 from glocal.data.source import DataSource, Samples, check_classes, fingerprint, hold_out, hold_out_again, quoted
+from glocal.data.walk import entries
 
 if TYPE_CHECKING:
     import datasets
 
-VAL_NAMES = ("validation", "val", "valid", "test")  # the first that there is
+# The names of folders from which the library knows splits.
+KNOWN_TO_DATASETS = re.compile(
+    r"(.*[-._ \d])?(train|training|validation|valid|val|dev|test|testing|eval|evaluation)([-._ \d].*)?"
+)
 LABEL_NAMES = ("label", "labels", "class")
 SAVED_BY_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
 
@@ -67,10 +73,9 @@ class RowImage:
 def _open(data: str) -> DataSource:
     parts = _load(data)
     notes: list[str] = []
-    val = next((name for name in VAL_NAMES if name in parts), None)
-    used = {"train": "train", "val": val}
-    chosen = {part: parts[name] for part, name in used.items() if name in parts} or dict(list(parts.items())[:1])
-    unused = sorted(set(parts) - {"train", val})
+    used = _used(parts)
+    chosen = {part: parts[name] for part, name in used.items()} or dict(list(parts.items())[:1])
+    unused = sorted(set(parts) - set(used.values()))
     if unused and set(chosen) <= {"train", "val"}:
         notes.append(f"{data}: left out the split {quoted(unused)}")
     first = next(iter(chosen.values()))
@@ -86,6 +91,15 @@ def _open(data: str) -> DataSource:
     return DataSource(data, class_names, splits, notes=notes, multi_label=multi_label)
 
 
+def _used(parts: "dict[str, datasets.Dataset]") -> dict[str, str]:
+    """Which splits are "train" and "val", whatever their spelling: the first of each; test, where val is missing."""
+    of_split: dict[str, str] = {}
+    for name in sorted(parts, key=lambda name: name not in ("train", "validation", "test")):
+        of_split.setdefault(split_of(name), name)
+    found = {"train": of_split.get("train"), "val": of_split.get("val") or of_split.get("test")}
+    return {part: name for part, name in found.items() if name is not None}
+
+
 def _load(data: str) -> "dict[str, datasets.Dataset]":
     """The splits that `data` names, as `datasets` calls them."""
     try:
@@ -97,6 +111,8 @@ def _load(data: str) -> "dict[str, datasets.Dataset]":
         raise ValueError("hf: needs the name or the folder of a data set, as in hf:cifar10")
     folder = Path(place)
     saved = any((folder / name).is_file() for name in SAVED_BY_SAVE_TO_DISK)
+    if folder.is_dir() and not saved:
+        _check_folder(data, folder)
     name, _, config = (place, "", "") if folder.exists() else place.partition(":")
     try:
         loaded = datasets.load_from_disk(place) if saved else datasets.load_dataset(name, config or None)
@@ -107,11 +123,26 @@ def _load(data: str) -> "dict[str, datasets.Dataset]":
         raise OSError(f"{data} cannot be opened: {reason}") from None
     if isinstance(loaded, datasets.Dataset):
         split = str(loaded.split)
-        loaded = {split if split in VAL_NAMES else "train": loaded}
+        loaded = {split if split_of(split) in ("val", "test") else "train": loaded}
     parts = {part: table for part, table in loaded.items() if len(table)}
     if not parts:
         raise ValueError(f"{data} holds no rows")
     return parts
+
+
+def _check_folder(data: str, folder: Path) -> None:
+    """Refuse what `datasets` would leave out, or mix, without a word: ValueError."""
+    folders = [entry for entry in entries(folder) if entry.is_dir()]
+    unknown = [entry.name for entry in folders if split_of(entry.name) and not KNOWN_TO_DATASETS.fullmatch(entry.name)]
+    if unknown:
+        raise ValueError(
+            f"{data}: the library datasets takes {quoted(unknown)} for no part: "
+            f"give {folder} without hf:, or write the names as train and validation"
+        )
+    inner = [entry for place in folders for entry in entries(place.path) if entry.is_dir()]
+    special = sorted({entry.name for entry in [*folders, *inner] if entry.name.startswith("__")})
+    if special:
+        raise ValueError(f"{data}: the library datasets leaves out {quoted(special)}: give {folder} without hf:")
 
 
 def _undecoded():
@@ -139,7 +170,7 @@ def _label_column(data: str, tables: "dict[str, datasets.Dataset]", notes: list[
     several = {name: feature for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
     if single or several:
         column = _first(data, "labels", sorted(single or several, key=_preferred), notes)
-        names = (single or several)[column].names
+        names = [class_name(name) for name in (single or several)[column].names]
         if len(set(names)) < len(names):
             raise ValueError(f"{data}: the column {column!r} names a class twice")
         return column, list(names), not single
@@ -149,7 +180,7 @@ def _label_column(data: str, tables: "dict[str, datasets.Dataset]", notes: list[
     values = {value for table in tables.values() for value in table.unique(plain[0]) if value is not None}
     if not all(isinstance(value, (str, int)) for value in values):
         raise ValueError(f"{data}: the column {plain[0]!r} holds neither names nor whole numbers")
-    return plain[0], [str(value) for value in sorted(values)], False
+    return plain[0], list(dict.fromkeys(class_name(str(value)) for value in sorted(values))), False
 
 
 def _preferred(name: str) -> int:
@@ -172,7 +203,7 @@ def _labels(
         if multi_label:
             label = tuple(sorted(set(value or ())))
         else:
-            label = value if is_class or value is None else number[str(value)]
+            label = value if is_class or value is None else number[class_name(str(value))]
         if label is None or any(not 0 <= i < len(number) for i in (label if multi_label else [label])):
             raise ValueError(f"{data}, row {row}: no label ({value!r} in the column {column!r})")
         labels.append(label)

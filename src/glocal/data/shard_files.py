@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from glocal.data.image import one_line
+from glocal.data.names import class_name, split_of
 from glocal.data.shards import (
     SampleNumbers,
     ShardedSamples,
@@ -32,8 +33,7 @@ from glocal.wording import shown
 
 log = logging.getLogger(__name__)
 
-SPLIT = re.compile(r"(?:^|[-_.])(train|training|val|valid|validation|test)(?=[-_.\d]|$)")
-VAL_NAMES = ("val", "valid", "validation", "test")  # the first that there is
+VAL_NAMES = ("val", "test")  # the first that there is
 SIZES = ("_info.json", "info.json", "sizes.json")  # of timm and the Hugging Face Hub; of webdataset
 CLASSES = ("classes.txt", "classes.json")
 MOST_SHARDS = 200_000
@@ -101,9 +101,8 @@ def _parts(data: str, notes: list[str]) -> dict[str, list[str]]:
     shards = expand_shards(data)
     of_split: dict[str, list[str]] = {}
     for shard in shards:
-        found = SPLIT.search(_base(shard))
-        of_split.setdefault(found[1] if found else "", []).append(shard)
-    train = [shard for name in ("train", "training", "") for shard in of_split.get(name, [])]
+        of_split.setdefault(_split(shard), []).append(shard)
+    train = [shard for name in ("train", "") for shard in of_split.get(name, [])]
     if "" in of_split and len(of_split[""]) < len(train):
         raise ValueError(f"{data}: beside the shards named train, {quoted(_names(of_split['']))} has no split")
     val = next((name for name in VAL_NAMES if name in of_split), None)
@@ -173,7 +172,7 @@ def _beside(data: str, train: list[str], notes: list[str]) -> list[str]:
     folders = {_folder(shard) for shard in train if local_path(shard) is not None}
     beside = [shard for folder in folders for shard in expand_shards(folder or ".")]
     for name in VAL_NAMES:
-        found = [shard for shard in beside if (split := SPLIT.search(_base(shard))) and split[1] == name]
+        found = [shard for shard in beside if _split(shard) == name]
         if found:
             notes.append(f"{data}: validated on {counted(len(found), 'shard')} beside it: {quoted(_names(found))}")
             return found
@@ -183,6 +182,12 @@ def _beside(data: str, train: list[str], notes: list[str]) -> list[str]:
 def _drawn(shards: list[str], held_out: dict) -> dict[str, list[str]]:
     train, val = stratified_split([0] * len(shards), held_out["val_fraction"], held_out["seed"])
     return {"train": [shards[i] for i in train], "val": [shards[i] for i in val]}
+
+
+def _split(shard: str) -> str:
+    """The split that a shard's name says; "" where it says none."""
+    words = re.split(r"[-_.]", _base(shard))  # train-0000.tar, photos_val_set_12.tar
+    return next(filter(None, (split_of(word.rstrip("0123456789")) for word in words)), "")
 
 
 def _fingerprint(shards: list[str]) -> str:
@@ -229,8 +234,9 @@ def _describe(data: str, parts: dict[str, list[str]], held_out: dict | None, not
             raise ValueError(f"{shard} is too small for the {counts[shard]:,} samples that the list of sizes says")
         if counts[shard] < 1:
             raise ValueError(f"{shard} holds no samples: write it again or leave it out")
-    if names is None:
-        names = _found_classes(data, parts, contents)
+    names = _found_classes(data, parts, contents) if names is None else [class_name(name) for name in names]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{data}: the list of classes beside the shards names one twice, in two of Unicode's forms")
     splits = {part: ShardedSamples(of_part, [counts[s] for s in of_part], names) for part, of_part in parts.items()}
     return DataSource(data, names, splits, held_out, notes=notes)
 

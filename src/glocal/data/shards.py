@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from glocal.data.dataset import mix_seeds, random_state
 from glocal.data.image import PHOTO_ENDINGS, PHOTOS, StoredImage, UnreadableImageError, image_endings, one_line
+from glocal.data.names import class_name
 
 SHUFFLE_BUFFER = 1000
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves for itself
@@ -386,11 +387,18 @@ def label_text(fields: Fields) -> str | None:
     """What a sample's .cls says, or "label" in its .json; None where that is no name and no whole number."""
     try:
         if "cls" in fields:
-            return fields["cls"].decode().strip() or None
+            return _name(fields["cls"].decode())
         label = json.loads(fields["json"])["label"]
     except (KeyError, TypeError, ValueError):
         return None
-    return str(label).strip() or None if isinstance(label, (int, str)) and not isinstance(label, bool) else None
+    return _name(str(label)) if isinstance(label, (int, str)) and not isinstance(label, bool) else None
+
+
+def _name(label: str) -> str | None:
+    try:
+        return class_name(label.strip()) or None
+    except ValueError:  # JSON can hold what is no text
+        return None
 
 
 def open_shard(shard: str) -> BinaryIO:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from glocal.data.names import class_name, split_of
 from glocal.data.source import (
     DataSource,
     Samples,
@@ -19,7 +20,7 @@ from glocal.data.source import (
 
 PATH_COLUMNS = ("path", "image", "file", "filename")  # otherwise the first
 LABEL_COLUMNS = ("label", "class", "labels")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+IS_VALID = {"1": "val", "true": "val", "yes": "val", "0": "train", "false": "train", "no": "train"}  # fastai's column
 MISSING = ("", "nan")  # what an empty cell is, and what pandas and NumPy write for one
 
 
@@ -110,17 +111,18 @@ def _read(file: Path) -> _Table:
             raise ValueError(f"{file}, row {line}: {counted(len(row), 'cell')}, where the header has {len(header)}")
     notes: list[str] = []
     if split_column is not None:
-        rows = _with_known_splits(file, rows, split_column, notes)
+        rows = _with_known_splits(file, rows, split_column, header[split_column], notes)
     multi_label = header[label_column] == "labels"
     labels = []
     for line, row in rows:
         cell = row[label_column]
         names = cell.replace(";", "|").split("|") if multi_label else [cell]
         missing = multi_label and any(name.strip().lower() == "nan" for name in names)  # an empty cell: of no class
-        names = [name.strip() for name in names if name.strip().lower() not in MISSING]
+        names = [class_name(name.strip()) for name in names if name.strip().lower() not in MISSING]
         if missing or (not names and not multi_label):
             raise ValueError(f"{file}, row {line}: no label ({cell!r} in the column {header[label_column]!r})")
         labels.append(tuple(names))
+    _note_separators(file, labels, header[label_column], notes)
     paths = [row[path_column] for _, row in rows]
     _check_paths(file, paths, [line for line, _ in rows], notes)
     splits = None if split_column is None else [row[split_column] for _, row in rows]
@@ -141,26 +143,45 @@ def _columns(file: Path, header: list[str]) -> tuple[int, int, int | None]:
         raise ValueError(f"{file} has the columns {quoted(found)}: leave one of them")
     label = header.index(found[0])
     path = next((header.index(name) for name in PATH_COLUMNS if name in header), 0)
-    split = header.index("split") if "split" in header else None
+    splits = [name for name in ("split", "is_valid") if name in header]
+    if len(splits) > 1:
+        raise ValueError(f"{file} has the columns {quoted(splits)}: leave one of them")
+    split = header.index(splits[0]) if splits else None
     if path in (label, split):
         raise ValueError(f"{file} has no column 'path': {has}")
     return path, label, split
 
 
-def _with_known_splits(file: Path, rows: list, column: int, notes: list[str]) -> list:
-    """The rows with "train" or "val" in `column`; those of "test" are left out."""
+def _with_known_splits(file: Path, rows: list, column: int, header: str, notes: list[str]) -> list:
+    """The rows with "train" or "val" in `column`; those of "test" are left out, or take the place of val."""
     known = []
     for line, row in rows:
-        split = SPLITS.get(row[column].lower())
+        cell = row[column]
+        split = IS_VALID.get(cell.lower().removesuffix(".0")) if header == "is_valid" else split_of(cell)
         if split is None:
-            raise ValueError(f"{file}, row {line}: the split must be train or val, got {row[column]!r}")
-        if split != "test":
-            known.append((line, [*row[:column], split, *row[column + 1 :]]))
+            expected = "0 or 1 (True)" if header == "is_valid" else "train or val"
+            raise ValueError(f"{file}, row {line}: {header!r} must be {expected}, got {cell!r}")
+        known.append((line, [*row[:column], split, *row[column + 1 :]]))
+    there = {row[column] for _, row in known}
+    if {"train", "test"} == there:
+        notes.append(f"{file}: validated on the rows of the split 'test'")
+        return [(line, [*row[:column], row[column].replace("test", "val"), *row[column + 1 :]]) for line, row in known]
+    known = [(line, row) for line, row in known if row[column] != "test"]
     if len(known) < len(rows):
         notes.append(f"{file}: left out {counted(len(rows) - len(known), 'row')} of the split 'test'")
     if not known:
         raise ValueError(f"{file}: no row has the split 'train' or 'val'")
     return known
+
+
+def _note_separators(file: Path, labels: list[tuple[str, ...]], column: str, notes: list[str]) -> None:
+    """Note names that look like several."""
+    separators = "," if column == "labels" else "|;"
+    name = next((name for names in labels for name in names if any(one in name for one in separators)), None)
+    if name is None:
+        return
+    several = "| or ; separates several" if column == "labels" else "several belong in a column 'labels'"
+    notes.append(f"{file}: {name!r} in the column {column!r} is taken for one name; {several}")
 
 
 def _check_paths(file: Path, paths: list[str], lines: list[int], notes: list[str]) -> None:

@@ -21,6 +21,7 @@ from glocal.data.corruptions import (
 )
 from glocal.data.dataset import evaluation_loader
 from glocal.data.image import set_strict
+from glocal.data.names import class_name
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.robustness import SUBSETS, imagenet_classes, open_corrupted, open_real, open_robustness_set
 from glocal.data.source import DataSource, Samples, open_for_evaluation, quoted
@@ -264,7 +265,7 @@ def _target(source: DataSource, classifier: Classifier, subset: bool = False) ->
 
     subset: only the data's classes can be predicted.
     """
-    known = {name: output for output, name in enumerate(classifier.class_names)}
+    known = {class_name(name): output for output, name in enumerate(classifier.class_names)}
     unknown = [name for name in source.class_names if name not in known]
     if unknown:
         raise ValueError(
@@ -280,7 +281,9 @@ def _target(source: DataSource, classifier: Classifier, subset: bool = False) ->
     if subset:
         names = _readable(classifier, outputs.tolist())
         return _Target(SingleLabelMetrics, names, outputs, torch.arange(len(outputs)), imagenet)
-    return _Target(SingleLabelMetrics, _readable(classifier, range(len(known))), None, outputs, imagenet)
+    return _Target(
+        SingleLabelMetrics, _readable(classifier, range(len(classifier.class_names))), None, outputs, imagenet
+    )
 
 
 def _accepted_target(accepted: list[tuple[int, ...]], classifier: Classifier) -> _Target:

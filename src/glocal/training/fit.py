@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from glocal.data.dataset import own_share
+from glocal.data.names import class_name
 from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.data.source import DataSource, content_key
 from glocal.tasks.classifier import (
@@ -242,7 +243,7 @@ def _teacher(config: TrainConfig, preprocessing: Preprocessing, source: DataSour
     if config.teacher is None and config.teacher_checkpoint is None:
         return None
     classifier = load_classifier(config.teacher_checkpoint, config.teacher)
-    names, classes = classifier.class_names, source.class_names
+    names, classes = [class_name(name) for name in classifier.class_names], source.class_names
     if len(names) != len(classes):
         raise ValueError(f"the teacher {classifier.name} has {len(names)} classes, the data {len(classes)}")
     if classifier.info is not None and names != classes:

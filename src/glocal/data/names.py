@@ -1,6 +1,7 @@
-"""The parts of a data set by their names: training, validation and test, in the spellings that are met."""
+"""Names of the parts of a data set, in the spellings that are met, and of its classes."""
 
 import re
+import unicodedata
 
 WORDS = {
     "train": ("train", "training"),
@@ -17,3 +18,12 @@ def split_of(name: str) -> str | None:
     while (shorter := _FILLERS.sub("", word)) != word:
         word = shorter
     return _SPLITS.get(word)
+
+
+def class_name(name: str) -> str:
+    """The name of a class in Unicode's NFC: as a Mac writes it, é is two characters. ValueError for no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the name {name!r} is not UTF-8") from None
+    return unicodedata.normalize("NFC", name)
