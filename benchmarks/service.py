@@ -146,7 +146,7 @@ def _rate(folder: Path, engine: str, batch: int, seconds: float) -> float:
     import torch
 
     from glocal.deploy import compile
-    from glocal.deploy.server import LogitsAndEmbedding
+    from glocal.deploy.graph import LogitsAndEmbedding
     from glocal.tasks.classifier import load_classifier
 
     global _compute

@@ -82,6 +82,8 @@ RANGES = {
     "max_batch": Range(1, most=65_536),
     "max_wait_ms": Range(0, most=60_000),
     "max_queue": Range(1, most=1_000_000),
+    "max_connections": Range(1, most=100_000),
+    "idle_timeout": Range(0, most=86_400, above=True),
     "max_images": Range(1, most=1_000_000),
     "max_megabytes": Range(0, most=65_536, above=True),
     "max_megapixels": Range(0, most=10_000, above=True),

@@ -24,7 +24,8 @@ from fastapi.testclient import TestClient
 
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.predictor import Predictor
-from glocal.deploy.server import READERS, create_app
+from glocal.deploy.server import create_app
+from glocal.deploy.service import READERS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -43,6 +43,11 @@ class Batcher:
     def start(self) -> None:
         self._worker = asyncio.get_running_loop().create_task(self._work())
 
+    @property
+    def works(self) -> bool:
+        """Whether somebody computes what is submitted."""
+        return self._worker is not None and not self._worker.done()
+
     async def close(self) -> None:
         """Wait until everything that was accepted is released and everything submitted computed, then stop."""
         while self.accepted:

@@ -1,5 +1,7 @@
 """What a prediction and an export can be told. Kept free of torch, so that `glocal predict --help` answers at once."""
 
+import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,8 @@ from glocal.options import RANGES, Range, check_numbers, option
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}  # of the files for each runtime
 PRECISIONS = ("fp32", "fp16", "int8")
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
+HOST = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", re.ASCII)
+ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,13 @@ class ServeConfig:
         max_images: images in one request
         max_megabytes: size of a request
         max_megapixels: size of an image, decoded
+        max_connections: connections at a time, fewer where the system allows fewer open files; with more, those that
+            have waited longest for their client end
         timeout: seconds until a request is given up, and that a stopping service waits for those it has accepted
+        idle_timeout: seconds for a request's first line and headers, and between two parts of its body
+        allowed_hosts: names under which the service is asked, with commas between them: example.com, *.example.com, or
+            * for any; IP addresses, localhost and this machine's name always are
+        root_path: the path under which a proxy shows the service, as /glocal
     """
 
     checkpoint: str | None = None
@@ -188,7 +198,11 @@ class ServeConfig:
     max_images: int = 64
     max_megabytes: float = 32.0
     max_megapixels: float = 50.0
+    max_connections: int = 1000
     timeout: float = 30.0
+    idle_timeout: float = 10.0
+    allowed_hosts: str | None = None
+    root_path: str | None = None
 
     def __post_init__(self):
         if self.checkpoint is None and self.model is None:
@@ -198,3 +212,14 @@ class ServeConfig:
         check_numbers(self)
         if self.max_images > self.max_queue:
             raise ValueError(f"--max-images {self.max_images} is more than --max-queue {self.max_queue} ever lets in")
+        if self.root_path is not None and not ROOT_PATH.fullmatch(self.root_path):
+            raise ValueError(f"--root-path must look like /glocal, got {self.root_path!r}")
+        for name in self.allowed_hosts.split(",") if self.allowed_hosts is not None else ():
+            if not HOST.fullmatch(name):
+                raise ValueError(f"--allowed-hosts: {name!r} is neither a host's name, nor *.NAME, nor *")
+
+    @property
+    def known_hosts(self) -> list[str]:
+        """The names under which the service may be asked, beside IP addresses."""
+        own = [name for name in (self.host, socket.gethostname()) if HOST.fullmatch(name)]
+        return ["localhost", *own, *(self.allowed_hosts.split(",") if self.allowed_hosts is not None else ())]

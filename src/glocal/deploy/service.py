@@ -1,0 +1,132 @@
+"""What is behind the service's addresses: images in, probabilities or embeddings out."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glocal.data.image import UnreadableImageError, decode_image
+from glocal.data.preprocessing import Preprocessing
+from glocal.deploy.batching import Batcher, BusyError
+from glocal.deploy.config import ServeConfig
+from glocal.deploy.engine import compile
+from glocal.deploy.graph import LogitsAndEmbedding
+from glocal.deploy.uploads import read_images
+from glocal.tasks.classifier import Classifier
+
+try:
+    from fastapi import HTTPException, Request
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+    from starlette.requests import ClientDisconnect
+except ImportError:
+    raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+
+READERS = 2  # threads that decode images
+# Each scan of a JPEG goes over all of its pixels: a file of 140 kB with 1,000 of them takes 20 s. Encoders write 10.
+MAX_SCANS = 64
+MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # in a JPEG: of a segment with a length, or the end
+
+
+class Service:
+    """What is behind the addresses: images in, probabilities or embeddings out."""
+
+    def __init__(self, config: ServeConfig, classifier: Classifier):
+        self.config = config
+        self.classifier = classifier
+        self.names = classifier.descriptions
+        preprocessing = Preprocessing(**classifier.preprocessing)
+        self.transform = preprocessing.transform()
+        model = LogitsAndEmbedding(classifier.model)
+        self.engine = compile(model, config.engine, preprocessing.input_size, config.threads)
+        self.readers = ThreadPoolExecutor(READERS, "glocal-images")
+        self.registry = CollectorRegistry()
+        metric = {"registry": self.registry}
+        self.requests = Counter("glocal_requests", "Requests answered", ["path", "code"], **metric)
+        self.seconds = Histogram("glocal_request_seconds", "Time to the answer", ["path"], **metric)
+        self.sizes = Histogram(
+            "glocal_batch_images", "Images computed together", buckets=[2**i for i in range(8)], **metric
+        )
+        waiting = Gauge("glocal_images_waiting", "Images accepted and not yet answered", **metric)
+        self.batcher = Batcher(
+            self._compute, config.max_batch, config.max_wait_ms / 1000, config.max_queue, self.sizes.observe
+        )
+        waiting.set_function(lambda: self.batcher.accepted)
+
+    def _compute(self, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        logits, embeddings = self.engine(torch.stack(images))
+        if not (logits.isfinite().all() and embeddings.isfinite().all()):
+            raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
+        return list(zip(self.classifier.probabilities(logits), embeddings, strict=True))
+
+    def _read(self, content: bytes, name: str) -> Tensor:
+        if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
+            raise UnreadableImageError(name, f"a JPEG of more than {MAX_SCANS} scans")
+        return self.transform(decode_image(content, name, self._against))
+
+    def _against(self, image: Image.Image) -> str | None:
+        """What speaks against an image, before it is decoded."""
+        megapixels = image.width * image.height / 1e6
+        if megapixels > self.config.max_megapixels:
+            return f"{megapixels:.1f} megapixels, more than {self.config.max_megapixels:g}"
+        one_photo = image.format in ("MPO", "HEIF")  # a phone's, with what belongs to it
+        if getattr(image, "is_animated", False) and not one_photo:
+            return "an animation, or several pages: send one of them"
+        return None
+
+    async def results(self, images: list[tuple[str, bytes]]) -> list[tuple[Tensor, Tensor]]:
+        """Probabilities and embedding of each image, (name, content of its file)."""
+        self.batcher.accept(len(images))
+        tasks = [self._begin(*image) for image in images]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:  # one image is enough
+            for task in tasks:
+                task.cancel()
+            raise
+
+    def _begin(self, name: str, content: bytes) -> asyncio.Future:
+        """The result for one image; its place is free again when nobody waits for it and no thread reads it."""
+        loop = asyncio.get_running_loop()
+        reading = self.readers.submit(self._read, content, name)
+        release = partial(loop.call_soon_threadsafe, self.batcher.release, 1)
+        task = asyncio.ensure_future(self._result(reading))
+        task.add_done_callback(lambda _: reading.add_done_callback(lambda _: release()))
+        return task
+
+    async def _result(self, reading: Future) -> tuple[Tensor, Tensor]:
+        return await self.batcher.submit(await asyncio.wrap_future(reading))
+
+    async def answer(self, request: Request, show: Callable[[Tensor, Tensor], dict]) -> dict:
+        """The body of the answer; HTTPException for what is wrong with a request, or with the time."""
+        images: list[tuple[str, bytes]] = []
+
+        async def found() -> list[tuple[Tensor, Tensor]]:
+            images.extend(await read_images(request, self.config.max_images))
+            return await self.results(images)
+
+        try:
+            results = await asyncio.wait_for(found(), self.config.timeout)
+        except ClientDisconnect:
+            raise HTTPException(400, "the request ended early") from None
+        except UnreadableImageError as error:
+            raise HTTPException(422, str(error)) from None
+        except BusyError as error:
+            raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
+        except (TimeoutError, asyncio.TimeoutError):  # two types until Python 3.11
+            code, what = (504, "no answer") if images else (408, "the request did not arrive")
+            raise HTTPException(code, f"{what} within {self.config.timeout:g} seconds") from None
+        shown = [{"name": name, **show(*result)} for (name, _), result in zip(images, results, strict=True)]
+        return {"model": self.classifier.name, "results": shown}
+
+
+def _scans(jpeg: bytes) -> int:
+    count, place = 0, 2
+    while (marker := MARKER.search(jpeg, place)) and marker[0] != b"\xff\xd9":  # what follows the end is not decoded
+        count += marker[0] == b"\xff\xda"
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return count
