@@ -170,6 +170,16 @@ def test_names_are_text(page):
     assert page.title() == "glocal"
 
 
+def test_nothing_runs_but_the_pages_own_script(page):
+    """Even if somebody got markup into the page: the browser refuses it by the page's policy."""
+    page.evaluate("""document.body.insertAdjacentHTML("beforeend", `<img src=x onerror="document.title = 'run'">`)""")
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'document.title = 1'}))")
+    with page.expect_event("console", timeout=30_000):
+        page.evaluate("fetch('https://evil.example/').catch(() => {})")
+    assert page.title() == "glocal"
+    assert len([line for line in page.told if "Content Security Policy" in line]) >= 3
+
+
 def test_nothing_leaves_the_host(page, address):
     choose(page, ("a.png", png()), ("b.png", b"broken"))
     shown(page)

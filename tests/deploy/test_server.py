@@ -2,6 +2,7 @@
 
 import base64
 import gc
+import hashlib
 import inspect
 import io
 import random
@@ -119,6 +120,40 @@ class TestAnswers:
         assert not re.search(
             r"(src|href)=|//[a-z]|@import|url\(", page.replace("image.src =", "").replace('href="data:,"', "")
         )
+
+    def test_headers_that_keep_a_browser_safe(self, client):
+        """The page's own script and style run, by their hashes, and nothing else; nothing runs from other answers."""
+        answer = client.get("/")
+        policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+        for kind in ("script", "style"):
+            (text,) = re.findall(f"<{kind}>(.*?)</{kind}>", answer.text, re.DOTALL)
+            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+            assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+        assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+        assert policy["connect-src"] == "'self'"
+        for answer in (client.get("/health"), client.get("/nowhere"), post(client, b"<script>"), client.put("/health")):
+            assert answer.headers["content-security-policy"] == "default-src 'none'"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+
+    @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/docs", "/openapi.json"])
+    def test_head(self, client, path):
+        assert client.head(path).status_code == 200
+
+    def test_an_error_in_a_computation_is_one_requests_alone(self, checkpoint):
+        """500 with nothing of the inside; the next one is computed, and health says whether somebody does."""
+        app = create_app(ServeConfig(checkpoint=str(checkpoint), engine="torch", threads=1))
+        batcher = app.state.service.batcher
+        compute = batcher._compute
+        with TestClient(app, raise_server_exceptions=False) as same:
+            batcher._compute = lambda images: torch.empty(2, 3) @ torch.empty(2, 3)  # RuntimeError
+            answer = post(same, encoded(picture()))
+            batcher._compute = compute
+            assert (answer.status_code, answer.json()) == (500, {"detail": "Internal Server Error"})
+            assert post(same, encoded(picture())).status_code == 200
+            assert same.get("/health").status_code == 200
+            batcher._worker.cancel()
+            time.sleep(0.1)
+            assert same.get("/health").status_code == 503
 
     def test_many_callers_at_once(self, client):
         contents = [encoded(picture(seed)) for seed in range(40)]
@@ -251,6 +286,15 @@ class TestWhatIsRefused:
         assert answer.json()["results"][0]["name"] == name
         answer = client.post("/predict", files=[("images", (name, b"text"))])
         assert (answer.status_code, answer.json()["detail"]) == (422, f"{name}: not an image")
+
+    @pytest.mark.parametrize("charset", ["undefined", "punycode", "idna", "utf-16", "hex", "nothing", '"', "\xff"])
+    def test_charsets_that_are_none(self, client, charset):
+        """A form's names are UTF-8 whatever it says."""
+        kind = f"multipart/form-data; boundary=b; charset={charset}".encode("latin-1")
+        head = '--b\r\nContent-Disposition: form-data; name="images"; filename="é😀.png"\r\n\r\n'.encode()
+        content = head + encoded(picture()) + b"\r\n--b--\r\n"
+        answer = client.post("/predict", content=content, headers={"content-type": kind})
+        assert (answer.status_code, answer.json()["results"][0]["name"]) == (200, "é😀.png")
 
     def test_a_name_that_is_no_text(self, client):
         """In an encoding of Python's, half a character."""
