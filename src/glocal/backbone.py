@@ -15,6 +15,7 @@ from timm.models import checkpoint
 from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor
 
+from glocal.layers.conv import is_plain
 from glocal.layers.fusion import absorb_input_norm, absorb_scale
 from glocal.layers.head import ClassifierHead
 
@@ -81,7 +82,7 @@ class Block(nn.Module):
         self.scale1 = absorb_scale(self.token_mixer, self.scale1)
         self.scale2 = absorb_scale(self.channel_mixer, self.scale2)
         first = getattr(self.channel_mixer, "input_conv", None)
-        if first is not None:
+        if first is not None and is_plain(self.channel_mixer, type(self.channel_mixer)):
             self.norm2 = absorb_input_norm(self.norm2, getattr(self.channel_mixer, first))
 
 

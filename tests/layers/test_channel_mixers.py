@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from agreement import random, randomised
 from glocal.layers.channel_mixers import MSFFN, ConvFFN, ConvGLU, InvertedResidual, ResidualConvFFN
 from glocal.layers.channel_mixers import ms_ffn as ms_ffn_module
-from glocal.layers.channel_mixers.inverted_residual import SiLU
-from glocal.layers.conv import PointwiseConv2d
+from glocal.layers.conv import halves, pointwise
 from glocal.layers.norm import BatchNorm2d, GroupNorm1
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -139,15 +138,24 @@ def test_proj_drop_acts_in_training_only(case):
         assert (mixer.train()(x) == 0).any()
 
 
-def test_silu_takes_the_place_of_its_input_where_no_gradient_needs_that():
-    x = random(2, 3, 5, 7).float()
-    expected, given = F.silu(x), x.clone().requires_grad_()
-    assert SiLU()(given) is not given
-    torch.testing.assert_close(given, x, atol=0, rtol=0)
+@pytest.mark.parametrize("inner_norm", [None, BatchNorm2d])
+def test_silu_takes_the_place_of_its_input_where_nobody_sees_that(inner_norm, monkeypatch):
+    m, x = randomised(InvertedResidual(DIM, GroupNorm1, inner_norm=inner_norm)).eval(), random(2, DIM, 5, 7)
+    expected, places, silu = m(x).detach(), [], F.silu
+
+    def watched(x, inplace=False):
+        places.append(inplace)
+        return silu(x, inplace)
+
+    monkeypatch.setattr(F, "silu", watched)
     with torch.no_grad():
-        out = SiLU()(x)
-    assert out.data_ptr() == x.data_ptr()
-    torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(m(x), expected)
+        assert places == [True, True]
+        m.conv.register_forward_hook(lambda *_: None)
+        torch.testing.assert_close(m(x), expected)
+        assert places[2:] == [True, False]
+    m(x)
+    assert places[4:] == [False, False]
 
 
 @pytest.mark.parametrize("inner_norm", [None, BatchNorm2d])
@@ -162,8 +170,8 @@ def test_an_inverted_residual_leaves_its_input(inner_norm):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_halves_for_a_convolution_lie_by_themselves_on_a_cpu(size):
-    conv = randomised(PointwiseConv2d(DIM, 2 * DIM))
+    conv = randomised(pointwise(DIM, 2 * DIM))
     x = random(2, DIM, *size).contiguous(memory_format=torch.channels_last)
-    for half, expected in zip(conv.halves(x, convolved=True), pw(conv, x).chunk(2, dim=1), strict=True):
+    for half, expected in zip(halves(conv, x, convolved=True), pw(conv, x).chunk(2, dim=1), strict=True):
         assert half.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(half, expected)

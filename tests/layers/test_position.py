@@ -176,9 +176,9 @@ class Counting:
         self.module, self.small, self.large, self.calls = module.eval(), small, large, 0
         original = getattr(module, compute)
 
-        def count(*sizes):
+        def count(*sizes, **options):
             self.calls += 1
-            return original(*sizes)
+            return original(*sizes, **options)
 
         setattr(module, compute, count)
 
@@ -231,7 +231,7 @@ class TestCache:
         with torch.no_grad():
             counting(), counting()
         assert counting.calls == 2
-        assert not counting.module.cache.entries
+        assert not counting.module.cache.state[1]
 
     @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
     def test_gradients_reach_the_parameters(self, counting, training):
@@ -281,15 +281,53 @@ class TestCache:
 
         self.changed(counting, swap)
 
-    def test_eval_forgets(self, counting):
-        """A write to `.data` leaves no trace; as in timm, the next `eval()` (or `train()`) makes up for it."""
+    @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "Adagrad"])
+    def test_a_fused_optimizer_is_noticed(self, counting, optimizer):
+        """It does not raise the version of what it changes."""
 
-        def write(module):
+        def step(module):
+            counting().sum().backward()
+            versions = [parameter._version for parameter in module.parameters()]
+            getattr(torch.optim, optimizer)(module.parameters(), lr=0.1, fused=True).step()
+            assert versions == [parameter._version for parameter in module.parameters()]
+
+        self.changed(counting, step)
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda parameter: parameter.data.add_(1),
+            lambda parameter: parameter.data.mul_(0.5).add_(torch.ones_like(parameter), alpha=0.5),
+            lambda parameter: parameter.detach().numpy().__iadd__(1),
+            lambda parameter: parameter.untyped_storage().copy_((parameter.detach() + 1).untyped_storage()),
+        ],
+        ids=["data", "mean_teacher", "numpy", "storage"],
+    )
+    def test_a_write_without_a_trace_is_noticed(self, counting, write):
+        def change(module):
+            versions = [parameter._version for parameter in module.parameters()]
+            for parameter in module.parameters():
+                write(parameter)
+            assert versions == [parameter._version for parameter in module.parameters()]
+
+        self.changed(counting, change)
+
+    def test_a_change_while_it_is_computed_is_noticed(self, counting):
+        module, compute = counting.module, "resize" if isinstance(counting.module, RelativePosition) else "bias"
+        original = getattr(module, compute)
+
+        def change(*sizes, **options):
+            value = original(*sizes, **options)
             for parameter in module.parameters():
                 parameter.data.add_(1)
-            module.eval()
+            return value
 
-        self.changed(counting, write)
+        setattr(module, compute, change)
+        with torch.no_grad():
+            counting()
+        setattr(module, compute, original)
+        with torch.no_grad():
+            torch.testing.assert_close(counting(), counting.fresh(), rtol=0, atol=0)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_dtype_is_followed(self, counting, dtype):
@@ -340,7 +378,7 @@ class TestCache:
             for height in range(1, 40):
                 size = (height, 3) if len(counting.small) == 2 else (height, 3, 1, 1)
                 counting(size)
-                assert len(counting.module.cache.entries) <= SizeCache.LIMIT
+                assert len(counting.module.cache.state[1]) <= SizeCache.LIMIT
         assert counting.calls == 39
 
     def test_the_latest_sizes_stay(self, counting):
@@ -360,8 +398,8 @@ class TestCache:
         with torch.no_grad():
             value = module(x)
             twin = duplicate(module)
-            assert module.cache.entries
-            assert not twin.cache.entries
+            assert module.cache.state[1]
+            assert not twin.cache.state[1]
             assert torch.equal(twin(x), value)
             twin.encoding.add_(1)
             torch.testing.assert_close(twin(x), value + 1)

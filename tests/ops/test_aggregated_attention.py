@@ -193,3 +193,24 @@ def test_autocast_adds_the_biases_in_float32():
     torch.testing.assert_close(out.float(), position_by_position(**named), atol=0.1, rtol=0.05)
     out.float().sum().backward()
     assert all(tensor.grad.dtype == torch.float32 for tensor in named.values())
+
+
+@pytest.mark.parametrize("size", [(5, 7), (2, 3)], ids=str)
+def test_gradients_of_gradients(size, way):
+    if way == "cpu, many keys":
+        pytest.skip("with gradients it is the same way")
+    leaves = [tensor.requires_grad_() for tensor in inputs(size, 2, batch=1).values()]
+    assert torch.autograd.gradgradcheck(aggregated_attention, leaves, fast_mode=True)
+
+
+def test_many_gradients_at_once(way):
+    named = {name: tensor.requires_grad_() for name, tensor in inputs((5, 7), 2, batch=1).items()}
+    out = aggregated_attention(**named)
+    probes = random(3, *out.shape)
+
+    def gradients(probe):
+        return torch.autograd.grad(out, list(named.values()), probe, retain_graph=True)
+
+    together = torch.func.vmap(gradients)(probes)
+    for i, probe in enumerate(probes):
+        torch.testing.assert_close([gradient[i] for gradient in together], list(gradients(probe)))

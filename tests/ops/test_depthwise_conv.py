@@ -137,6 +137,15 @@ def test_gradients_of_gradients(k, dilation):
     assert torch.autograd.gradgradcheck(lambda *leaves: depthwise_conv(*leaves, dilation=dilation), leaves)
 
 
+def test_forward_mode_gradients():
+    named, tangent = inputs((4, 5), 5, per_sample=False, bias=True), random(BATCH, CHANNELS, 4, 5, seed=9)
+    expected = depthwise_conv(tangent, named["weight"])  # it is linear
+    named = {name: tensor.requires_grad_() for name, tensor in named.items()}
+    with torch.autograd.forward_ad.dual_level():
+        out = depthwise_conv(torch.autograd.forward_ad.make_dual(named["x"], tangent), named["weight"], named["bias"])
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(out).tangent, expected)
+
+
 @pytest.mark.parametrize("needed", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
 def test_only_the_gradients_asked_for(needed):
     leaves = [

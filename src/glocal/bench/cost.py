@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.backbone import Backbone
+from glocal.layers.position import SizeCached
 from glocal.layers.token_mixers import AggregatedAttention
 from glocal.tasks.classifier import create_model
 
@@ -60,7 +61,7 @@ def measure(name: str, size: int | tuple[int, int] | None = None) -> Cost:
     ]
     with torch.no_grad():
         try:
-            model(image)  # fills the caches of position biases
+            model(image)
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{name} does not take images of {height}×{width} pixels: {reason}") from error
@@ -75,8 +76,15 @@ def measure(name: str, size: int | tuple[int, int] | None = None) -> Cost:
     root = type(model).__name__
     counted = {part: sum(ops.values()) // 2 for part, ops in counter.get_flop_counts().items()}
 
+    # A position bias is kept for the next images (on a meta device it cannot be).
+    extra |= {
+        part: -counted.get(f"{root}.{part}", 0)
+        for part, module in model.named_modules()
+        if isinstance(module, SizeCached)
+    }
+
     def macs(part: str) -> int:
-        inside = sum(products for mixer, products in extra.items() if mixer.startswith(part))
+        inside = sum(products for place, products in extra.items() if place.startswith(part))
         return counted.get(f"{root}.{part}" if part else root, 0) + inside
 
     stages = tuple(

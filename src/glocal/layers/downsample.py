@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.layers.conv import PointwiseConv2d
+from glocal.layers.conv import convolve, pad_to_even, pointwise
 from glocal.layers.fusion import absorb_norm
 from glocal.layers.norm import BatchNorm2d, LayerNorm2d
-from glocal.ops.dispatch import exporting
 
 
 class OverlapPatchEmbed(nn.Module):
@@ -53,22 +51,6 @@ class ConvStem(nn.Module):
         self.norm = absorb_norm(self.conv1, self.norm)
 
 
-@register_notrace_module
-class EvenConv2d(nn.Conv2d):
-    """2×2 convolution with stride 2 that zero-pads an odd size at the right and bottom, so that none of it is lost."""
-
-    def __init__(self, in_dim: int, dim: int, bias: bool = True):
-        super().__init__(in_dim, dim, 2, 2, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if exporting():
-            return F.conv2d(F.pad(x, [0, 1, 0, 1]), self.weight, self.bias, self.stride)  # an even size drops it again
-        pad_bottom, pad_right = x.shape[-2] % 2, x.shape[-1] % 2
-        if pad_bottom > 0 or pad_right > 0:
-            x = F.pad(x, [0, pad_right, 0, pad_bottom])
-        return F.conv2d(x, self.weight, self.bias, self.stride)
-
-
 class FineConvStem(nn.Module):
     """Conv2Former's stem: 3×3 stride 2 and 3×3 at half the width, GELU before each norm, then 2×2 stride 2."""
 
@@ -78,13 +60,13 @@ class FineConvStem(nn.Module):
         self.norm1 = BatchNorm2d(dim // 2)
         self.conv2 = nn.Conv2d(dim // 2, dim // 2, 3, 1, 1, bias=False)
         self.norm2 = BatchNorm2d(dim // 2)
-        self.conv3 = EvenConv2d(dim // 2, dim, bias=False)
+        self.conv3 = nn.Conv2d(dim // 2, dim, 2, 2, bias=False)
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(self.act(self.conv1(x)))
         x = self.norm2(self.act(self.conv2(x)))
-        return self.conv3(x)
+        return self.conv3(pad_to_even(x))
 
 
 class NormConvDownsample(nn.Module):
@@ -93,10 +75,10 @@ class NormConvDownsample(nn.Module):
     def __init__(self, in_dim: int, dim: int):
         super().__init__()
         self.norm = LayerNorm2d(in_dim)
-        self.conv = EvenConv2d(in_dim, dim)
+        self.conv = nn.Conv2d(in_dim, dim, 2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.norm(x))
+        return self.conv(pad_to_even(self.norm(x)))
 
 
 class TwoBranchDownsample(nn.Module):
@@ -107,12 +89,14 @@ class TwoBranchDownsample(nn.Module):
         self.conv = nn.Conv2d(in_dim, dim, 3, 2, 1)
         self.norm1 = BatchNorm2d(dim)
         self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
-        self.residual = PointwiseConv2d(in_dim, dim)
+        self.residual = pointwise(in_dim, dim)
         self.norm2 = BatchNorm2d(dim)
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm1(self.conv(x)) + self.norm2(self.residual(self.pool(x))))
+        y = self.pool(x)
+        y = self.residual(y) if torch.jit.is_scripting() else convolve(self.residual, y)
+        return self.act(self.norm1(self.conv(x)) + self.norm2(y))
 
     def reparameterize(self):
         self.norm1 = absorb_norm(self.conv, self.norm1)

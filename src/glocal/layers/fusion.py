@@ -2,7 +2,8 @@
 
 A layer that has such steps merges them in `reparameterize()`, in place; `glocal.deploy.fuse` and timm's
 `reparameterize_model` call it on every layer of a model. The functions here change the weights of a convolution so that
-it does its neighbour's work too, and return what takes the neighbour's place. They compute in float64.
+it does its neighbour's work too, and return what takes the neighbour's place. They compute in float64. What is not a
+plain module, or has a hook, stays as it is: an adapter, for instance, would be scaled away.
 
 A layer says with `input_conv` and `output_conv` which of its parts is first to see its input and last to touch its
 output, where these are convolutions that a `Block` may merge with a norm or a LayerScale.
@@ -12,14 +13,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from glocal.layers.conv import is_plain, is_pointwise
+from glocal.layers.norm import BatchNorm2d
 from glocal.layers.scale import LayerScale
 
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)  # of one device or all, or frozen by timm
+BATCH_NORMS = (BatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)  # the last is what timm freezes to
 
 
 def absorb_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
     """Let a convolution do the batch norm after it."""
-    if not _is_affine(norm):
+    if not is_plain(conv) or not _is_affine(norm):
         return norm
     factor, shift = _affine(norm)
     _set(conv, factor.view(-1, 1, 1, 1) * conv.weight.double(), factor * _bias(conv) + shift)
@@ -28,7 +31,7 @@ def absorb_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
 
 def absorb_input_norm(norm: nn.Module, conv: nn.Conv2d) -> nn.Module:
     """Let a 1×1 convolution do the batch norm before it. (A larger one pads with zeros after the norm.)"""
-    if not _is_affine(norm):
+    if not is_pointwise(conv) or not _is_affine(norm):
         return norm
     factor, shift = _affine(norm)
     weight = conv.weight.double()
@@ -42,7 +45,9 @@ def absorb_scale(layer: nn.Module, scale: nn.Module) -> nn.Module:
     A layer that ends with a sum has `scale_input(weight)` too, for its other term.
     """
     name = getattr(layer, "output_conv", None)
-    if name is None or not isinstance(scale, LayerScale):
+    if name is None or not is_plain(scale, LayerScale) or not is_plain(layer.get_submodule(name)):
+        return scale
+    if not all(is_plain(part, type(part)) for part in layer.modules()):  # some hook would see other numbers
         return scale
     conv = layer.get_submodule(name)
     if hasattr(layer, "scale_input"):  # what the convolution's result is added to
@@ -54,7 +59,7 @@ def absorb_scale(layer: nn.Module, scale: nn.Module) -> nn.Module:
 
 
 def absorb_residual(conv: nn.Conv2d) -> None:
-    """Let a depthwise convolution add its input to its result: one more at the central tap."""
+    """Let a depthwise convolution (`is_depthwise`) add its input to its result: one more at the central tap."""
     weight = conv.weight.detach().double().clone()
     weight[:, 0, weight.shape[2] // 2, weight.shape[3] // 2] += 1
     _set(conv, weight, None if conv.bias is None else _bias(conv))
@@ -62,7 +67,7 @@ def absorb_residual(conv: nn.Conv2d) -> None:
 
 def _is_affine(norm: nn.Module) -> bool:
     """Whether a norm in eval mode is a batch norm with statistics of its own, and not the batch's."""
-    return isinstance(norm, BATCH_NORMS) and norm.running_var is not None
+    return type(norm) in BATCH_NORMS and is_plain(norm, type(norm)) and norm.running_var is not None
 
 
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,11 @@
 """The classification head."""
 
+import torch
 import torch.nn as nn
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor
 
-from glocal.layers.conv import PointwiseConv2d
+from glocal.layers.conv import in_turn, pointwise
 from glocal.layers.norm import LayerNorm2d
 
 
@@ -24,14 +25,15 @@ class ClassifierHead(nn.Module):
         self.unpooled = not global_pool
         self.hidden = nn.Identity()
         if hidden_size > 0:
-            self.hidden = nn.Sequential(PointwiseConv2d(dim, hidden_size), nn.GELU(), LayerNorm2d(hidden_size))
+            self.hidden = nn.Sequential(pointwise(dim, hidden_size), nn.GELU(), LayerNorm2d(hidden_size))
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
         self.drop = nn.Dropout(drop_rate)
         self.out_dim = (hidden_size or dim) * self.global_pool.feat_mult()  # width of the pre-logits
         self.fc = nn.Linear(self.out_dim, num_classes) if num_classes > 0 else nn.Identity()
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.drop(self.global_pool(self.hidden(x)))
+        x = self.hidden(x) if torch.jit.is_scripting() else in_turn(self.hidden, x)
+        x = self.drop(self.global_pool(x))
         if pre_logits:
             return x
         if self.unpooled:

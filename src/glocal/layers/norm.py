@@ -3,13 +3,13 @@
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import register_notrace_module
 from torch import Tensor
 
+from glocal.layers.graph import leaf
 from glocal.ops import channel_norm, sample_norm
 
 
-@register_notrace_module
+@leaf
 class LayerNorm2d(nn.Module):
     """LayerNorm over C at each position of (B, C, H, W)."""
 
@@ -28,7 +28,7 @@ class LayerNorm2d(nn.Module):
         return channel_norm(x, self.weight, self.bias, self.eps)
 
 
-@register_notrace_module
+@leaf
 class GroupNorm1(nn.GroupNorm):
     """GroupNorm with one group: normalises each sample over C, H and W together."""
 
@@ -39,7 +39,7 @@ class GroupNorm1(nn.GroupNorm):
         return sample_norm(x, self.weight, self.bias, self.eps)
 
 
-@register_notrace_module
+@leaf
 class BatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d that also trains on a single value per channel (one image, a 1×1 map).
 

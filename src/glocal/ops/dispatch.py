@@ -78,6 +78,7 @@ def takes_cpu(x: Tensor) -> bool:
         and _choice != "reference"
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and not torch._C._functorch.peek_interpreter_stack()  # torch.func: its tensors do not tell their layout
+        and forward_ad._current_level < 0  # forward-mode gradients
     )
 
 
@@ -102,7 +103,8 @@ def takes_inference_ops(*tensors: Tensor) -> bool:
     Whoever watches the operations, to count them for instance, knows the common ones only: then they may not.
     """
     return (
-        type(tensors[0]) is Tensor
+        not torch.compiler.is_compiling()
+        and type(tensors[0]) is Tensor
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
@@ -116,6 +118,14 @@ def exporting() -> bool:
         return False
     else:
         return torch.compiler.is_exporting()
+
+
+def tracing() -> bool:
+    """Whether torch.export or torch.jit.trace makes a graph, which takes other sizes than those at hand."""
+    if torch.jit.is_scripting():
+        return False
+    else:
+        return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def too_many(samples: int) -> str | None:

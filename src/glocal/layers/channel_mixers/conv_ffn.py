@@ -1,9 +1,11 @@
 """Feed-forward networks with a depthwise 3×3 convolution between their two linear layers."""
 
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from glocal.layers.conv import convolve, depthwise, pointwise
 
 
 class ConvFFN(nn.Module):
@@ -14,13 +16,17 @@ class ConvFFN(nn.Module):
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()
         hidden = int(dim * expansion)
-        self.fc1 = PointwiseConv2d(dim, hidden)
-        self.conv = DepthwiseConv2d(hidden, 3)
-        self.fc2 = PointwiseConv2d(hidden, dim)
+        self.fc1 = pointwise(dim, hidden)
+        self.conv = depthwise(hidden, 3)
+        self.fc2 = pointwise(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.conv(self.fc1(x), gelu=True))))
+        if torch.jit.is_scripting():
+            return self.drop(self.fc2(self.drop(F.gelu(self.conv(self.fc1(x))))))
+        else:
+            x = convolve(self.conv, convolve(self.fc1, x), gelu=True)
+            return self.drop(convolve(self.fc2, self.drop(x)))
 
 
 class ResidualConvFFN(nn.Module):
@@ -31,11 +37,15 @@ class ResidualConvFFN(nn.Module):
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()
         hidden = int(dim * expansion)
-        self.fc1 = PointwiseConv2d(dim, hidden)
-        self.conv = DepthwiseConv2d(hidden, 3)
-        self.fc2 = PointwiseConv2d(hidden, dim)
+        self.fc1 = pointwise(dim, hidden)
+        self.conv = depthwise(hidden, 3)
+        self.fc2 = pointwise(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x, gelu=True)
-        return self.drop(self.fc2(self.drop(self.conv(x, gelu=True, residual=x))))
+        if torch.jit.is_scripting():
+            x = F.gelu(self.fc1(x))
+            return self.drop(self.fc2(self.drop(x + F.gelu(self.conv(x)))))
+        else:
+            x = convolve(self.fc1, x, gelu=True)
+            return self.drop(convolve(self.fc2, self.drop(convolve(self.conv, x, gelu=True, residual=x))))

@@ -1,13 +1,15 @@
 """ConvGLU (TransNeXt, arXiv 2311.17132, section 3.5)."""
 
+import torch
 import torch.nn as nn
-from timm.layers import register_notrace_module
+import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from glocal.layers.conv import convolve, depthwise, halves, pointwise
+from glocal.layers.graph import leaf
 
 
-@register_notrace_module
+@leaf
 class ConvGLU(nn.Module):
     """(g, v) = pw(x); pw(GELU(depthwise 3×3(g)) · v): a gate that sees its neighbours.
 
@@ -19,11 +21,16 @@ class ConvGLU(nn.Module):
     def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
         super().__init__()
         hidden = int(2 / 3 * expansion * dim)
-        self.fc1 = PointwiseConv2d(dim, 2 * hidden)
-        self.conv = DepthwiseConv2d(hidden, 3)
-        self.fc2 = PointwiseConv2d(hidden, dim)
+        self.fc1 = pointwise(dim, 2 * hidden)
+        self.conv = depthwise(hidden, 3)
+        self.fc2 = pointwise(hidden, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.fc1.halves(x, convolved=True)
-        return self.drop(self.fc2(self.drop(self.conv(gate, gelu=True, factor=value))))
+        if torch.jit.is_scripting():
+            gate, value = self.fc1(x).chunk(2, dim=1)
+            return self.drop(self.fc2(self.drop(F.gelu(self.conv(gate)) * value)))
+        else:
+            gate, value = halves(self.fc1, x, convolved=True)
+            x = convolve(self.conv, gate, gelu=True, factor=value)
+            return self.drop(convolve(self.fc2, self.drop(x)))

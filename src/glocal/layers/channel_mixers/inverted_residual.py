@@ -5,22 +5,12 @@ from collections.abc import Callable
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from glocal.layers.conv import convolve, depthwise, is_plain, pointwise
 from glocal.layers.fusion import absorb_norm
-
-
-@register_notrace_module
-class SiLU(nn.SiLU):
-    """SiLU in the place of its input, where no gradient needs that; for inputs that no other layer takes.
-
-    What a hook has kept of the layer before is then overwritten.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))
+from glocal.layers.norm import BatchNorm2d
+from glocal.ops.dispatch import takes_inference_ops
 
 
 class InvertedResidual(nn.Module):
@@ -42,19 +32,32 @@ class InvertedResidual(nn.Module):
     ):
         super().__init__()
         hidden = int(dim * expansion)
-        self.expand = PointwiseConv2d(dim, hidden, bias=False)
+        self.expand = pointwise(dim, hidden, bias=False)
         self.norm1 = inner_norm(hidden) if inner_norm is not None else nn.Identity()
-        self.conv = DepthwiseConv2d(hidden, kernel_size, bias=False)
+        self.conv = depthwise(hidden, kernel_size, bias=False)
         self.norm2 = inner_norm(hidden) if inner_norm is not None else nn.Identity()
-        self.project = PointwiseConv2d(hidden, dim, bias=False)
+        self.project = pointwise(hidden, dim, bias=False)
         self.norm3 = norm(dim)
-        self.act = SiLU()
+        self.act = nn.SiLU()
         self.drop = nn.Dropout2d(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm1(self.expand(x)))
-        x = self.act(self.norm2(self.conv(x)))
-        return self.drop(self.norm3(self.project(x)))
+        if torch.jit.is_scripting():
+            x = self.act(self.norm1(self.expand(x)))
+            x = self.project(self.act(self.norm2(self.conv(x))))
+        else:
+            x = self.activated(self.expand, self.norm1, x)
+            x = convolve(self.project, self.activated(self.conv, self.norm2, x))
+        return self.drop(self.norm3(x))
+
+    @torch.jit.unused
+    def activated(self, conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+        """SiLU of a convolution and norm, in the place of its input where nobody else can have that."""
+        y = norm(convolve(conv, x))
+        unseen = isinstance(y, Tensor) and is_plain(conv) and is_plain(norm, type(norm)) and is_plain(self.act, nn.SiLU)
+        if unseen and type(norm) in (nn.Identity, BatchNorm2d) and takes_inference_ops(y):
+            return F.silu(y, inplace=True)
+        return self.act(y)
 
     def reparameterize(self):
         self.norm1 = absorb_norm(self.expand, self.norm1)

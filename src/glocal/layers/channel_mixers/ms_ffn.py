@@ -3,17 +3,17 @@
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from glocal.layers.conv import convolve, depthwise, is_depthwise, is_plain, is_pointwise, pointwise
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
+from glocal.layers.graph import leaf
 from glocal.layers.norm import BatchNorm2d
 from glocal.ops import multi_scale_depthwise_conv, pointwise_conv
 from glocal.ops.dispatch import exporting
 
 
-@register_notrace_module
+@leaf
 class MSFFN(nn.Module):
     """pw → GELU → BN → y + depthwise 1/3/5/7(y), a quarter of the channels each → GELU → BN → pw → BN."""
 
@@ -25,29 +25,54 @@ class MSFFN(nn.Module):
         super().__init__()
         hidden = int(dim * expansion)
         part = hidden // len(kernel_sizes)
-        split = [hidden - part * (len(kernel_sizes) - 1)] + [part] * (len(kernel_sizes) - 1)
-        self.fc1 = PointwiseConv2d(dim, hidden, bias=False)
+        self.split = [hidden - part * (len(kernel_sizes) - 1)] + [part] * (len(kernel_sizes) - 1)
+        self.fc1 = pointwise(dim, hidden, bias=False)
         self.norm1 = BatchNorm2d(hidden)
-        self.convs = nn.ModuleList(DepthwiseConv2d(c, k) for c, k in zip(split, kernel_sizes, strict=True))
+        self.convs = nn.ModuleList(depthwise(c, k) for c, k in zip(self.split, kernel_sizes, strict=True))
         self.norm2 = BatchNorm2d(hidden)
-        self.fc2 = PointwiseConv2d(hidden, dim, bias=False)
+        self.fc2 = pointwise(hidden, dim, bias=False)
         self.norm3 = BatchNorm2d(dim)
         self.drop = nn.Dropout(proj_drop)
         self.adds_input = True  # else the kernels do
 
     def forward(self, x: Tensor) -> Tensor:
-        if exporting() and not self.training and not self.adds_input and isinstance(self.norm2, nn.Identity):
-            return self.norm3(self.branches(x))
-        x = self.norm1(self.fc1(x, gelu=True))
-        weights: list[Tensor] = []
-        biases: list[Tensor] = []
-        for conv in self.convs:  # TorchScript knows no comprehension over modules
-            weights.append(conv.weight)
-            bias = conv.bias
-            if bias is not None:  # always so, which TorchScript does not know
-                biases.append(bias)
-        x = self.norm2(multi_scale_depthwise_conv(x, weights, biases, self.adds_input, gelu=True))
-        return self.drop(self.norm3(self.fc2(self.drop(x))))
+        if torch.jit.is_scripting():
+            x = self.norm1(F.gelu(self.fc1(x)))
+            x = self.norm2(F.gelu(self.branch_by_branch(x)))
+            return self.drop(self.norm3(self.fc2(self.drop(x))))
+        else:
+            if exporting() and self.merged():
+                return self.norm3(self.branches(x))
+            x = self.norm1(convolve(self.fc1, x, gelu=True))
+            if all(is_depthwise(conv) and conv.bias is not None for conv in self.convs):
+                weights, biases = [conv.weight for conv in self.convs], [conv.bias for conv in self.convs]
+                x = multi_scale_depthwise_conv(x, weights, biases, self.adds_input, gelu=True)
+            else:
+                x = F.gelu(self.branch_by_branch(x))
+            return self.drop(self.norm3(convolve(self.fc2, self.drop(self.norm2(x)))))
+
+    def branch_by_branch(self, x: Tensor) -> Tensor:
+        parts = x.split(self.split, dim=1)
+        branches: list[Tensor] = []
+        for i, conv in enumerate(self.convs):
+            branches.append(conv(parts[i]))
+        y = torch.cat(branches, dim=1)
+        return x + y if self.adds_input else y
+
+    @torch.jit.unused
+    def merged(self) -> bool:
+        """Whether the branches can be networks of their own, up to their sum."""
+        return (
+            not self.training
+            and not self.adds_input
+            and is_plain(self.norm2, nn.Identity)
+            and is_plain(self.norm1, BatchNorm2d)
+            and self.norm1.running_var is not None
+            and self.norm1.weight is not None
+            and is_pointwise(self.fc1)
+            and is_pointwise(self.fc2)
+            and all(is_depthwise(conv) for conv in self.convs)
+        )
 
     @torch.jit.unused
     def branches(self, x: Tensor) -> Tensor:
@@ -57,7 +82,8 @@ class MSFFN(nn.Module):
             own = slice(first, first + conv.in_channels)
             moments = norm.running_mean[own], norm.running_var[own]
             part = pointwise_conv(x, self.fc1.weight[own], gelu=True)
-            part = conv(F.batch_norm(part, *moments, norm.weight[own], norm.bias[own], eps=norm.eps), gelu=True)
+            part = F.batch_norm(part, *moments, norm.weight[own], norm.bias[own], eps=norm.eps)
+            part = convolve(conv, part, gelu=True)
             out = out + pointwise_conv(part, self.fc2.weight[:, own], bias)
             bias, first = None, own.stop
         return out
@@ -67,7 +93,7 @@ class MSFFN(nn.Module):
         self.norm3 = absorb_norm(self.fc2, self.norm3)
         if isinstance(self.norm3, nn.Identity):
             self.output_conv = "fc2"
-        if self.adds_input:
+        if self.adds_input and all(is_depthwise(conv) for conv in self.convs):
             for conv in self.convs:
                 absorb_residual(conv)
             self.adds_input = False

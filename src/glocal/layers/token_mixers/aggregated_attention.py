@@ -5,15 +5,16 @@ import math
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import register_notrace_module, trunc_normal_
+from timm.layers import trunc_normal_
 from torch import Tensor
 
-from glocal.layers.conv import PointwiseConv2d
+from glocal.layers.conv import convolve, halves, pointwise
+from glocal.layers.graph import leaf
 from glocal.layers.norm import LayerNorm2d
 from glocal.layers.pooling import adaptive_average_pool, pooled_side
 from glocal.layers.position import LogCPB
 from glocal.ops import aggregated_attention
-from glocal.ops.dispatch import exporting
+from glocal.ops.dispatch import exporting, tracing
 
 
 class LengthScaledQuery(nn.Module):
@@ -42,7 +43,7 @@ class LengthScaledQuery(nn.Module):
         return x.reshape(batch, -1, self.head_dim, height, width)
 
 
-@register_notrace_module
+@leaf
 class AggregatedAttention(LengthScaledQuery):
     """Every position attends to its 3×3 neighbourhood and to a pooled map, in one softmax.
 
@@ -69,16 +70,16 @@ class AggregatedAttention(LengthScaledQuery):
         super().__init__(dim, head_dim)
         self.reduction = reduction
         self.pool_size = pool_size if pool_size is not None else 0
-        self.q = PointwiseConv2d(dim, dim)
-        self.kv = PointwiseConv2d(dim, 2 * dim)
-        self.pool_proj = PointwiseConv2d(dim, dim)
+        self.q = pointwise(dim, dim)
+        self.kv = pointwise(dim, 2 * dim)
+        self.pool_proj = pointwise(dim, dim)
         self.pool_norm = LayerNorm2d(dim, eps=1e-5)
         base = None if base_size is None else (*base_size, *self.pooled_size(*base_size))
         self.position = LogCPB(self.num_heads, pretrain_size, base)
         self.local_bias = nn.Parameter(torch.empty(self.num_heads, 9))
         self.tokens = nn.Parameter(torch.empty(self.num_heads, head_dim, 9))
         self.token_bias = nn.Parameter(torch.empty(self.num_heads, 9))
-        self.proj = PointwiseConv2d(dim, dim)
+        self.proj = pointwise(dim, dim)
         self.drop = nn.Dropout(proj_drop)
         self.reset_parameters()
 
@@ -96,13 +97,19 @@ class AggregatedAttention(LengthScaledQuery):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
         pooled_height, pooled_width = self.pooled_size(height, width)
-        q = F.normalize(self.split_heads(self.q(x)), dim=2)
-        k, v = self.kv.halves(x)
+        if torch.jit.is_scripting():
+            q, pooled = self.q(x), F.gelu(self.pool_proj(x))
+            k, v = self.kv(x).chunk(2, dim=1)
+        else:
+            q, pooled = convolve(self.q, x), convolve(self.pool_proj, x, gelu=True)
+            k, v = halves(self.kv, x)
+        q = F.normalize(self.split_heads(q), dim=2)
         k, v = self.split_heads(k), self.split_heads(v)
 
-        pooled = adaptive_average_pool(self.pool_proj(x, gelu=True), pooled_height, pooled_width)
-        pooled_k, pooled_v = self.split_heads(self.kv(self.pool_norm(pooled))).flatten(3).chunk(2, dim=1)
-        position = self.position(height, width, pooled_height, pooled_width)
+        pooled = self.pool_norm(adaptive_average_pool(pooled, pooled_height, pooled_width))
+        pooled = self.kv(pooled) if torch.jit.is_scripting() else convolve(self.kv, pooled)
+        pooled_k, pooled_v = self.split_heads(pooled).flatten(3).chunk(2, dim=1)
+        position = self.position(height, width, pooled_height, pooled_width, self.temperature)
         x = aggregated_attention(
             q,
             F.normalize(k, dim=2),
@@ -116,10 +123,10 @@ class AggregatedAttention(LengthScaledQuery):
             self.tokens,
             self.token_bias,
         ).reshape(x.shape)
-        return self.drop(self.proj(x))
+        return self.drop(self.proj(x) if torch.jit.is_scripting() else convolve(self.proj, x))
 
 
-@register_notrace_module
+@leaf
 class CosineAttention(LengthScaledQuery):
     """Length-scaled cosine attention between all positions, with a log-CPB bias: TransNeXt's last stage.
 
@@ -135,25 +142,26 @@ class CosineAttention(LengthScaledQuery):
         proj_drop: float = 0.0,
     ):
         super().__init__(dim, head_dim)
-        self.qkv = PointwiseConv2d(dim, 3 * dim)
+        self.qkv = pointwise(dim, 3 * dim)
         self.position = LogCPB(self.num_heads, pretrain_size, None if base_size is None else (*base_size, *base_size))
-        self.proj = PointwiseConv2d(dim, dim)
+        self.proj = pointwise(dim, dim)
         self.drop = nn.Dropout(proj_drop)
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
-        q, k, v = self.split_heads(self.qkv(x)).flatten(3).transpose(2, 3).chunk(3, dim=1)  # (B, heads, H·W, d) each
+        x = self.qkv(x) if torch.jit.is_scripting() else convolve(self.qkv, x)
+        q, k, v = self.split_heads(x).flatten(3).transpose(2, 3).chunk(3, dim=1)  # (B, heads, H·W, d) each
         scale = F.softplus(self.temperature)
-        if exporting():
+        if tracing():
             scale = scale * torch.full([], height * width, dtype=scale.dtype, device=x.device).log()
         else:
             scale = scale * math.log(height * width)
         q = (F.normalize(q, dim=-1) + self.query_embedding.unsqueeze(1)) * scale.view(-1, 1, 1)
-        position = self.position(height, width, height, width).unsqueeze(0).to(q.dtype)
+        position = self.position(height, width, height, width, self.temperature).unsqueeze(0).to(q.dtype)
         x = F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, attn_mask=position, scale=1.0)
         if exporting():
-            x = x.transpose(2, 3).reshape(-1, self.proj.in_channels, height, width)
+            x = x.transpose(2, 3).reshape(-1, self.num_heads * self.head_dim, height, width)
         else:  # in channels_last, as torch's attention gives it without gradients
-            x = x.transpose(1, 2).reshape(-1, height, width, self.proj.in_channels).permute(0, 3, 1, 2)
-        return self.drop(self.proj(x))
+            x = x.transpose(1, 2).reshape(-1, height, width, self.num_heads * self.head_dim).permute(0, 3, 1, 2)
+        return self.drop(self.proj(x) if torch.jit.is_scripting() else convolve(self.proj, x))

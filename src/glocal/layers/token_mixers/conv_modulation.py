@@ -1,9 +1,11 @@
 """Convolution modulation (Conv2Former, arXiv 2211.11943, eq. 3-5)."""
 
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from glocal.layers.conv import convolve, depthwise, pointwise
 
 
 class ConvModulation(nn.Module):
@@ -13,12 +15,16 @@ class ConvModulation(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int = 11, proj_drop: float = 0.0):
         super().__init__()
-        self.query = PointwiseConv2d(dim, dim)
-        self.conv = DepthwiseConv2d(dim, kernel_size)
-        self.value = PointwiseConv2d(dim, dim)
-        self.proj = PointwiseConv2d(dim, dim)
+        self.query = pointwise(dim, dim)
+        self.conv = depthwise(dim, kernel_size)
+        self.value = pointwise(dim, dim)
+        self.proj = pointwise(dim, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.query(x, gelu=True)
-        return self.drop(self.proj(self.conv(y, factor=self.value(x))))
+        if torch.jit.is_scripting():
+            return self.drop(self.proj(self.conv(F.gelu(self.query(x))) * self.value(x)))
+        else:
+            y = convolve(self.query, x, gelu=True)
+            y = convolve(self.conv, y, factor=convolve(self.value, x))
+            return self.drop(convolve(self.proj, y))

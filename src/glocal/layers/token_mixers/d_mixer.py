@@ -5,18 +5,19 @@ from collections import OrderedDict
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import register_notrace_module, trunc_normal_
+from timm.layers import trunc_normal_
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from glocal.layers.conv import convolve, depthwise, halves, in_turn, is_depthwise, is_plain, is_pointwise, pointwise
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
+from glocal.layers.graph import leaf
 from glocal.layers.norm import BatchNorm2d
 from glocal.layers.pooling import adaptive_average_pool, cells_and_mean
 from glocal.ops import depthwise_conv, pointwise_conv, taps_within_reach
 from glocal.ops.dispatch import exporting, takes_cpu
 
 
-@register_notrace_module
+@leaf
 class DMixer(nn.Module):
     """STE(concat(IDConv(x₁), OSRA(x₂))), x₁ and x₂ the two halves of the channels.
 
@@ -70,10 +71,10 @@ class IDConv(nn.Module):
         hidden = dim // reduction
         self.proj = nn.Sequential(
             OrderedDict(
-                squeeze=PointwiseConv2d(dim, hidden, bias=False),
+                squeeze=pointwise(dim, hidden, bias=False),
                 norm=BatchNorm2d(hidden),
                 act=nn.GELU(),
-                expand=PointwiseConv2d(hidden, num_groups * dim),
+                expand=pointwise(hidden, num_groups * dim),
             )
         )
         self.reset_parameters()
@@ -83,7 +84,7 @@ class IDConv(nn.Module):
         trunc_normal_(self.bias, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        if exporting() and not self.training:
+        if exporting() and not self.training and self.is_plain():
             weight, bias = self.kernels_at_once(x)
             return depthwise_conv(x, weight, bias)
         # Two calls of proj, the kernels' first: in training its BN normalises and averages each by itself.
@@ -99,19 +100,31 @@ class IDConv(nn.Module):
 
         On a map smaller than the kernel, without the outer taps, which would not meet it.
         """
-        hidden = self.hidden(context)
-        if not torch.jit.is_scripting():
+        if torch.jit.is_scripting():
+            logits = self.proj(context)
+        else:
             side = max(height, width)  # the kernels stay square
-            hidden, bank = taps_within_reach(hidden, side, side), taps_within_reach(bank, side, side)
-        return self.mixture(hidden, bank)
+            bank = taps_within_reach(bank, side, side)
+            if is_plain(self.proj, nn.Sequential):
+                logits = convolve(self.proj.expand, taps_within_reach(self.hidden(context), side, side))
+            else:
+                logits = taps_within_reach(self.proj(context), side, side)
+        return self.mixture(logits, bank)
 
-    def hidden(self, context: Tensor) -> Tensor:
-        return self.proj.act(self.proj.norm(self.proj.squeeze(context)))  # BN averages over all of the context
-
-    def mixture(self, hidden: Tensor, bank: Tensor) -> Tensor:
+    def mixture(self, logits: Tensor, bank: Tensor) -> Tensor:
         groups, channels, rows, columns = bank.shape
-        weights = self.proj.expand(hidden).reshape(-1, groups, channels, rows, columns).softmax(dim=1)
+        weights = logits.reshape(-1, groups, channels, rows, columns).softmax(dim=1)
         return (weights * bank).sum(dim=1)
+
+    @torch.jit.unused
+    def hidden(self, context: Tensor) -> Tensor:
+        context = convolve(self.proj.squeeze, context)
+        return self.proj.act(self.proj.norm(context))  # BN averages over all of the context
+
+    @torch.jit.unused
+    def is_plain(self) -> bool:
+        expand = self.proj.expand
+        return is_plain(self.proj, nn.Sequential) and is_pointwise(expand) and expand.bias is not None
 
     @torch.jit.unused
     def kernels_at_once(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +137,7 @@ class IDConv(nn.Module):
             weight, bias = (first - second for first, second in (weight.chunk(2), bias.chunk(2)))
             mixed = bank[1] + F.conv2d(hidden, weight, bias).sigmoid() * (bank[0] - bank[1])
         else:
-            mixed = self.mixture(hidden, bank)
+            mixed = self.mixture(convolve(self.proj.expand, hidden), bank)
         return mixed[..., :side, :side], mixed[..., side:, side:].flatten(1)
 
     def reparameterize(self):
@@ -138,9 +151,9 @@ class OSRA(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"{dim} channels cannot be split into {num_heads} heads")
-        self.num_heads = num_heads
-        self.q = PointwiseConv2d(dim, dim)
-        self.kv = PointwiseConv2d(dim, 2 * dim)
+        self.head_dim = dim // num_heads
+        self.q = pointwise(dim, dim)
+        self.kv = pointwise(dim, 2 * dim)
         self.reduce = nn.Identity()
         if reduction > 1:
             kernel = reduction + 3
@@ -149,29 +162,34 @@ class OSRA(nn.Module):
                     conv=nn.Conv2d(dim, dim, kernel, reduction, kernel // 2, groups=dim, bias=False),
                     norm1=BatchNorm2d(dim),
                     act=nn.GELU(),
-                    scale=DepthwiseConv2d(dim, 1, bias=False),
+                    scale=depthwise(dim, 1, bias=False),
                     norm2=BatchNorm2d(dim),
                 )
             )
-        self.local = DepthwiseConv2d(dim, 3)
+        self.local = depthwise(dim, 3)
         self.adds_input = True  # before the keys; else the kernels of `local` do
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        source = self.reduce(x)
-        source = self.local(source, residual=source) if self.adds_input else self.local(source)
-        if exporting():
-            return self.attend_in_graph(x, source, position)
-        q = self.split_heads(self.q(x))
-        k, v = self.split_heads(self.kv(source)).chunk(2, dim=1)
-        out = biased_attention(q, k, v, position)  # (B, heads, H·W, d)
+        if torch.jit.is_scripting():
+            source = self.reduce(x)
+            local = self.local(source)
+            q, kv = self.q(x), self.kv(source + local if self.adds_input else local)
+        else:
+            source = in_turn(self.reduce, x)
+            source = convolve(self.local, source, residual=source if self.adds_input else None)
+            if exporting() and is_pointwise(self.q) and self.q.bias is not None:
+                return self.attend_in_graph(x, source, position)
+            q, kv = convolve(self.q, x), convolve(self.kv, source)
+        k, v = self.split_heads(kv).chunk(2, dim=1)
+        out = biased_attention(self.split_heads(q), k, v, position)  # (B, heads, H·W, d)
         batch, channels, height, width = x.shape
         return out.transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # in channels_last
 
     @torch.jit.unused
     def attend_in_graph(self, x: Tensor, source: Tensor, position: Tensor) -> Tensor:
         """What `forward` makes of the keys' source, for graphs: runtimes multiply transposed matrices as they lie."""
-        width = self.q.in_channels // self.num_heads
-        k, v = (half.reshape(-1, width, half.shape[2] * half.shape[3]) for half in self.kv.halves(source))
+        width = self.head_dim
+        k, v = (half.reshape(-1, width, half.shape[2] * half.shape[3]) for half in halves(self.kv, source))
         q = pointwise_conv(x, self.q.weight * width**-0.5, self.q.bias * width**-0.5)
         q = q.reshape(-1, width, q.shape[2] * q.shape[3])
         logits = torch.bmm(q.transpose(1, 2), k)  # (B·heads, H·W, H_s·W_s)
@@ -180,13 +198,13 @@ class OSRA(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, n·C, H, W) → (B, n·heads, H·W, d)."""
-        return x.reshape(x.shape[0], -1, self.q.in_channels // self.num_heads, x.shape[2] * x.shape[3]).transpose(2, 3)
+        return x.reshape(x.shape[0], -1, self.head_dim, x.shape[2] * x.shape[3]).transpose(2, 3)
 
     def reparameterize(self):
         if isinstance(self.reduce, nn.Sequential):
             self.reduce.norm1 = absorb_norm(self.reduce.conv, self.reduce.norm1)
             self.reduce.norm2 = absorb_norm(self.reduce.scale, self.reduce.norm2)
-        if self.adds_input:
+        if self.adds_input and is_depthwise(self.local):
             absorb_residual(self.local)
             self.adds_input = False
 
@@ -212,18 +230,22 @@ class SqueezedTokenEnhancer(nn.Module):
     def __init__(self, dim: int, reduction: int = 8, min_dim: int = 16):
         super().__init__()
         hidden = max(min_dim, dim // reduction)
-        self.conv = DepthwiseConv2d(dim, 3)
+        self.conv = depthwise(dim, 3)
         self.norm1 = BatchNorm2d(dim)
-        self.squeeze = PointwiseConv2d(dim, hidden)
+        self.squeeze = pointwise(dim, hidden)
         self.norm2 = BatchNorm2d(hidden)
-        self.expand = PointwiseConv2d(hidden, dim)
+        self.expand = pointwise(hidden, dim)
         self.norm3 = BatchNorm2d(dim)
         self.register_parameter("input_scale", None)  # of x, where a LayerScale has been merged
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm1(self.conv(x, gelu=True))
-        y = self.norm2(self.squeeze(y, gelu=True))
-        y = self.norm3(self.expand(y))
+        if torch.jit.is_scripting():
+            y = self.norm1(F.gelu(self.conv(x)))
+            y = self.expand(self.norm2(F.gelu(self.squeeze(y))))
+        else:
+            y = self.norm1(convolve(self.conv, x, gelu=True))
+            y = convolve(self.expand, self.norm2(convolve(self.squeeze, y, gelu=True)))
+        y = self.norm3(y)
         return x + y if self.input_scale is None else torch.addcmul(y, x, self.input_scale)
 
     def reparameterize(self):

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import register_notrace_module
 from torch import Tensor
 
-from glocal.layers.conv import PointwiseConv2d
+from glocal.layers.conv import convolve, pointwise
 from glocal.layers.fusion import absorb_input_norm
+from glocal.layers.graph import leaf
 from glocal.layers.pooling import adaptive_average_pool, pooled_side
 from glocal.ops import grid_attention
 
 
-@register_notrace_module
+@leaf
 class HierarchicalAttention(nn.Module):
     """Two-step H-MHSA, or plain global attention with a grid of 1. The norms are inside: it takes the raw block input.
 
@@ -39,32 +40,38 @@ class HierarchicalAttention(nn.Module):
         super().__init__()
         if dim % head_dim:
             raise ValueError(f"dim {dim} is not a multiple of head_dim {head_dim}")
-        self.num_heads = dim // head_dim
+        self.head_dim = head_dim
         self.grid = grid
         self.reduction = reduction
         self.norm = norm(dim)
-        self.qkv = PointwiseConv2d(dim, 3 * dim)
+        self.qkv = pointwise(dim, 3 * dim)
         if grid > 1:
             self.grid_norm = norm(dim)
-            self.q = PointwiseConv2d(dim, dim)
+            self.q = pointwise(dim, dim)
             self.pool_norm = norm(dim)
-            self.kv = PointwiseConv2d(dim, 2 * dim)
+            self.kv = pointwise(dim, 2 * dim)
         else:
             self.grid_norm = self.q = self.pool_norm = self.kv = nn.Identity()
-        self.proj = PointwiseConv2d(dim, dim)
+        self.proj = pointwise(dim, dim)
         self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.split_heads(self.qkv(self.norm(x))).chunk(3, dim=1)
+        y = self.norm(x)
+        y = self.qkv(y) if torch.jit.is_scripting() else convolve(self.qkv, y)
+        q, k, v = self.split_heads(y).chunk(3, dim=1)
         if self.grid > 1:
             x = self.grid_norm(x + grid_attention(q, k, v, self.grid).reshape(x.shape))
             height, width = pooled_side(x.shape[-2], self.reduction), pooled_side(x.shape[-1], self.reduction)
             pooled = self.pool_norm(adaptive_average_pool(x, height, width))
-            k, v = self.split_heads(self.kv(pooled)).chunk(2, dim=1)
-            x = x + global_attention(self.split_heads(self.q(x)), k, v).reshape(x.shape)
+            if torch.jit.is_scripting():
+                q, pooled = self.q(x), self.kv(pooled)
+            else:
+                q, pooled = convolve(self.q, x), convolve(self.kv, pooled)
+            k, v = self.split_heads(pooled).chunk(2, dim=1)
+            x = x + global_attention(self.split_heads(q), k, v).reshape(x.shape)
         else:
             x = global_attention(q, k, v).reshape(x.shape)
-        return self.drop(self.proj(x))
+        return self.drop(self.proj(x) if torch.jit.is_scripting() else convolve(self.proj, x))
 
     def reparameterize(self):
         self.norm = absorb_input_norm(self.norm, self.qkv)
@@ -74,7 +81,7 @@ class HierarchicalAttention(nn.Module):
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, n·C, H, W) → (B, n·heads, d, H, W)."""
         batch, _, height, width = x.shape
-        return x.reshape(batch, -1, self.proj.in_channels // self.num_heads, height, width)
+        return x.reshape(batch, -1, self.head_dim, height, width)
 
 
 def global_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.layers.conv import DepthwiseConv2d, PointwiseConv2d
+from glocal.layers.conv import convolve, depthwise, in_turn, pointwise
 
 
 class LargeKernelAttention(nn.Module):
@@ -17,17 +18,20 @@ class LargeKernelAttention(nn.Module):
 
     def __init__(self, dim: int, proj_drop: float = 0.0):
         super().__init__()
-        self.expand = PointwiseConv2d(dim, dim)
-        self.attention = nn.Sequential(
-            DepthwiseConv2d(dim, 5), DepthwiseConv2d(dim, 7, dilation=3), PointwiseConv2d(dim, dim)
-        )
-        self.proj = PointwiseConv2d(dim, dim)
+        self.expand = pointwise(dim, dim)
+        self.attention = nn.Sequential(depthwise(dim, 5), depthwise(dim, 7, dilation=3), pointwise(dim, dim))
+        self.proj = pointwise(dim, dim)
         self.drop = nn.Dropout(proj_drop)
         self.register_parameter("input_scale", None)  # of x, where a LayerScale has been merged
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.expand(x, gelu=True)
-        y = self.drop(self.proj(u * self.attention(u)))
+        if torch.jit.is_scripting():
+            u = F.gelu(self.expand(x))
+            y = self.proj(u * self.attention(u))
+        else:
+            u = convolve(self.expand, x, gelu=True)
+            y = convolve(self.proj, u * in_turn(self.attention, u))
+        y = self.drop(y)
         return x + y if self.input_scale is None else torch.addcmul(y, x, self.input_scale)
 
     def scale_input(self, weight: Tensor):

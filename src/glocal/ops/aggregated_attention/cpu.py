@@ -122,7 +122,7 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
-        pass
+        ctx.tile = inputs[1]
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
@@ -131,19 +131,40 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        batch, heads, rows, columns, tall, wide, d = grad.shape
+        return _Overlaps.apply(grad, ctx.tile), None
+
+
+class _Overlaps(torch.autograd.Function):
+    """The transpose of `_Windows`: at each position the sum of what the windows have there."""
+
+    @staticmethod
+    def forward(x: Tensor, tile: tuple[int, int]) -> Tensor:
+        batch, heads, rows, columns, tall, wide, d = x.shape
         # The last two rows and columns of a window lie in the next one, if there is a next one.
-        down = tall - 2 if rows > 1 else tall
-        across = wide - 2 if columns > 1 else wide
-        out = grad.new_zeros(batch, (rows + 1) * down, (columns + 1) * across, heads, d)
-        grad = grad.permute(0, 2, 4, 3, 5, 1, 6)  # (B, rows, y, columns, x, heads, d)
+        down = tile[0] if rows > 1 else tall
+        across = tile[1] if columns > 1 else wide
+        out = x.new_zeros(batch, (rows + 1) * down, (columns + 1) * across, heads, d)
+        x = x.permute(0, 2, 4, 3, 5, 1, 6)  # (B, rows, y, columns, x, heads, d)
         for top, bottom in ((0, down), (down, tall)):
             for left, right in ((0, across), (across, wide)):
                 whole = out[:, top : top + rows * down, left : left + columns * across]
                 whole = whole.unflatten(2, (columns, across)).unflatten(1, (rows, down))
-                whole[:, :, : bottom - top, :, : right - left] += grad[:, :, top:bottom, :, left:right]
+                whole[:, :, : bottom - top, :, : right - left] += x[:, :, top:bottom, :, left:right]
         height, width = (rows - 1) * down + tall, (columns - 1) * across + wide
-        return out[:, :height, :width], None
+        return out[:, :height, :width]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
+        ctx.tile = inputs[1]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
+        x = x.movedim(in_dims[0], 0)
+        return _Overlaps.apply(x.flatten(0, 1), tile).unflatten(0, x.shape[:2]), 0
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Windows.apply(grad, ctx.tile), None
 
 
 class _Logits(torch.autograd.Function):

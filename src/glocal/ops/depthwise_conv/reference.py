@@ -60,7 +60,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu
         return _by_groups(x, weight, bias, dilation, gelu)
     if batch == 1:
         return _by_groups(x, weight.transpose(0, 1), bias, dilation, gelu)
-    if not torch.jit.is_scripting() and isinstance(batch, torch.SymInt):
+    if not torch.jit.is_scripting() and (isinstance(batch, torch.SymInt) or torch.jit.is_tracing()):
         y = graph.convolve(x, weight, dilation)
         y = y if bias is None else y + bias.reshape(-1, channels, 1, 1)
         return F.gelu(y) if gelu else y

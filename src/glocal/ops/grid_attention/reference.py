@@ -10,13 +10,15 @@ from glocal.ops import dispatch
 def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
     batch, heads, width_per_head, height, width = q.shape
     down, across = grid, grid
-    if torch.jit.is_scripting() or not torch.compiler.is_compiling():  # else the graph shall take other sizes too
+    if torch.jit.is_scripting() or not (
+        torch.compiler.is_compiling() or dispatch.tracing()
+    ):  # else the graph shall take other sizes too
         down, across = min(grid, height), min(grid, width)  # a cell larger than the map would hold padding only
     rows, columns = (height + down - 1) // down, (width + across - 1) // across
     pad_bottom, pad_right = rows * down - height, columns * across - width
 
     mask: Tensor | None = None
-    if dispatch.exporting() or pad_bottom > 0 or pad_right > 0:
+    if dispatch.tracing() or pad_bottom > 0 or pad_right > 0:
         real = torch.ones(1, 1, 1, height, width, dtype=torch.bool, device=q.device)
         mask = split_cells(pad(real, pad_bottom, pad_right), down, across)  # (cells, 1, g², 1)
         mask = mask.transpose(-2, -1).repeat(batch, 1, 1, 1)  # (B·cells, 1, 1, g²): which keys are real
@@ -32,7 +34,7 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
 
 
 def pad(x: Tensor, bottom: int, right: int) -> Tensor:
-    return F.pad(x, [0, right, 0, bottom]) if dispatch.exporting() or bottom > 0 or right > 0 else x
+    return F.pad(x, [0, right, 0, bottom]) if dispatch.tracing() or bottom > 0 or right > 0 else x
 
 
 def split_cells(x: Tensor, down: int, across: int) -> Tensor:
