@@ -28,7 +28,7 @@ def _note(event: str, args: tuple) -> None:
     if event in STARTS or event in CALLS:
         _notes.append(f"{event} {args!r}"[:300])
     elif event in REMOVES or (event == "open" and _writes(args)):
-        path = os.fsdecode(args[0]) if isinstance(args[0], (str, bytes)) else ""
+        path = os.fsdecode(args[0]) if isinstance(args[0], (str, bytes, os.PathLike)) else ""
         if not os.path.abspath(path).startswith(_allowed):
             _notes.append(f"{event} {path}")
 

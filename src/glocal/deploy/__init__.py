@@ -1,7 +1,12 @@
 """Using a trained model."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# OpenVINO and NNCF report how they are used to their makers, unless a file in the user's home says no. Without this
+# module they report nothing. It has to be out of the way before they are imported.
+sys.modules.setdefault("openvino_telemetry", None)
 
 if TYPE_CHECKING:
     from glocal.deploy.engine import compile
