@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+import extras
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels are checked on a CPU
 
@@ -16,6 +18,14 @@ torch.ones(1, requires_grad=True).sum().backward()
 def pytest_ignore_collect(collection_path, config):
     """Ray, which starts threads of its own, stays out of the processes of CI: their tests fork."""
     return True if collection_path.name == "test_cluster.py" and config.option.markexpr == "not slow" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Skip a test module for which a library is missing, with the name of the extra that installs it."""
+    report = yield
+    extras.skip_where_missing(report, collector.path)
+    return report
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from glocal.deploy.calibration import calibration_images
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 from glocal.tasks.classifier import load_classifier
 
-pytest.importorskip("onnxscript")
-pytest.importorskip("openvino")
+pytest.importorskip("onnxscript", reason="needs the extra [export]")
+pytest.importorskip("openvino", reason="needs the extra [export]")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

@@ -16,7 +16,7 @@ import time
 import pytest
 from PIL import Image
 
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("prometheus_client")
 
 from glocal.cli import main

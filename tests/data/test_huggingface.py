@@ -8,7 +8,7 @@ from PIL import Image
 from glocal.data.image import UnreadableImageError
 from glocal.data.source import open_for_evaluation, open_for_training
 
-datasets = pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets", reason="needs the extra [data]")
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,7 @@ class TestPlan:
         ]
 
     def test_every_stored_file_is_a_shard(self, photos, tmp_path):
-        pytest.importorskip("webdataset")
+        pytest.importorskip("webdataset", reason="needs the extra [data]")
         (tmp_path / "stored").mkdir()
         one = tar(tmp_path / "stored/a.tar", {"0.png": png(1)})
         two = table(tmp_path / "stored/b.parquet", "image", [png(2), png(3)])
@@ -101,7 +101,7 @@ class TestPlan:
         ],
     )
     def test_what_stands_for_nothing(self, tmp_path, monkeypatch, source, message):
-        pytest.importorskip("webdataset")
+        pytest.importorskip("webdataset", reason="needs the extra [data]")
         monkeypatch.chdir(tmp_path)
         (tmp_path / "empty").mkdir()
         (tmp_path / "mixed").mkdir()
@@ -155,7 +155,7 @@ class TestTable:
 
 
 class TestTar:
-    pytest.importorskip("webdataset")
+    pytest.importorskip("webdataset", reason="needs the extra [data]")
 
     @pytest.mark.parametrize("compressed", [False, True])
     def test_first_image_of_every_sample(self, tmp_path, compressed):

@@ -16,7 +16,7 @@ from torchvision import transforms
 import glocal.data.shards
 from glocal.data.source import open_for_evaluation, open_for_training
 
-pytest.importorskip("webdataset")
+pytest.importorskip("webdataset", reason="needs the extra [data]")
 CLASSES = 3
 
 
@@ -600,6 +600,22 @@ class TestResume:
         assert len(found) == 18 - batches
         for batch, other in zip(found, expected[batches:], strict=True):
             assert all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
+
+    def test_at_any_sample(self, tmp_path):
+        """Also right before one that cannot be read, in whose place the last before the stop comes."""
+        members = [
+            (name, b"x" * len(content) if number in (2, 5, 6, 11) and name.endswith("png") else content)
+            for number in range(14)
+            for name, content in sample(number)
+        ]
+        write(tmp_path / "d/0.tar", members)
+        samples = samples_of(tmp_path / "d")
+        whole = [(red(image), label, unread) for image, label, unread in samples.stream(TO_TENSOR, training=True)]
+        for stop in range(14):
+            stopped, continued = (samples.stream(TO_TENSOR, training=True) for _ in range(2))
+            list(zip(range(stop), stopped, strict=False))
+            continued.load_state_dict(stopped.state_dict())
+            assert [(red(image), label, unread) for image, label, unread in continued] == whole[stop:]
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_between_epochs(self, make, workers):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from glocal.data.source import Samples, open_for_evaluation, open_for_training, stratified_split
+from glocal.data.source import Samples, fingerprint, open_for_evaluation, open_for_training, stratified_split
 
 # Of 600 images, classes that 1 % to 50 % of them have.
 LABELS = [tuple(np.flatnonzero(row)) for row in np.random.RandomState(0).rand(600, 8) < np.linspace(0.01, 0.5, 8)]
@@ -53,6 +53,11 @@ class TestMultiLabelSplit:
     def test_seed_decides(self):
         assert stratified_split(LABELS, 0.2, 1) == stratified_split(LABELS, 0.2, 1)
         assert stratified_split(LABELS, 0.2, 1) != stratified_split(LABELS, 0.2, 2)
+
+
+def test_a_data_set_is_known_by_its_files_in_any_order():
+    assert fingerprint(["a/1.png", "b/2.png"]) == fingerprint(["b/2.png", "a/1.png"])
+    assert fingerprint(["a/1.png", "b/2.png"]) != fingerprint(["a/1.png", "b/3.png"])
 
 
 class TestSamples:

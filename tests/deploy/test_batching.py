@@ -10,7 +10,7 @@ from glocal.deploy.batching import Batcher, BusyError
 
 
 def run(coroutine):
-    return asyncio.run(coroutine)
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
 
 
 async def with_batcher(use, compute=lambda items: [10 * item for item in items], **options):

@@ -93,7 +93,7 @@ class TestFiles:
     def test_stored_images_give_the_rows_of_the_folder(self, config, tmp_path, kind):
         stored = tmp_path / ("x.tar" if kind == "tar" else "x.parquet")
         if kind == "tar":
-            pytest.importorskip("webdataset")
+            pytest.importorskip("webdataset", reason="needs the extra [data]")
             with tarfile.open(stored, "w") as tar:
                 for number, content in enumerate(CONTENTS):
                     member = tarfile.TarInfo(f"{number}.png")

@@ -38,11 +38,11 @@ def config(checkpoint, **options):
     return EmbedConfig(["photos"], **common, **options)
 
 
-def start(checkpoint, *command):
-    """Begin a command on a Ray of two workers; in a process of its own, as Ray never leaves one quite."""
+def start(checkpoint, *command, workers=2):
+    """Begin a command on a Ray of so many workers; in a process of its own, as Ray never leaves one quite."""
     program = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())"]
     options = ["--checkpoint", str(checkpoint), "--engine", "torch", "--batch-size", "2", "--shard-size", "3"]
-    options += ["--device", "cpu", "--output", "out", "--ray", "--workers", "2"]
+    options += ["--device", "cpu", "--output", "out", "--ray", "--workers", str(workers)]
     command = [*program, *(command or ("embed", "photos")), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -71,6 +71,27 @@ def test_files_are_those_of_one_process(checkpoint, tmp_path):
             assert (row["source"], row["error"]) == (other["source"], other["error"])
             if other["error"] is None:
                 np.testing.assert_allclose(row["embedding"], other["embedding"], atol=1e-5)
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.slow
+def test_one_worker_writes_the_same_rows(checkpoint, tmp_path):
+    bulk.write_results(config(checkpoint, output="here"))
+    shown, errors = (run := start(checkpoint, workers=1)).communicate(timeout=240)
+    assert (run.returncode, shown) == (1, "12 images in 4 files in out\n"), errors
+    rows, expected = (
+        [
+            row
+            for part in map(bulk.part_name, range(4))
+            for row in parquet.read_table(tmp_path / name / part).to_pylist()
+        ]
+        for name in ("out", "here")
+    )
+    assert [row["source"] for row in rows] == [f"photos/{number:02}.png" for number in range(12)]
+    for row, other in zip(rows, expected, strict=True):
+        assert row["error"] == other["error"]
+        if other["error"] is None:
+            np.testing.assert_allclose(row["embedding"], other["embedding"], atol=1e-5)
 
 
 @two_cores

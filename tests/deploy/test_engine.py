@@ -17,8 +17,8 @@ from agreement import randomised
 from glocal.deploy import compile, engine, export, runtimes
 from glocal.deploy.graph import Maps
 
-pytest.importorskip("onnxscript")
-pytest.importorskip("openvino")
+pytest.importorskip("onnxscript", reason="needs the extra [export]")
+pytest.importorskip("openvino", reason="needs the extra [export]")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ENGINES = ["openvino", "onnxruntime", "torch"]

@@ -16,8 +16,8 @@ from glocal.deploy.files import ExportMismatchError, compare, random_images
 from glocal.deploy.graph import LogitsAndEmbedding, Maps
 from glocal.layers.position import LogCPB, RelativePosition
 
-pytest.importorskip("onnxscript")
-pytest.importorskip("openvino")
+pytest.importorskip("onnxscript", reason="needs the extra [export]")
+pytest.importorskip("openvino", reason="needs the extra [export]")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PICO = [name for name in glocal.model_names() if name.endswith("_pico")]

@@ -13,7 +13,7 @@ from glocal.data.source import open_for_evaluation
 from glocal.deploy import export, files, runtimes
 from glocal.deploy.calibration import calibration_images
 
-pytest.importorskip("nncf")
+pytest.importorskip("nncf", reason="needs the extra [int8]")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PREPROCESSING = Preprocessing((3, 16, 16), (0.5,) * 3, (0.25,) * 3)

@@ -14,9 +14,9 @@ import timm
 import torch
 from PIL import Image
 
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("prometheus_client")
-pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api", reason="needs the extra [dev]")
 import uvicorn
 from playwright import sync_api
 

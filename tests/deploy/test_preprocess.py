@@ -38,13 +38,15 @@ def photo(height, width):
 def test_is_what_pillow_does(name, size):
     preprocessing = PREPROCESSINGS[name]
     pixels = photo(*size)
-    expected = preprocessing.transform()(Image.fromarray(pixels))
+    image = Image.fromarray(pixels)
+    if preprocessing.crop_mode == "squash":  # Pillow 13 squashes some shapes columns first: here always rows first
+        image = image.resize((88, image.height), Image.Resampling.BICUBIC)  # 80 pixels are 0.9 of it
+    expected = preprocessing.transform()(image)
     found = Preprocess(preprocessing)(torch.from_numpy(pixels)[None])[0]
     assert found.shape == expected.shape
     levels = ((found - expected) * torch.tensor(STD).view(3, 1, 1) * 255).abs()
-    # Pillow 13 squashes some shapes columns first.
-    assert levels.max() < (10 if preprocessing.crop_mode == "squash" else 1.01)
-    assert (levels > 0.01).double().mean() < (0.3 if preprocessing.crop_mode == "squash" else 0.004)
+    assert levels.max() < 1.01
+    assert (levels > 0.01).double().mean() < 0.004
 
 
 class Small(nn.Module):

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("prometheus_client")
 from fastapi.testclient import TestClient
 

@@ -1,59 +1,92 @@
-"""The pictures of `glocal eval --plots`, of classes with any names."""
+"""Plots show the numbers of the measurement: what is drawn is read from the figures, not from their files."""
 
-from pathlib import Path
-
-import matplotlib
+import numpy as np
 import pytest
-from matplotlib import font_manager
+from PIL import Image
 
-from glocal.training import eval_plots
 from glocal.training.evaluate import EvalResult
 
+plots = pytest.importorskip("glocal.training.eval_plots")
+pytest.importorskip("matplotlib", reason="plots need the extra [train]")
 
-def result_of(class_names, data="data"):
-    confusion = [[label, label, 5] for label in range(len(class_names))]
-    classes = dict(class_names=class_names, confusion=confusion)
-    return EvalResult("van_pico", data, "val", [32, 32], "cpu", 10, [], 1.0, top1=100.0, **classes)
-
-
-@pytest.mark.parametrize("name", [r"$\frac{$", "$5 and $10", "x_{1}^{2}$y$", "$$"])
-def test_names_are_no_formulas(name, tmp_path):
-    result = result_of([name, "dog"], data=f"/data/{name}")
-    eval_plots.draw(result, tmp_path)  # a broken formula is an error
-    with eval_plots._text_as_it_is(name):
-        figure = eval_plots.draw_confusion(result)
-    labels = [*figure.axes[0].get_xticklabels(), *figure.axes[0].get_yticklabels()]
-    assert [label.get_text() for label in labels] == [name, "dog"] * 2
-    assert not any(label.get_parse_math() for label in [*labels, figure.axes[0].title])
+COMMON = dict(
+    model="van_b0", data="photos", split="val", device="cpu", images=20, unread=[], images_per_second=9.0,
+    img_size=[32, 32],
+)  # fmt: skip
 
 
-def test_matplotlibs_settings_stay(tmp_path):
-    before = dict(matplotlib.rcParams)
-    eval_plots.draw(result_of(["cat", "dog"]), tmp_path)
-    assert dict(matplotlib.rcParams) == before
+def result(**more):
+    return EvalResult(**{**COMMON, **more})
 
 
-def test_long_names_are_shortened_in_the_middle():
-    figure = eval_plots.draw_confusion(result_of(["begin" + "n" * 200 + "end", "dog\n\x1b[31m"]))
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert names == ["begin" + "n" * 15 + "…" + "n" * 6 + "end", r"dog\n\x1b[31m"]
-    assert len(names[0]) == eval_plots.MOST_LETTERS
+@pytest.fixture
+def classified():
+    bins = [{"low": b / 5, "high": (b + 1) / 5, "images": 0, "confidence": None, "accuracy": None} for b in range(5)]
+    bins[1] |= {"images": 4, "confidence": 0.25, "accuracy": 0.5}
+    bins[4] |= {"images": 16, "confidence": 0.875, "accuracy": 0.75}
+    return result(
+        top1=70.0,
+        top5=100.0,
+        ece=15.0,
+        calibration=bins,
+        class_names=["ant", "bee", "cat", "dog"],
+        confusion=[[0, 0, 6], [0, 2, 2], [2, 2, 8], [2, 0, 3], [3, 3, 1]],  # of no bee, and nothing is taken for one
+    )
 
 
-def test_letters_without_a_font_are_told_once(tmp_path, caplog, recwarn, monkeypatch):
-    monkeypatch.setattr(font_manager, "findSystemFonts", list)
-    eval_plots.draw(result_of(["猫", "犬", "кошка"]), tmp_path)
-    (note,) = caplog.messages
-    assert "boxes in the place of some letters, such as 犬: no font that is installed here has them" in note
-    assert not recwarn.list
+def test_confusion_is_the_part_of_each_class(classified):
+    axes = plots.draw_confusion(classified).axes[0]
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown == pytest.approx(np.array([[75, 25, 0], [300 / 11, 800 / 11, 0], [0, 0, 100]]))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "cat", "dog"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ant", "cat", "dog"]
+    counts = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}  # (column, row)
+    assert counts == {(0, 0): "6", (1, 0): "2", (0, 1): "3", (1, 1): "8", (2, 2): "1"}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "class")
 
 
-def test_font_that_has_the_letters_is_found(tmp_path, caplog, monkeypatch):
-    """⌚, which matplotlib's own DejaVu lacks, in a font that it brings along too."""
-    fonts = Path(matplotlib.get_data_path(), "fonts/ttf")
-    (tmp_path / "broken.ttf").write_text("no font")
-    installed = [tmp_path / "broken.ttf", fonts / "STIXNonUni.ttf", fonts / "STIXGeneral.ttf"]
-    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font) for font in installed])
-    assert eval_plots._fonts_for({"a", "⌚"}) == (["DejaVu Sans", "STIXGeneral"], [])
-    eval_plots.draw(result_of(["a⌚", "dog"]), tmp_path)
-    assert not caplog.messages
+def test_reliability_is_accuracy_by_confidence(classified):
+    above, below = plots.draw_reliability(classified).axes
+    bars = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in above.patches]
+    assert bars == [pytest.approx((0.3, 0.5)), pytest.approx((0.9, 0.75))]
+    points = next(line for line in above.lines if line.get_marker() == "o")
+    assert points.get_xydata() == pytest.approx(np.array([[0.25, 0.5], [0.875, 0.75]]))
+    assert [bar.get_height() for bar in below.patches] == [4, 16]
+    assert "15.00 %" in above.get_title()
+
+
+def test_accuracy_by_size():
+    figures = {64: (50.0, 80.0), 32: (40.0, 70.0), 128: (55.0, 85.0)}
+    results = [result(img_size=[size, size], top1=one, top5=five) for size, (one, five) in figures.items()]
+    (axes,) = plots.draw_sizes(results).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn == {
+        "top-1": [[64, 50], [32, 40], [128, 55]],
+        "top-5": [[64, 80], [32, 70], [128, 85]],
+    }
+
+
+def test_error_by_corruption_and_severity():
+    corruptions = {
+        "fog": {"errors": [10.0, 20.0, 30.0, 40.0, 50.0], "mean": 30.0},
+        "zoom_blur": {"errors": [15.0, None, None, None, 95.5], "mean": 55.25},
+    }
+    axes = plots.draw_corruptions(result(corruptions=corruptions, mean_error=42.6)).axes[0]
+    shown = np.ma.filled(axes.images[0].get_array().astype(float), np.nan)
+    expected = np.array([[10, 20, 30, 40, 50], [15, np.nan, np.nan, np.nan, 95.5]])
+    np.testing.assert_allclose(shown, expected)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fog", "zoom blur"]
+    written = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
+    assert written[4, 1] == "95.5"
+    assert len(written) == 7
+    assert "42.6 %" in axes.get_title()
+
+
+def test_files_are_pictures_of_what_applies(classified, tmp_path):
+    written = plots.draw(classified, tmp_path)
+    assert [path.name for path in written] == ["confusion.png", "reliability.png"]
+    for path in written:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert min(pixels.shape) > 200
+        assert 0.01 < (pixels < 250).mean() < 0.9

@@ -337,20 +337,14 @@ class TestMultiLabel:
 
 
 class TestPlots:
-    def test_files(self, imagenet, pictures, tmp_path):
-        data = lay_out(tmp_path / "data", pictures, [IDS[5]] * 12)
+    def test_what_applies_is_drawn(self, imagenet, pictures, tmp_path):
+        """See test_eval_plots for what is on them."""
+        data = lay_out(tmp_path / "data", pictures[:2], [IDS[5]] * 2)
         plots = tmp_path / "new/plots"
         evaluate(config(data, imagenet, plots=str(plots), corruptions="contrast"))
+        assert {path.name for path in plots.iterdir()} == {"confusion.png", "corruptions.png", "reliability.png"}
         evaluate(config(data, imagenet, plots=str(plots), sizes="32,40"))
-        assert sorted(path.name for path in plots.iterdir()) == [
-            "confusion.png",
-            "corruptions.png",
-            "reliability.png",
-            "sizes.png",
-        ]
-        for path in plots.iterdir():
-            with Image.open(path) as image:
-                assert min(image.size) > 200
+        assert (plots / "sizes.png").exists()
 
     def test_a_file_in_the_place_of_the_folder(self, imagenet, tmp_path):
         (tmp_path / "plots").touch()
