@@ -195,6 +195,15 @@ class TestLinks:
         assert (source.class_names, len(images), len(set(map(os.path.realpath, images)))) == (["cat", "dog"], 12, 12)
         assert "left out links to folders that are there already: 'l1', 'l2'" in str(source.notes)
 
+    def test_links_that_lead_nowhere(self, make, tmp_path):
+        """Those named like images are read, and reported then; the others are files like any other."""
+        root = make({"cat": 5, "dog": 5})
+        for link, target in (("a", "b"), ("b", "a"), ("cat/x.png", "x.png"), ("cat/c", "c"), ("dog/y.png", "none.png")):
+            os.symlink(target, tmp_path / "data" / link)
+        source = open_for_training(root)
+        assert (source.class_names, sum(counts(source).values())) == (["cat", "dog"], 12)
+        assert "left out 1 file that is no image" in str(source.notes)
+
     def test_no_image_is_in_two_classes(self, make, tmp_path):
         root = make({"cat": 6, "dog/small": 6})
         os.symlink(tmp_path / "data/cat", tmp_path / "data/aaa")

@@ -15,7 +15,7 @@ from glocal.data.source import (
     hold_out_again,
     quoted,
 )
-from glocal.data.walk import entries, files_below, parents
+from glocal.data.walk import entries, files_below, is_folder, parents
 
 
 def open_training_folder(root: Path, val_fraction: float | None, seed: int) -> DataSource:
@@ -77,9 +77,9 @@ def _parts(root: Path, notes: list[str]) -> dict[str, Path]:
     """
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file: give the folder that holds one subfolder of images per class")
-    folders = [entry.name for entry in entries(root) if entry.is_dir()]
+    folders = [entry.name for entry in entries(root) if is_folder(entry)]
     named = [name for name in folders if split_of(name)]
-    divided = [name for name in named if any(entry.is_dir() for entry in entries(root / name))]
+    divided = [name for name in named if any(is_folder(entry) for entry in entries(root / name))]
     flat = [name for name in named if name not in divided]
     of_split: dict[str, list[str]] = {}
     for name in divided:
@@ -145,8 +145,8 @@ def _scan(
 def _class_folders(place: Path, notes: list[str]) -> dict[str, list[str]]:
     """The class folders in a part, by the name of the class."""
     inside = entries(place)
-    loose = sum(is_image_name(entry.name) for entry in inside if not entry.is_dir())
-    folders = [entry for entry in inside if entry.is_dir()]
+    loose = sum(is_image_name(entry.name) for entry in inside if not is_folder(entry))
+    folders = [entry for entry in inside if is_folder(entry)]
     if not folders:
         found = f"{counted(loose, 'image')} directly in it" if loose else "it is empty"
         raise ValueError(f"{place} has no class folders ({found}): put each class's images in a subfolder of its own")

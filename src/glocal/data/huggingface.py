@@ -10,7 +10,7 @@ from PIL import Image
 from glocal.data.image import decode_image, one_line, read_image
 from glocal.data.names import class_name, split_of
 from glocal.data.source import DataSource, Samples, check_classes, fingerprint, hold_out, hold_out_again, quoted
-from glocal.data.walk import entries
+from glocal.data.walk import entries, is_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -132,14 +132,14 @@ def _load(data: str) -> "dict[str, datasets.Dataset]":
 
 def _check_folder(data: str, folder: Path) -> None:
     """Refuse what `datasets` would leave out, or mix, without a word: ValueError."""
-    folders = [entry for entry in entries(folder) if entry.is_dir()]
+    folders = [entry for entry in entries(folder) if is_folder(entry)]
     unknown = [entry.name for entry in folders if split_of(entry.name) and not KNOWN_TO_DATASETS.fullmatch(entry.name)]
     if unknown:
         raise ValueError(
             f"{data}: the library datasets takes {quoted(unknown)} for no part: "
             f"give {folder} without hf:, or write the names as train and validation"
         )
-    inner = [entry for place in folders for entry in entries(place.path) if entry.is_dir()]
+    inner = [entry for place in folders for entry in entries(place.path) if is_folder(entry)]
     special = sorted({entry.name for entry in [*folders, *inner] if entry.name.startswith("__")})
     if special:
         raise ValueError(f"{data}: the library datasets leaves out {quoted(special)}: give {folder} without hf:")

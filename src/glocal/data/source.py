@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from glocal.data.image import read_image
-from glocal.data.walk import entries
+from glocal.data.walk import entries, is_folder
 
 if TYPE_CHECKING:
     from glocal.data.shards import ShardedSamples
@@ -303,7 +303,7 @@ def is_shards(data: str) -> bool:
     if not path.is_dir():
         return data.rstrip("}").endswith((".tar", ".tar.gz", ".tgz"))
     inside = entries(path)
-    return any(entry.name.endswith(".tar") for entry in inside) and not any(entry.is_dir() for entry in inside)
+    return any(entry.name.endswith(".tar") for entry in inside) and not any(is_folder(entry) for entry in inside)
 
 
 def is_idx(folder: Path) -> bool:

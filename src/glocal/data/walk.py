@@ -27,6 +27,14 @@ def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
         raise type(error)(f"the folder {str(folder)!r} cannot be read: {error.strerror}") from None
 
 
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder, or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def files_below(folders: Iterable[str]) -> dict[str, list[str]]:
     """The files in each of `folders` and below, sorted, those of each real folder once.
 
@@ -44,7 +52,7 @@ def files_below(folders: Iterable[str]) -> dict[str, list[str]]:
             continue
         seen.add(target)
         for entry in entries(place):
-            if entry.is_dir():
+            if is_folder(entry):
                 (links if entry.is_symlink() else proper).append((owner, entry.path))
             else:
                 found[owner].append(entry.path)
