@@ -1,6 +1,8 @@
-"""What the server under the service keeps count of: descriptors and lines of its log."""
+"""What the server under the service keeps count of: descriptors, connections, and lines of its log."""
 
+import asyncio
 import logging
+from unittest.mock import Mock
 
 import pytest
 
@@ -8,8 +10,11 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("resource")
 import resource
 
+import uvicorn
+from uvicorn.server import ServerState
+
 from glocal.deploy import connections
-from glocal.deploy.connections import Sparse, room_for_connections
+from glocal.deploy.connections import Connections, Sparse, room_for_connections
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,53 @@ def test_connections_leave_descriptors_for_the_rest(limits, wanted, room, raised
     soft = raised or limits[0]
     if soft not in (70, resource.RLIM_INFINITY):
         assert found + 64 + 4 * at_once <= soft
+
+
+def test_whose_connection_ends(monkeypatch):
+    """Who sends no head, or takes nothing; not who takes a long answer slowly, and whoever was silent longest first."""
+    now = [0.0]
+    monkeypatch.setattr(connections.time, "monotonic", lambda: now[0])
+    served = Connections(most=3, patience=10, reading=30)
+    unsent = {}
+
+    def connect(name):
+        connection = served.protocol(
+            config=uvicorn.Config(None, ws="none", log_config=None), server_state=ServerState(), app_state={}
+        )
+        transport = Mock(**{"get_write_buffer_size.side_effect": lambda: unsent.get(name, 0)})
+        transport.get_extra_info.return_value = None
+        connection.connection_made(transport)
+        return connection
+
+    async def at(time):
+        now[0] = time
+        await served.check()
+
+    async def all_of_it():
+        silent, slow, stuck = map(connect, ("silent", "slow", "stuck"))
+        unsent.update(slow=1000, stuck=1000)
+        await at(9)
+        assert len(served.open) == 3
+        await at(11)
+        assert served.open == {slow, stuck}
+        unsent["slow"] = 500
+        await at(29)
+        await at(31)
+        assert served.open == {slow}
+        silent.transport.abort.assert_called_once()
+        unsent["slow"] = 0
+        first, second = connect("first"), connect("second")
+        slow.data_received(b"GET /")
+        assert served.open == {slow, first, second}
+        third = connect("third")
+        assert served.open == {slow, second, third}
+        served.waiting.clear()  # now all are being answered
+        refused = connect("refused")
+        assert served.open == {slow, second, third}
+        assert refused.transport.write.call_args[0][0].startswith(b"HTTP/1.1 503 ")
+        refused.transport.close.assert_called_once()
+
+    asyncio.run(all_of_it())
 
 
 def test_a_log_is_bounded(monkeypatch):

@@ -56,7 +56,7 @@ class Connections:
         if len(self.open) >= self.most:
             if not self.waiting:
                 return False
-            self.drop(next(iter(self.waiting)))
+            self.drop(next((one for one in self.waiting if one.all_taken), next(iter(self.waiting))))
         self.open.add(connection)
         return True
 
@@ -78,7 +78,7 @@ class Connections:
         """Drop those whose time is over; to be called about once a second."""
         now = time.monotonic()
         for connection in [*self.open]:
-            late = connection.waits_for_head and now - connection.since > self.patience
+            late = connection.waits_for_head and connection.all_taken and now - connection.since > self.patience
             if late or now - connection.taken() > self.reading:
                 self.drop(connection)
 
@@ -100,6 +100,11 @@ class Connection(H11Protocol):
     def waits(self) -> bool:
         """Whether the client has a request, or a part of one, to send."""
         return self.waits_for_head or self.cycle.more_body
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether the system has taken all that was sent."""
+        return self.transport.get_write_buffer_size() == 0
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
