@@ -195,6 +195,9 @@ class TestResume:
         run(data=COMMAND)
         with pytest.raises(ValueError, match="names a command as its data"):
             settle(Path("run"), TrainConfig(output="run", resume=True))
+        run(model="hf-hub:a/b")
+        with pytest.raises(ValueError, match="names a model from elsewhere, 'hf-hub:a/b'"):
+            settle(Path("run"), TrainConfig(output="run", resume=True))
         run(model_args=REMOTE)
         with pytest.raises(ValueError, match="has model_args that a file may not give"):
             train(TrainConfig(output="run", resume=True))

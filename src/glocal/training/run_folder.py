@@ -66,8 +66,9 @@ def settle(folder: Path, config: TrainConfig) -> tuple[TrainConfig, Path | None]
         default = TrainConfig()
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
     _refuse_changes(folder, before, given)
-    if before.data != config.data:
-        trust.check_option(str(folder / CONFIG), "data", before.data)
+    for name in ("data", "model", "teacher"):
+        if getattr(before, name) != getattr(config, name):  # the folder alone says it
+            trust.check_option(str(folder / CONFIG), name, getattr(before, name))
     how = {name: value for name, value in given.items() if name in HOW}
     last = folder / LAST
     return replace(before, **{**how, "output": config.output}), last if last.is_file() else None
