@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("src", "tests", "docs", "README.md", "pyproject.toml")
 # Imported once here: every change is tried in a forked child, which then starts at once.
 HEAVY = ("torch", "torchvision", "timm", "lightning.pytorch", "torchmetrics", "sklearn.datasets", "webdataset")
-SECONDS = 150  # for the tests of one change
+SECONDS = 300  # for the tests of one change
 BEGIN, END = "<!-- table of changes -->\n", "<!-- end of the table -->\n"
 
 
