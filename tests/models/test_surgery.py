@@ -15,6 +15,7 @@ from glocal.deploy import fuse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
 LAYERS = (nn.Linear, nn.Conv2d)
 # Called for a map, and for its summary.
 TWICE = {
@@ -23,7 +24,7 @@ TWICE = {
 }
 
 
-@pytest.fixture(scope="module", params=[name for name in glocal.model_names() if name.endswith("_pico")])
+@pytest.fixture(scope="module", params=PICO)
 def name(request):
     return request.param
 
@@ -239,6 +240,10 @@ class TestOtherTools:
         for actual, other in zip(graph(image(96)).values(), expected, strict=True):
             torch.testing.assert_close(actual, other)
 
+    @pytest.mark.parametrize(
+        "name",
+        [name if name == "transnext_pico" else pytest.param(name, marks=pytest.mark.slow) for name in PICO],
+    )
     def test_trace(self, name):
         """With the default check, then for other batches and sizes."""
         model = build(name)

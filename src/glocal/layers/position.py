@@ -134,8 +134,8 @@ class RelativePosition(SizeCached):
 
     @torch.jit.ignore
     def cached(self, height: int, width: int) -> Tensor:
-        if self.encoding.shape[2] == height * width:
-            return self.resize(height, width)  # mostly the parameter itself
+        if height * width <= self.encoding.shape[2]:  # the parameter itself, or sooner resized than compared
+            return self.resize(height, width)
         return self.cache.get(self, [self.encoding], self.resize, height, width)
 
     def resize(self, height: int, width: int) -> Tensor:
