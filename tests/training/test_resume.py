@@ -16,9 +16,9 @@ from rich.console import Console
 from glocal.tasks import checkpoint
 from glocal.tasks.checkpoint import read_weights
 from glocal.training import callbacks
-from glocal.training.callbacks import TrainingInterrupted
 from glocal.training.config import TrainConfig
 from glocal.training.module import ClassificationModule
+from glocal.training.stopping import TrainingInterrupted
 from glocal.training.train import train
 from run_output import rows
 

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -204,6 +205,7 @@ def training_loader(
     balanced: bool = False,
     classes: int | None = None,
     pin_memory: bool = False,
+    told=None,
 ) -> DataLoader:
     """Batches of (images, labels, unread) in an order drawn from `seed`, anew every epoch; see `TrainingSampler`.
 
@@ -212,7 +214,8 @@ def training_loader(
     that read images, None for as many as suit them.
 
     A place within an epoch is the sampler's `begin_at`, with any number of workers; of shards, it is the loader's
-    `state_dict`, with the same number.
+    `state_dict`, with the same number. told: a shared integer (multiprocessing.RawValue) for the number of a signal
+    that a worker gets.
     """
     own = own_share(batch_size, parts, world)
     if hasattr(samples, "stream"):
@@ -223,13 +226,13 @@ def training_loader(
         from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
 
         warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")
-        options = _options(samples, workers, pin_memory, persistent=False)
+        options = _options(samples, workers, pin_memory, told, persistent=False)
         return StatefulDataLoader(stream, batch_size=own, drop_last=len(samples) >= batch_size, **options)
     weights = class_balance(samples.labels) if balanced else None
     sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights)
     dataset = ImageDataset(samples, transform, replace=True, classes=classes)
     generator = torch.Generator().manual_seed(seed)
-    options = _options(samples, workers, pin_memory)
+    options = _options(samples, workers, pin_memory, told)
     return DataLoader(dataset, batch_size=own, sampler=sampler, generator=generator, **options)
 
 
@@ -254,6 +257,7 @@ def evaluation_loader(
     world: int = 1,
     classes: int | None = None,
     pin_memory: bool = False,
+    told=None,
 ) -> DataLoader:
     """All samples once, in order, as batches of (images, labels, unread); this device's share of them.
 
@@ -262,21 +266,21 @@ def evaluation_loader(
     """
     if hasattr(samples, "stream"):
         stream = samples.stream(transform, rank=rank, world=world, batch_size=batch_size)
-        options = _options(samples, workers, pin_memory, persistent=False)
+        options = _options(samples, workers, pin_memory, told, persistent=False)
         return DataLoader(stream, batch_size=batch_size, **options)
     dataset = ImageDataset(samples, transform, classes=classes)
     sampler = EvaluationSampler(len(samples), rank, world)
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_options(samples, workers, pin_memory))
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_options(samples, workers, pin_memory, told))
 
 
-def _options(samples: Samples, workers: int | None, pin_memory: bool, persistent: bool = True) -> dict:
+def _options(samples: Samples, workers: int | None, pin_memory: bool, told, persistent: bool = True) -> dict:
     """persistent: keep the workers from epoch to epoch; those of a stream are made anew, as they carry its number."""
     workers = default_workers(samples) if workers is None else workers
     return dict(
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=partial(_outlive_signals, told=told),
     )
 
 
@@ -291,18 +295,25 @@ def end_workers(loader: DataLoader) -> None:
         loader._iterator = None
 
 
-def _outlive_signals(worker: int) -> None:
+def _outlive_signals(worker: int, told=None) -> None:
     """A scheduler signals every process of a job: the run's own process needs its workers until it has saved.
 
     SIGTERM is also how Python ends processes that are left at its exit, and waits for them: they take a minute for it.
+    told: takes the number of a signal, as whoever sends it may know no other process.
     """
-    for name in ("SIGINT", "SIGUSR1"):
+
+    def note(number: int, frame) -> None:
+        if told is not None:
+            told.value = number
+        if number == signal.SIGTERM:
+            _end_later()
+
+    for name in ("SIGINT", "SIGUSR1", "SIGTERM"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
+            signal.signal(getattr(signal, name), note)
 
 
-def _end_later(number: int, frame) -> None:
+def _end_later() -> None:
     timer = threading.Timer(SECONDS_AFTER_SIGTERM, os._exit, (0,))
     timer.daemon = True
     timer.start()

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,18 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint, write_atomically
+from glocal.training.stopping import StopSignals
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 STEPS_BETWEEN_TALKS = 10  # of several devices, on whether to save
-
-
-class TrainingInterrupted(RuntimeError):
-    """A run that a signal has stopped; it can be resumed. exit_code: 128 + the signal's number, as shells have it."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.signal = signal_number
-        self.exit_code = 128 + signal_number
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -95,26 +85,16 @@ class KeepLast(Callback):
     validation belongs to it. A second signal stops at once.
     """
 
-    def __init__(self, path: Path, minutes: float):
+    def __init__(self, path: Path, minutes: float, stop: StopSignals):
         self.path = path
         self.seconds = 60 * minutes
-        self.signal: int | None = None
-        self.handlers: dict = {}
-        self.saved = ""
+        self.stop = stop
 
     def on_train_start(self, trainer, module) -> None:
         self.saved_at = time.monotonic()
         if trainer.global_step:
             self._note_saved(trainer)  # what this run goes on from
-        try:
-            self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
-        except ValueError:  # only the main thread may
-            self.handlers = {}
-
-    def _note(self, number: int, frame) -> None:
-        if self.signal is not None:
-            self._stop(number)
-        self.signal = number
+        self.stop.begin()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
         parts = trainer.accumulate_grad_batches
@@ -126,26 +106,26 @@ class KeepLast(Callback):
         if trainer.world_size > 1 and left > parts and (batch_idx + 1) // parts % STEPS_BETWEEN_TALKS:
             return
         module.share_unread()
-        stop = any_device(trainer, self.signal is not None)
+        stop = any_device(trainer, self.stop.number is not None)
         if stop or any_device(trainer, time.monotonic() - self.saved_at >= wait):
             module.fetch_losses()  # not after a loss that is not finite
             self._save(trainer)
         if stop:
-            self._stop(self.signal or signal.SIGTERM)
+            self.stop.stop(self.stop.number)
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if trainer.world_size > 1 and (batch_idx + 1) % STEPS_BETWEEN_TALKS:
             return
-        if any_device(trainer, self.signal is not None):
-            self._stop(self.signal or signal.SIGTERM)
+        if any_device(trainer, self.stop.number is not None):
+            self.stop.stop(self.stop.number)
 
     def on_train_epoch_end(self, trainer, module) -> None:
         module.data_epoch = trainer.current_epoch + 1
         module.share_unread()
         self._save(trainer)
-        stop = any_device(trainer, self.signal is not None)
+        stop = any_device(trainer, self.stop.number is not None)
         if stop and trainer.current_epoch + 1 < trainer.max_epochs:
-            self._stop(self.signal or signal.SIGTERM)
+            self.stop.stop(self.stop.number)
 
     def _save(self, trainer) -> None:
         trainer.save_checkpoint(self.path)
@@ -153,26 +133,8 @@ class KeepLast(Callback):
         self._note_saved(trainer)
 
     def _note_saved(self, trainer) -> None:
-        self.saved = f"saved at step {trainer.global_step} (epoch {trainer.current_epoch + 1}) in {self.path.parent}"
-
-    def _stop(self, number: int) -> None:
-        kept = f"{self.kept()}, the same command goes on" if self.saved else self.kept()
-        raise TrainingInterrupted(f"stopped by {signal.Signals(number).name}: {kept}", number)
-
-    def kept(self) -> str:
-        """What is left of the run so far, in a few words."""
-        return self.saved or "nothing is saved yet"
-
-    def on_exception(self, trainer, module, exception) -> None:
-        self._restore()
-
-    def on_train_end(self, trainer, module) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}
+        place = f"step {trainer.global_step} (epoch {trainer.current_epoch + 1})"
+        self.stop.kept = f"saved at {place} in {self.path.parent}"
 
 
 def any_device(trainer, answer: bool) -> bool:

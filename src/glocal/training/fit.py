@@ -1,6 +1,7 @@
 """The heavy part of a training run: model, data, and Lightning's loop over them."""
 
 import logging
+import os
 import signal
 import threading
 import warnings
@@ -36,11 +37,13 @@ try:
     import lightning.pytorch as lightning
 except ImportError:
     raise ImportError("training needs Lightning: pip install 'glocal[train]'") from None
+from lightning.pytorch.strategies.launchers import subprocess_script
 
-from glocal.training.callbacks import AtomicCheckpointIO, EpochLog, KeepBest, KeepLast, TrainingInterrupted
+from glocal.training.callbacks import AtomicCheckpointIO, EpochLog, KeepBest, KeepLast
 from glocal.training.distillation import Teacher
 from glocal.training.loaders import RunData
 from glocal.training.module import ClassificationModule, TrainingStopped
+from glocal.training.stopping import MAIN, FurtherProcesses, StopSignals, end_with_main_process, interrupted
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -144,16 +147,19 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     return Run(config, *described, source, preprocessing, augmentation, batch_size, module, device)
 
 
-def fit(run: Run, output: Path, console: Console, state: Path | None, check: Callable[[], None]) -> Outcome:
+def fit(
+    run: Run, output: Path, console: Console, state: Path | None, check: Callable[[], None], stop: StopSignals
+) -> Outcome:
     """Train, keeping the best and the last checkpoint and a CSV of each epoch's figures in `output`.
 
-    state: a last checkpoint to go on from. check: raises where the output folder is no longer this run's.
+    state: a last checkpoint to go on from. check: raises where the output folder is no longer this run's. stop: the
+    signals that stop it, entered.
     """
     config, module = run.config, run.module
     figure = module.figure
     best = KeepBest({"": output / run_folder.BEST, "raw": output / run_folder.RAW}, run.describe, figure, check)
     epochs = EpochLog(console, output / run_folder.METRICS, figure, check)
-    last = KeepLast(output / run_folder.LAST, config.save_every_minutes)
+    last = KeepLast(output / run_folder.LAST, config.save_every_minutes, stop)
     sync_batch_norm = _syncs_batch_norm(config, run.device)
     module.sync_batch_norm = sync_batch_norm and config.strategy == "fsdp"
     with _quiet_lightning(), _deterministic(run.device):
@@ -184,22 +190,57 @@ def fit(run: Run, output: Path, console: Console, state: Path | None, check: Cal
             module.model.compile()
         for logger in trainer.loggers:
             logger.log_hyperparams(asdict(config))
-        data, interrupt = RunData(run), signal.getsignal(signal.SIGINT)
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
-        except TrainingInterrupted as error:
-            if error.signal == signal.SIGINT:
-                raise KeyboardInterrupt(str(error)) from None
-            raise
-        except SystemExit:  # Lightning's answer to a Ctrl-C that KeepLast did not see; it leaves the signal off
-            signal.signal(signal.SIGINT, interrupt)
-            raise KeyboardInterrupt(f"stopped: {last.kept()}") from None
-        except TrainingStopped as error:
-            raise TrainingStopped(f"{error}; {last.kept()}") from None
-        finally:
-            data.end_workers()
-        unread = module.all_unread()
+        data = RunData(run, stop)
+        with _all_processes(trainer, stop):
+            try:
+                trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
+            except TrainingStopped as error:
+                raise TrainingStopped(f"{error}; {stop.kept}") from None
+            except RuntimeError as error:
+                if str(error).startswith("DataLoader worker"):
+                    raise TrainingStopped(f"a process that reads images has died ({error}); {stop.kept}") from None
+                raise
+            finally:
+                data.end_workers()
+            unread = module.all_unread()
     return Outcome(best.metrics, unread, epochs.images_per_second)
+
+
+class _EndOthers(lightning.Callback):
+    """Ends the other processes before a failure of this one, which they know nothing of, breaks their connection."""
+
+    def __init__(self, further: FurtherProcesses):
+        self.further = further
+
+    def on_exception(self, trainer, module, exception) -> None:
+        if self.further.stop.error is None:  # otherwise they stop at the same step
+            if isinstance(exception, RuntimeError):
+                self.further.look()
+            self.further.kill()
+
+
+@contextmanager
+def _all_processes(trainer: lightning.Trainer, stop: StopSignals):
+    """One end for all processes of a run: what stops any of them by a signal stops the run, with that signal's code."""
+    further = FurtherProcesses(stop)
+    stop.end_others = further.kill
+    trainer.callbacks.append(_EndOthers(further))
+    observer, subprocess_script._launch_process_observer = subprocess_script._launch_process_observer, further
+    trainer._signal_connector.register_signal_handlers = lambda: None  # they start collectives from within a handler
+    end_with_main_process()
+    os.environ.setdefault(MAIN, str(os.getpid()))
+    try:
+        yield
+    except BaseException:
+        further.end()
+        stopped = stop.error or (None if further.signal is None else interrupted(further.signal, stop.kept))
+        if stopped is None:
+            raise
+        raise KeyboardInterrupt(str(stopped)) if stopped.signal == signal.SIGINT else stopped from None
+    finally:
+        subprocess_script._launch_process_observer = observer
+        if os.environ[MAIN] == str(os.getpid()):
+            del os.environ[MAIN]
 
 
 def _strategy(config: TrainConfig):

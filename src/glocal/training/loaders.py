@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import LightningDataModule
 
 from glocal.data.dataset import end_workers, evaluation_loader, own_share, training_loader
+from glocal.training.stopping import StopSignals
 
 if TYPE_CHECKING:
     from glocal.training.fit import Run
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 class RunData(LightningDataModule):
     """The loaders of a run, made on each device for its share of the samples."""
 
-    def __init__(self, run: "Run"):
+    def __init__(self, run: "Run", stop: StopSignals):
         super().__init__()
         self.run = run
         self.loaders = []
         self.common = dict(
             classes=len(run.source.class_names) if run.source.multi_label else None,
             pin_memory=run.device.type == "cuda",
+            told=stop.told,
         )
 
     def train_dataloader(self):

@@ -16,6 +16,7 @@ from glocal.data.source import open_for_training
 from glocal.terminal import Console
 from glocal.training import run_folder, run_lock
 from glocal.training.config import DEFAULT_MODEL, TrainConfig
+from glocal.training.stopping import StopSignals
 from glocal.wording import Formatter
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,12 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     run = prepare(config, name, source)
     if leading:
         run_folder.make(output)
-    with run_lock.hold(output) if leading else nullcontext(lambda: None) as check, _explained(output, check):
+    kept = "nothing is saved yet" if state is None else f"saved before in {output}"
+    with (
+        run_lock.hold(output) if leading else nullcontext(lambda: None) as check,
+        _explained(output, check),
+        StopSignals(kept) as stop,
+    ):
         if leading:
             if run_folder.settle(output, asked) != (config, state):
                 raise FileExistsError(f"another run has written to {output} meanwhile: give the same command again")
@@ -85,7 +91,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
         if state is not None:
             console.print(f"going on from {state}", highlight=False, soft_wrap=True)
         with _log_file(output / run_folder.LOG):
-            outcome = fit(run, output, console, state, check)
+            outcome = fit(run, output, console, state, check, stop)
             if outcome.unread:
                 files, times = len(outcome.unread), sum(outcome.unread.values())
                 log.warning("%d file%s skipped, %d times in all", files, " was" if files == 1 else "s were", times)
