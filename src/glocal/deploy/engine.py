@@ -8,7 +8,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, ENGINES
-from glocal.deploy.files import ExportMismatchError, compare, export, random_images
+from glocal.deploy.files import TOLERANCES as TOLERANCES_OF_FILES
+from glocal.deploy.files import ExportMismatchError, difference, export, random_images
 from glocal.deploy.graph import device_of, first_line, measuring
+from glocal.deploy.record import write_openvino
 from glocal.deploy.reparameterize import fuse
 from glocal.tasks.classifier import torch_threads
 
@@ -36,6 +38,8 @@ COMPILED_KEPT = 8  # compiled models, by size and purpose, that stay in memory
 FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}  # what an engine reads, as `export` calls it
 # The largest difference of a model that was kept from the one that it is taken for, in standard deviations.
 TOLERANCES = {"fp32": 1e-3, "bf16": 1.0}
+# Seconds of compiling for each module of a network, 8 ms to 16 where one run is recorded (docs/performance.md).
+SECONDS_RECORDED, SECONDS_EXPORTED = 0.01, 0.08
 
 
 class Engine:
@@ -90,15 +94,37 @@ def compile(
     name = choose(engine)
     if precision not in ("fp32", "bf16") or (precision == "bf16" and name != "openvino"):
         raise ValueError(f"{name} computes in fp32{' or bf16' if name == 'openvino' else ''}, not in {precision!r}")
-    several = _gives_several(model, input_size)
+    sample = Sample.of(model, input_size)
     if name != "torch":
         try:
-            return Engine(name, _load(model, name, input_size, threads, precision), several, input_size)
+            run = _load(model, name, input_size, threads, precision, sample)
+            return Engine(name, run, sample.several, input_size)
         except (ValueError, OSError, ExportMismatchError) as error:
             if engine != "auto":
                 raise
             log.warning("%s does not take the model, torch computes it: %s", name, first_line(error))
-    return Engine("torch", _torch(model, threads), several, input_size)
+    return Engine("torch", _torch(model, threads), sample.several, input_size)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image, and what the model itself makes of it: several: whether that is no single tensor."""
+
+    images: Tensor
+    results: list[Tensor]
+    several: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, input_size: tuple[int, int, int] | None) -> "Sample":
+        # A small one where any size is taken.
+        (images,) = random_images([(1, *(input_size or (_channels(model), 64, 64)))])
+        with measuring(model), torch.no_grad():
+            results = model(images.to(device_of(model)))
+        return cls(images, [tensor.cpu() for tensor in runtimes.as_list(results)], not isinstance(results, Tensor))
+
+    def difference(self, run: Run) -> float:
+        """How far a function is from the model, in standard deviations of the model's results."""
+        return difference([self.results], run, [self.images])
 
 
 def choose(engine: str) -> str:
@@ -125,23 +151,62 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
 
 
-def _load(model: nn.Module, name: str, input_size, threads: int | None, precision: str) -> Run:
-    """The engine's function, from the cache where it is there."""
+def kept_file(model: nn.Module, name: str, input_size: tuple[int, int, int] | None) -> Path:
+    """Where a compiled model is kept, or would be."""
     packages = runtimes.PACKAGES[FORMATS[name]]
     versions = [import_module(package).__version__ for package in packages]
-    folder = cache_folder() / content_key(model, name, str(input_size), *versions)
-    file = folder / f"model{ENDINGS[FORMATS[name]]}"
+    return cache_folder() / content_key(model, name, str(input_size), *versions) / f"model{ENDINGS[FORMATS[name]]}"
+
+
+def seconds_to_compile(model: nn.Module, name: str, input_size: tuple[int, int, int] | None) -> float:
+    """About how long a compilation takes where nothing is kept."""
+    modules = sum(1 for _ in model.modules())
+    return modules * (SECONDS_RECORDED if _is_recorded(name, input_size) else SECONDS_EXPORTED)
+
+
+def _is_recorded(name: str, input_size: tuple[int, int, int] | None) -> bool:
+    return name == "openvino" and input_size is not None
+
+
+def _load(model: nn.Module, name: str, input_size, threads: int | None, precision: str, sample: Sample) -> Run:
+    """The engine's function, from the cache where it is there."""
+    file = kept_file(model, name, input_size)
+    folder = file.parent
+    opened = partial(_open, file, name, threads, precision, keep=input_size is not None)
     if file.exists():
         try:
-            run = _open(file, name, threads, precision, keep=input_size is not None)
-            if compare(model, run, random_images([_one_image(model, input_size)])) <= TOLERANCES[precision]:
+            run = opened()
+            if sample.difference(run) <= TOLERANCES[precision]:
                 return run
         except Exception as error:  # of the runtimes' own types: a file that something has damaged
             log.info("%s cannot be used: %s", file, first_line(error))
         shutil.rmtree(folder)  # also of another model: a module may hold what the key does not see
-    log.warning("compiling the model for %s; it is kept in %s for the next time", name, folder.parent)
-    _fill(folder, file.name, model, name, input_size)
-    return _open(file, name, threads, precision, keep=input_size is not None)
+    log.warning(
+        "compiling the model for %s, which takes about %.0f s and is kept in %s for the next time; "
+        '--engine torch (engine="torch") does without',
+        name,
+        max(1, seconds_to_compile(model, name, input_size)),
+        folder.parent,
+    )
+    if _is_recorded(name, input_size):
+        try:
+            _fill(folder, partial(write_openvino, model, input_size=input_size), file.name)
+            run = opened()
+            checked = run if precision == "fp32" else runtimes.openvino(file)
+            if sample.difference(checked) <= TOLERANCES_OF_FILES["fp32"]:
+                return run
+            reason = "the graph differs from the model"
+        except Exception as error:  # of torch's and the runtime's own types
+            reason = first_line(error)
+        shutil.rmtree(folder, ignore_errors=True)
+        seconds = seconds_to_compile(model, name, None)
+        log.warning("the quick way fails (%s), torch.export takes about %.0f s", reason, max(1, seconds))
+    # OpenVINO computes a batch faster image by image, on every core one; per-sample kernels need that too.
+    dynamic = ("size",) if name == "openvino" else ("batch", "size")
+    dynamic = tuple(axis for axis in dynamic if axis != "size" or input_size is None)
+    size = input_size or (_channels(model), 224, 224)
+    _fill(folder, lambda path: export(model, path, dynamic=dynamic, input_size=size), file.name)
+    return opened()
 
 
 def _open(file: Path, name: str, threads: int | None, precision: str, keep: bool) -> Run:
@@ -150,16 +215,13 @@ def _open(file: Path, name: str, threads: int | None, precision: str, keep: bool
     return runtimes.onnx(file, threads)
 
 
-def _fill(folder: Path, file_name: str, model: nn.Module, name: str, input_size) -> None:
-    """Export the model into a folder that is there as a whole or not at all."""
-    # OpenVINO computes a batch faster image by image, on every core one; per-sample kernels need that too.
-    dynamic = ("size",) if name == "openvino" else ("batch", "size")
-    dynamic = tuple(axis for axis in dynamic if axis != "size" or input_size is None)
+def _fill(folder: Path, write: Callable[[Path], object], file_name: str) -> None:
+    """Write a model into a folder that is there as a whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
-        export(model, new / file_name, dynamic=dynamic, input_size=input_size or (_channels(model), 224, 224))
+        write(new / file_name)
         try:
             os.rename(new, folder)
         except OSError:
@@ -226,17 +288,6 @@ def _channels(model: nn.Module) -> int:
         if isinstance(part, nn.Conv2d):
             return part.in_channels
     raise ValueError("the model has no convolution that says how many channels an image has: give input_size")
-
-
-def _one_image(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int, int, int]:
-    """The shape of a batch of one image to try a model with: a small one where any size is taken."""
-    return 1, *(input_size or (_channels(model), 64, 64))
-
-
-def _gives_several(model: nn.Module, input_size: tuple[int, int, int] | None) -> bool:
-    images = torch.zeros(_one_image(model, input_size), device=device_of(model))
-    with measuring(model), torch.no_grad():
-        return not isinstance(model(images), Tensor)
 
 
 class OpenVINO:

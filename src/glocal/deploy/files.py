@@ -151,21 +151,29 @@ def compare(model: nn.Module, other: Callable[[np.ndarray], Sequence[np.ndarray]
     Infinite for results of other shapes or without finite values. Raises ExportMismatchError where the second fails,
     RuntimeError where the first gives no finite values.
     """
-    device = device_of(model)
-    pairs: list[list[tuple[Tensor, Tensor]]] = []  # of every output, over the batches
+    batches, device = list(batches), device_of(model)
     with measuring(model), torch.no_grad():
-        for images in batches:
-            ours = [tensor.cpu().double() for tensor in runtimes.as_list(model(images.to(device)))]
-            try:
-                theirs = [torch.from_numpy(np.asarray(array)).double() for array in other(images.numpy())]
-            except Exception as error:  # the runtimes raise types of their own
-                size = "×".join(map(str, images.shape))
-                raise ExportMismatchError(f"the file does not take images of {size}: {first_line(error)}") from error
-            if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
-                return math.inf
-            pairs = pairs or [[] for _ in ours]
-            for pair, *new in zip(pairs, ours, theirs, strict=True):
-                pair.append(tuple(new))
+        expected = [[tensor.cpu() for tensor in runtimes.as_list(model(images.to(device)))] for images in batches]
+    return difference(expected, other, batches)
+
+
+def difference(
+    expected: Sequence[Sequence[Tensor]],
+    other: Callable[[np.ndarray], Sequence[np.ndarray]],
+    batches: Sequence[Tensor],
+) -> float:
+    """As `compare`, from what the first model makes of each batch."""
+    pairs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in expected[0]]  # of every output, over the batches
+    for ours, images in zip(expected, batches, strict=True):
+        try:
+            theirs = [torch.from_numpy(np.asarray(array)).double() for array in other(images.numpy())]
+        except Exception as error:  # the runtimes raise types of their own
+            size = "×".join(map(str, images.shape))
+            raise ExportMismatchError(f"the file does not take images of {size}: {first_line(error)}") from error
+        if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
+            return math.inf
+        for pair, *new in zip(pairs, ours, theirs, strict=True):
+            pair.append((new[0].double(), new[1]))
     return max(_difference(*map(_joined, zip(*pair, strict=True))) for pair in pairs)
 
 

@@ -8,6 +8,7 @@ always takes the kernels, and is an error where it cannot.
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from shutil import which
@@ -31,6 +32,7 @@ MOST_PROGRAMS = 65535  # along the second and third axis of a launch
 log = logging.getLogger("glocal")
 _choice = os.environ.get("GLOCAL_OPS", "auto")
 _said: set[tuple[str, str]] = set()
+_for_a_graph = False
 
 
 def set_backend(choice: str) -> None:
@@ -76,7 +78,7 @@ def takes_cpu(x: Tensor) -> bool:
         x.is_cpu
         and x.numel() > 0
         and _choice != "reference"
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _for_a_graph)
         and not torch._C._functorch.peek_interpreter_stack()  # torch.func: its tensors do not tell their layout
         and forward_ad._current_level < 0  # forward-mode gradients
     )
@@ -113,11 +115,22 @@ def takes_inference_ops(*tensors: Tensor) -> bool:
 
 
 def exporting() -> bool:
-    """Whether torch.export makes a graph: one for all sizes, of operations that runtimes know."""
+    """Whether a graph is made, by torch.export or under `for_a_graph`: one of operations that runtimes know."""
     if torch.jit.is_scripting():
         return False
     else:
-        return torch.compiler.is_exporting()
+        return torch.compiler.is_exporting() or _for_a_graph
+
+
+@contextmanager
+def for_a_graph():
+    """Let layers and ops compute in the way that runtimes want, for whoever writes down what they do."""
+    global _for_a_graph
+    before, _for_a_graph = _for_a_graph, True
+    try:
+        yield
+    finally:
+        _for_a_graph = before
 
 
 def tracing() -> bool:
@@ -209,7 +222,7 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 def _against(tensors: Sequence[Tensor | None]) -> str | None:
     """What a call's tensors have against the kernels."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or _for_a_graph:
         return "an exported graph keeps to torch's own operations"
     first = tensors[0]
     for tensor in tensors:
