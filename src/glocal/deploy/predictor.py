@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from glocal.data.image import StoredImage, UnreadableImageError, convert_image, read_image
 from glocal.data.preprocessing import Preprocessing
+from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
 from glocal.deploy.graph import LogitsAndEmbedding
 from glocal.tasks.classifier import check_finite, load_classifier, resolve_device
@@ -56,11 +57,12 @@ class Predictor:
         model: name of the model; without a checkpoint, with its published weights.
         device: "auto", "cpu", "cuda", …
         batch_size: images per forward pass.
-        engine: what computes on a CPU, see `glocal.deploy.compile`; other devices have torch.
+        engine: what computes on a CPU, see `glocal.deploy.compile`; other devices have torch. "auto" begins with torch,
+            unless the model has been compiled before, and compiles it when the images at hand pay for that.
         threads: cores to read images with, and to compute with on a CPU; by default all.
 
     Images are read and prepared by threads, while the batch before them is computed; no more than two batches are in
-    memory. The model is compiled when it computes first, for classes and embeddings apart.
+    memory. A model is compiled for classes and embeddings apart.
 
     Raises FileNotFoundError or ValueError for weights that are missing or do not fit, ImportError for an engine that is
     not installed.
@@ -85,9 +87,11 @@ class Predictor:
         on_cpu = self.device.type == "cpu"
         if not on_cpu and engine not in ("auto", "torch"):
             raise ValueError(f"{engine} computes on a CPU, not on {self.device}")
-        self.engine = choose(engine) if on_cpu else "torch"
+        chosen = choose(engine)
+        self.engine = chosen if on_cpu and engine != "auto" else "torch"  # that computed last
         self._engine_asked = engine
         self.threads = threads
+        self._to_come = 0
         self.classifier = load_classifier(checkpoint, model)
         self.model = self.classifier.model.to(self.device, memory_format=torch.channels_last).eval()
         self.class_names = self.classifier.descriptions
@@ -119,6 +123,10 @@ class Predictor:
             failed = isinstance(row, UnreadableImageError)
             yield Embedding(source, None, row) if failed else Embedding(source, row.numpy())
 
+    def expect(self, images: int) -> None:
+        """Say that so many images are to come, before an iterable of unknown length: "auto" decides by it."""
+        self._to_come = images
+
     @cached_property
     def embedding_size(self) -> int:
         """The length of an embedding; ValueError for a model whose features are no vector."""
@@ -135,6 +143,8 @@ class Predictor:
         """The source of each image, and its row of what `compute` makes of a batch, or why it could not be read."""
         if isinstance(images, ImageLike) or not isinstance(images, Iterable):
             images = [images]
+        if isinstance(images, Sized):
+            self.expect(len(images))
         images = iter(images)
         ahead: deque[tuple[ImageLike, Future]] = deque()
         failure: Exception | None = None  # of the iterable: raised after what it gave before
@@ -171,6 +181,7 @@ class Predictor:
             return results
         with torch.inference_mode():
             rows = iter(compute(torch.stack(tensors)).cpu())
+        self._to_come = max(0, self._to_come - len(images))
         return [(source, next(rows) if error is None else error) for source, error in results]
 
     def _prepare(self, image: ImageLike) -> Tensor:
@@ -195,8 +206,17 @@ class Predictor:
         if self.device.type != "cpu":
             return lambda images: model(images.to(self.device, memory_format=torch.channels_last))
         size = tuple(self.classifier.preprocessing["input_size"])
+        if self._engine_asked == "auto":
+            adaptive = Adaptive(model, size, self.threads, lambda: self._to_come)
+
+            def compute_and_note(images: Tensor):
+                results = adaptive(images)
+                self.engine = adaptive.name
+                return results
+
+            return compute_and_note
         compute = compile(model, self._engine_asked, size, self.threads)
-        self.engine = compute.name  # "auto" may have come to another
+        self.engine = compute.name
         return compute
 
 

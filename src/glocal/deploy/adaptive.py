@@ -1,0 +1,51 @@
+"""PyTorch for a few images, a compiled engine for many."""
+
+import time
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from glocal.deploy.engine import choose, compile, kept_file, seconds_to_compile
+
+SAVED = 0.5  # of PyTorch's time, by an engine: transxnet_t saves 0.6 (docs/performance.md)
+
+
+class Adaptive:
+    """An `Engine` that is PyTorch at first, and a compiled one as soon as the images at hand pay for compiling.
+
+    They do where PyTorch would take longer for what a compiled engine saves than compiling takes, by the time that
+    PyTorch took so far. Where nobody knows how many images are to come, as many are expected as there were. What is
+    kept from an earlier time is taken at once.
+
+    to_come: gives how many images are still to be computed, the present ones included.
+    """
+
+    def __init__(
+        self, model: nn.Module, input_size: tuple[int, int, int], threads: int | None, to_come: Callable[[], int]
+    ):
+        self._compile = lambda engine: compile(model, engine, input_size, threads)
+        self._to_come = to_come
+        self._best = choose("auto")
+        self._computed, self._seconds = 0, 0.0
+        self._price = 0.0 if self._best == "torch" else seconds_to_compile(model, self._best, input_size)
+        compiled = self._best != "torch" and kept_file(model, self._best, input_size).exists()
+        self._engine = self._compile("auto" if compiled else "torch")
+        self._final = compiled or self._best == "torch"
+
+    @property
+    def name(self) -> str:
+        """Of the engine that computes now."""
+        return self._engine.name
+
+    def __call__(self, images: Tensor) -> Tensor | list[Tensor]:
+        if not self._final and self._pays():
+            self._engine, self._final = self._compile("auto"), True
+        start = time.perf_counter()
+        results = self._engine(images)
+        self._seconds += time.perf_counter() - start
+        self._computed += len(images)
+        return results
+
+    def _pays(self) -> bool:
+        expected = max(self._to_come(), self._computed)
+        return self._computed > 0 and expected * SAVED * self._seconds / self._computed > self._price
