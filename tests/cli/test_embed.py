@@ -84,6 +84,21 @@ def test_strict_refuses_what_is_else_read_with_a_note(arguments, photos, capsys,
             ["embed", "x", "--model", "van_b0", "--output", "out", "--ray", "--device", "cuda:1"],
             "--device cuda:1: with --ray every worker has a device of its own",
         ),
+        (
+            ["embed", "x", "--model", "van_b0", "--output", "a.csv"],
+            "--output a.csv: embeddings are written into a folder",
+        ),
+        (
+            ["embed", "x", "--model", "van_b0", "--output", "a.npz"],
+            "--output a.npz: embeddings are written into a folder",
+        ),
+        (["predict", "x", "--model", "van_b0", "--output", "a.xlsx"], "predictions are written to .csv, .json, .jsonl"),
+        (
+            ["predict", "x", "--model", "van_b0", "--output", "a.csv", "--ray"],
+            "--ray is for an --output folder, not for the file a.csv",
+        ),
+        (["predict", "x", "--model", "van_b0", "--output", "a.json", "--shard-size", "9"], "--shard-size is for an"),
+        (["predict", ".", "--model", "van_b0", "--output", "no/a.csv"], "--output no/a.csv: there is no such folder"),
         (["embed", "nowhere", "--model", "van_b0", "--output", "out"], "nowhere: no such file"),
         (["embed", ".", "--model", "van_b0", "--output", "out"], ".: the folder holds no images"),
     ],
@@ -106,12 +121,12 @@ def test_there_is_no_such_cluster(arguments, capsys):
 
 
 @pytest.mark.parametrize(
-    ("package", "options", "message"),
-    [("pyarrow", [], "Parquet files need pyarrow"), ("ray", ["--ray"], "--ray needs Ray")],
+    ("package", "options", "message", "extra"),
+    [("pyarrow", [], "Parquet files need pyarrow", "parquet"), ("ray", ["--ray"], "--ray needs Ray", "cluster")],
 )
-def test_extra_that_is_not_installed(arguments, capsys, monkeypatch, package, options, message):
+def test_extra_that_is_not_installed(arguments, capsys, monkeypatch, package, options, message, extra):
     for name in ("glocal.deploy.bulk", "glocal.deploy.cluster"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["embed", *arguments, *options]) == 2
-    assert capsys.readouterr().err == f"error: {message}: pip install 'glocal[cluster]'\n"
+    assert capsys.readouterr().err == f"error: {message}: pip install 'glocal[{extra}]'\n"

@@ -125,6 +125,15 @@ class TestFiles:
         assert about["model"] == "test_resnet"
         assert "version" in about
 
+    def test_folder_opens_as_a_data_set(self, config, tmp_path):
+        from pyarrow import dataset
+
+        write_results(config())
+        assert dataset.dataset(tmp_path / "out").to_table().num_rows == 7
+        pandas = pytest.importorskip("pandas")
+        table = pandas.read_parquet(tmp_path / "out")
+        assert [source[-5:] for source in table["source"]] == [f"{number}.png" for number in range(7)]
+
     def test_no_rows(self, config, tmp_path):
         parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), tmp_path / "x.parquet")
         assert write_results(config(images=[str(tmp_path / "x.parquet")])) == Results(1, 0, 0)
@@ -189,14 +198,14 @@ class TestResume:
         before = state(tmp_path / "out")
         assert write_results(config(PredictConfig, shard_size=7, overwrite=True)) == Results(1, 7, 1)
         after = state(tmp_path / "out")
-        assert after.keys() == {"part-00000.parquet", "part-of-mine.parquet", "plan.json"}
+        assert after.keys() == {"part-00000.parquet", "part-of-mine.parquet", "_plan.json"}
         assert [name for name in after if after[name] == before[name]] == ["part-of-mine.parquet"]
 
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_files_of_somebody_else(self, config, tmp_path, overwrite):
         (tmp_path / "out").mkdir()
         (tmp_path / "out/part-00000.parquet").write_text("mine")
-        with pytest.raises(ValueError, match=r"holds 'part-00000.parquet' without plan.json: choose another folder"):
+        with pytest.raises(ValueError, match=r"holds 'part-00000.parquet' without _plan.json: choose another folder"):
             write_results(config(overwrite=overwrite))
         assert (tmp_path / "out/part-00000.parquet").read_text() == "mine"
 
@@ -206,6 +215,39 @@ class TestResume:
         with pytest.raises(ValueError, match="there is no device"):
             write_results(config(overwrite=True, device="cuda:99"))
         assert state(tmp_path / "out") == before
+
+    def test_folder_of_an_earlier_version_goes_on(self, config, tmp_path, caplog):
+        write_results(config())
+        out = tmp_path / "out"
+        plan = json.loads((out / "_plan.json").read_text())
+        assert list(plan) == ["command", "images", "model", "checkpoint", "shard size", "image column", "top k"]
+        (out / "_plan.json").rename(out / "plan.json")
+        (out / "part-00001.parquet").unlink()
+        assert write_results(config()) == Results(3, 7, 1)
+        assert "resumed: 2 of 3 shards are there already" in caplog.text
+        assert not (out / "plan.json").exists()
+        assert (out / "_plan.json").exists()
+
+    @pytest.mark.parametrize("name", ["_plan.json", "plan.json"])
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"[]", b"{}", b"[" * 100_000, b"\xff", b'{"command": "rm"}', b'{"command": 1e999}', "shard size", "huge"],
+        ids=lambda value: str(value)[:12],
+    )
+    def test_plan_of_a_stranger(self, config, tmp_path, name, content):
+        write_results(config())
+        out = tmp_path / "out"
+        plan = json.loads((out / "_plan.json").read_text())
+        (out / "_plan.json").unlink()
+        if content == "shard size":
+            content = json.dumps(plan | {"shard size": [3]}).encode()
+        elif content == "huge":
+            content = json.dumps(plan | {"model": "x" * 100_000}).encode()
+        (out / name).write_bytes(content)
+        before = state(out)
+        with pytest.raises(ValueError, match=f"out/{name} does not say what run this is: choose another folder"):
+            write_results(config())
+        assert state(out) == before
 
     def test_plan_without_results_is_replaced(self, config, tmp_path):
         write_results(config())
@@ -230,7 +272,7 @@ class TestResume:
         monkeypatch.setattr(Predictor, "embed", embed)
         with pytest.raises(RuntimeError, match="out of luck"):
             write_results(config())
-        assert sorted(state(tmp_path / "out")) == ["part-00000.parquet", "plan.json"]
+        assert sorted(state(tmp_path / "out")) == ["_plan.json", "part-00000.parquet"]
 
     @pytest.mark.slow
     @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")

@@ -54,7 +54,7 @@ def test_files_are_those_of_one_process(checkpoint, tmp_path):
     here, out = tmp_path / "here", tmp_path / "out"
     bulk.write_results(config(checkpoint, output="here"))
     out.mkdir()
-    for name in ("part-00002.parquet", "plan.json"):
+    for name in ("part-00002.parquet", "_plan.json"):
         (out / name).write_bytes((here / name).read_bytes())
     shown, errors = (run := start(checkpoint)).communicate(timeout=240)
     assert (run.returncode, shown) == (1, "12 images in 4 files in out\n")
@@ -131,7 +131,7 @@ def test_worker_that_dies_is_replaced_and_its_shard_begun_again(checkpoint, tmp_
     shown, _ = run.communicate(timeout=240)
     assert run.returncode == 1
     assert shown.endswith("12 images in 4 files in out\n")  # after Ray's own note of the death
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {*map(bulk.part_name, range(4)), "plan.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {*map(bulk.part_name, range(4)), "_plan.json"}
     assert sum(parquet.read_metadata(part).num_rows for part in (tmp_path / "out").glob("*.parquet")) == 12
 
 
@@ -145,7 +145,7 @@ def test_what_goes_wrong_in_a_worker_is_one_line(checkpoint, tmp_path):
     assert (run.returncode, shown, errors.count("\n")) == (1, "", 1)
     assert errors.startswith("error: part-0000")
     assert "broken.safetensors does not fit test_resnet" in errors
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["plan.json"]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["_plan.json"]
 
 
 @pytest.mark.usefixtures("photos")

@@ -22,13 +22,20 @@ def run(config: EmbedConfig) -> int:
 
 
 def write(config: EmbedConfig | PredictConfig) -> int:
-    """Write Parquet files; the exit code."""
+    """Write Parquet files, or the file that `config.output` names; the exit code."""
     from glocal.data.source import counted
-    from glocal.deploy.bulk import write_results
 
-    results = write_results(config, track)
-    files, images = counted(results.files, "file"), counted(results.images, "image")
-    console().print(f"{images} in {files} in {config.output}", soft_wrap=True)
+    if getattr(config, "to_table", False):
+        from glocal.deploy.results import write_table
+
+        results = write_table(config, track)
+        where = ""
+    else:
+        from glocal.deploy.bulk import write_results
+
+        results = write_results(config, track)
+        where = f" in {counted(results.files, 'file')}"
+    console().print(f"{counted(results.images, 'image')}{where} in {config.output}", soft_wrap=True)
     if results.unreadable:
         unread = counted(results.unreadable, "image")
         print(f"error: {unread} could not be read: the column error says why", file=sys.stderr)

@@ -2,9 +2,13 @@
 
 Files that cannot be read are named on stderr, the others are predicted; the exit code is then 1.
 
-With --output the predictions become Parquet files: one per 10,000 image files, per WebDataset shard or per Parquet file
-of images. A file is there as a whole or not at all, and the same command goes on where it was stopped. With --ray a
-cluster computes them; its machines need the inputs, the checkpoint and the output folder under the same paths.
+With --output FILE.csv, .json or .jsonl the predictions become one file, with a row for every image; a CSV opens in a
+spreadsheet, so a text in it that begins like a formula gets a ' before it.
+
+With --output FOLDER the predictions become Parquet files: one per 10,000 image files, per WebDataset shard or per
+Parquet file of images. A file is there as a whole or not at all, and the same command goes on where it was stopped.
+With --ray a cluster computes them; its machines need the inputs, the checkpoint and the output folder under
+the same paths.
 """
 
 import sys

@@ -93,8 +93,11 @@ def _files(source: str) -> list[str]:
 
 def _rows(path: str, column: str) -> int:
     """The rows of a Parquet file; ValueError for one without images in `column`."""
-    import pyarrow
-    from pyarrow import parquet
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
 
     try:
         with parquet.ParquetFile(path) as file:

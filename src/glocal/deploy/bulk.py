@@ -6,44 +6,37 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import msgspec
 
 from glocal.data.image import set_strict
 from glocal.data.inputs import Shard, inputs_key, plan
 from glocal.data.source import quoted
-from glocal.deploy.config import EmbedConfig, ImagesConfig, PredictConfig
+from glocal.deploy.config import EmbedConfig, PredictConfig
+from glocal.deploy.results import Results, Track, embedding_row, expect_images, load_predictor, prediction_row
 from glocal.tasks.checkpoint import find_checkpoint, read_info, write_atomically
 
 try:
     import pyarrow
     from pyarrow import parquet
 except ImportError:
-    raise ImportError("Parquet files need pyarrow: pip install 'glocal[cluster]'") from None
+    raise ImportError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
 
 if TYPE_CHECKING:
     from glocal.deploy.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
-PLAN = "plan.json"
+PLAN = "_plan.json"  # readers of a folder of Parquet files leave out what begins so
+OLD_PLAN = "plan.json"
+LARGEST_PLAN = 2**16  # bytes
 PART = re.compile(r"part-\d{5,}\.parquet")
 ROWS = 1000  # in a row group, and in memory before they are written
-
-Track = Callable[[Iterable, int | None, str], Iterable]
-
-
-@dataclass(frozen=True)
-class Results:
-    """What an output folder holds: files, images in them, and how many of these could not be read."""
-
-    files: int
-    images: int
-    unreadable: int
 
 
 def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda items, total, unit: items) -> Results:
@@ -71,19 +64,13 @@ def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda ite
             for _ in track(write_on_cluster(config, todo), len(todo), "shards"):
                 pass
         elif predictor is not None:
+            expect_images(predictor, todo)
             for shard in todo:
                 write_shard(predictor, config, shard, track, f"images of shard {shard.number + 1} of {len(shards)}")
     finally:
         _remove_temporary(folder)
     counts = [_count(folder / part_name(shard.number)) for shard in shards]
     return Results(len(shards), sum(images for images, _ in counts), sum(unreadable for _, unreadable in counts))
-
-
-def load_predictor(config: ImagesConfig, threads: int | None = None) -> "Predictor":
-    """The predictor that a config asks for."""
-    from glocal.deploy.predictor import Predictor
-
-    return Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine, threads)
 
 
 def write_shard(
@@ -98,7 +85,7 @@ def write_shard(
     images = shard.images(config.image_column)
     embed = isinstance(config, EmbedConfig)
     results = predictor.embed(images) if embed else predictor.stream(images, config.top_k)
-    rows = map(_embedding_row if embed else _prediction_row, track(results, shard.count, unit))
+    rows = map(embedding_row if embed else prediction_row, track(results, shard.count, unit))
     about = {"model": predictor.classifier.name, "version": version("glocal")}
     columns = _embedding_columns(predictor.embedding_size) if embed else PREDICTION_COLUMNS
     schema = pyarrow.schema(columns, {"glocal": json.dumps(about)})
@@ -131,27 +118,6 @@ def _embedding_columns(size: int) -> list:
     return [("source", pyarrow.string()), ("embedding", vector), ("error", pyarrow.string())]
 
 
-def _prediction_row(prediction) -> dict:
-    labels = prediction.labels or None
-    return {
-        **_source_and_error(prediction),
-        "label": labels and labels[0],
-        "labels": labels,
-        "probabilities": prediction.probabilities or None,
-    }
-
-
-def _embedding_row(embedding) -> dict:
-    return {**_source_and_error(embedding), "embedding": embedding.vector}
-
-
-def _source_and_error(result) -> dict:
-    error = result.error and " ".join(str(result.error).removeprefix(f"{result.source}: ").split())
-    texts = {"source": result.source, "error": error}
-    # Names of files may hold bytes that are no text.
-    return {name: text and text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
-
-
 def _write_rows(file: BinaryIO, rows: Iterator[dict], schema: pyarrow.Schema) -> None:
     with parquet.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, ROWS)):
@@ -166,19 +132,30 @@ def _count(part: Path) -> tuple[int, int]:
     return about.num_rows, about.num_rows - empty
 
 
-def _run_of(config: PredictConfig | EmbedConfig, shards: list[Shard]) -> dict:
-    """What makes results those of one run; the names are for people, too."""
+class Run(msgspec.Struct, rename=lambda name: name.replace("_", " ")):
+    """What makes results those of one run; the names are for people, too. In a folder it may be from anybody."""
+
+    command: Literal["embed", "predict"]
+    images: str
+    model: str | None
+    checkpoint: str | None
+    shard_size: int
+    image_column: str
+    top_k: int | None
+
+
+def _run_of(config: PredictConfig | EmbedConfig, shards: list[Shard]) -> Run:
     path = find_checkpoint(config.checkpoint) if config.checkpoint is not None else None
     info = read_info(path) if path is not None else None
-    return {
-        "command": "embed" if isinstance(config, EmbedConfig) else "predict",
-        "images": inputs_key(shards),
-        "model": config.model if info is None else info.model,
-        "checkpoint": None if path is None else _content_key(path),
-        "shard size": config.shard_size,
-        "image column": config.image_column,
-        "top k": getattr(config, "top_k", None),
-    }
+    return Run(
+        command="embed" if isinstance(config, EmbedConfig) else "predict",
+        images=inputs_key(shards),
+        model=config.model if info is None else info.model,
+        checkpoint=None if path is None else _content_key(path),
+        shard_size=config.shard_size,
+        image_column=config.image_column,
+        top_k=getattr(config, "top_k", None),
+    )
 
 
 def _content_key(path: Path) -> str:
@@ -189,36 +166,48 @@ def _content_key(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _parts_there(folder: Path, run: dict, overwrite: bool) -> set[str]:
+def _parts_there(folder: Path, run: Run, overwrite: bool) -> set[str]:
     """The names of files that need not be computed; ValueError for those of another run."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output {folder}: this is a file, not a folder")
     there = _parts(folder)
     if not there:
         return there
-    try:
-        known = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ValueError(f"{folder} holds {quoted(sorted(there), 2)} without {PLAN}: choose another folder") from None
+    known = _known_run(folder, there)
     if overwrite:
         return set()
-    changed = [name for name in run if known.get(name) != run[name]]
+    changed = [name.replace("_", " ") for name in Run.__struct_fields__ if getattr(known, name) != getattr(run, name)]
     if changed:
         what = " and ".join(changed)
         raise ValueError(f"{folder} holds the results of a run with another {what}; --overwrite begins anew")
     return there
 
 
+def _known_run(folder: Path, there: set[str]) -> Run:
+    """The run whose results a folder holds, also of earlier versions; ValueError where nothing tells of it."""
+    for name in (PLAN, OLD_PLAN):
+        try:
+            with open(folder / name, "rb") as file:
+                content = file.read(LARGEST_PLAN + 1)
+            return msgspec.json.decode(content, type=Run)
+        except FileNotFoundError:
+            continue
+        except (OSError, msgspec.MsgspecError, RecursionError):
+            raise ValueError(f"{folder / name} does not say what run this is: choose another folder") from None
+    raise ValueError(f"{folder} holds {quoted(sorted(there), 2)} without {PLAN}: choose another folder")
+
+
 def _parts(folder: Path) -> set[str]:
     return {file.name for file in folder.glob("part-*.parquet") if PART.fullmatch(file.name)}
 
 
-def _begin(folder: Path, run: dict, keep: set[str]) -> None:
+def _begin(folder: Path, run: Run, keep: set[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _remove_temporary(folder)
     for name in _parts(folder) - keep:
         (folder / name).unlink()
-    write_atomically(folder / PLAN, (json.dumps(run, indent=2) + "\n").encode())
+    write_atomically(folder / PLAN, msgspec.json.format(msgspec.json.encode(run)) + b"\n")
+    (folder / OLD_PLAN).unlink(missing_ok=True)
 
 
 def _remove_temporary(folder: Path) -> None:

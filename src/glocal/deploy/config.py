@@ -10,6 +10,8 @@ from glocal.options import RANGES, Range, check_numbers, option
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}  # of the files for each runtime
 PRECISIONS = ("fp32", "fp16", "int8")
+TABLES = (".csv", ".json", ".jsonl")  # files that predictions are written to
+OTHER_TABLES = (".npy", ".npz", ".parquet", ".tsv", ".xlsx")  # that somebody might ask for
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 HOST = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", re.ASCII)
 ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
@@ -26,13 +28,13 @@ class ImagesConfig:
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
         batch_size: images per step
         device: auto, cpu, cuda, cuda:1, mps, …
-        engine: openvino, onnxruntime or torch, on a CPU; auto takes the first of them that is installed. The first two
-            compile a model when they meet it first
+        engine: openvino, onnxruntime or torch, on a CPU. The first two compile a model when they meet it first, and
+            keep it; auto takes the first that is installed where it is kept or the images are many, else torch
         output: folder for the results as Parquet files; what is there of the same run already is not computed again
         shard_size: image files per Parquet file
         image_column: column of Parquet files that holds the images
         strict: a JPEG that lacks its last bytes is unreadable, instead of being read with a note
-        overwrite: begin anew in the output folder
+        overwrite: begin anew in the output folder, or replace the output file
         ray: compute on a Ray cluster
         ray_address: address of the cluster (default: $RAY_ADDRESS, or a Ray that is started on this machine)
         workers: processes on the cluster (default: one per GPU, without GPUs one per machine)
@@ -64,6 +66,16 @@ class ImagesConfig:
                     raise ValueError(f"{option(name)} needs {option(needed)}")
         if self.ray and ":" in self.device:
             raise ValueError(f"--device {self.device}: with --ray every worker has a device of its own")
+        if self._ending in OTHER_TABLES and not Path(self.output).is_dir():
+            raise ValueError(f"--output {self.output}: {self._outputs}")
+
+    @property
+    def _ending(self) -> str:
+        return "" if self.output is None else Path(self.output).suffix.lower()
+
+    @property
+    def _outputs(self) -> str:
+        return "results are written into a folder, as Parquet files"
 
 
 @dataclass(frozen=True)
@@ -72,12 +84,26 @@ class PredictConfig(ImagesConfig):
 
     Args:
         top_k: classes to show per image
+        output: a file for the results, .csv, .json or .jsonl; or a folder for them as Parquet files, where what is
+            there of the same run already is not computed again
     """
 
     top_k: int = 3
 
+    @property
+    def to_table(self) -> bool:
+        """Whether the output is one file."""
+        return self._ending in TABLES
+
+    @property
+    def _outputs(self) -> str:
+        return f"predictions are written to {', '.join(TABLES)}, or into a folder, as Parquet files"
+
     def __post_init__(self):
         super().__post_init__()
+        for name in ("ray", "shard_size"):
+            if self.to_table and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{option(name)} is for an --output folder, not for the file {self.output}")
 
 
 @dataclass(frozen=True)
@@ -88,6 +114,12 @@ class EmbedConfig(ImagesConfig):
         super().__post_init__()
         if self.output is None:
             raise ValueError("give --output, the folder for the embeddings")
+        if self._ending in TABLES and not Path(self.output).is_dir():
+            raise ValueError(f"--output {self.output}: {self._outputs}")
+
+    @property
+    def _outputs(self) -> str:
+        return "embeddings are written into a folder, as Parquet files, which pandas and pyarrow open as one table"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,131 @@
+"""Predictions and embeddings of many images as rows, and as one CSV or JSON file."""
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from glocal.data.image import set_strict
+from glocal.data.inputs import Shard, plan
+from glocal.deploy.config import ImagesConfig, PredictConfig
+from glocal.tasks.checkpoint import check_target, write_atomically
+
+if TYPE_CHECKING:
+    from glocal.deploy.predictor import Embedding, Prediction, Predictor
+
+Track = Callable[[Iterable, int | None, str], Iterable]
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an output holds: files, images in them, and how many of these could not be read."""
+
+    files: int
+    images: int
+    unreadable: int
+
+
+def load_predictor(config: ImagesConfig, threads: int | None = None) -> "Predictor":
+    """The predictor that a config asks for."""
+    from glocal.deploy.predictor import Predictor
+
+    return Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine, threads)
+
+
+def expect_images(predictor: "Predictor", shards: Iterable[Shard]) -> int | None:
+    """Tell a predictor how many images are to come; gives the number, None where a shard does not know it."""
+    counts = [shard.count for shard in shards]
+    if None in counts:
+        return None
+    predictor.expect(sum(counts))
+    return sum(counts)
+
+
+def prediction_row(prediction: "Prediction") -> dict:
+    labels = prediction.labels or None
+    return {
+        **_source_and_error(prediction),
+        "label": labels and labels[0],
+        "labels": labels,
+        "probabilities": prediction.probabilities or None,
+    }
+
+
+def embedding_row(embedding: "Embedding") -> dict:
+    return {**_source_and_error(embedding), "embedding": embedding.vector}
+
+
+def _source_and_error(result) -> dict:
+    error = result.error and " ".join(result.error.reason.split())
+    texts = {"source": result.source, "error": error}
+    # Names of files may hold bytes that are no text.
+    return {name: text and text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
+
+
+def write_table(config: PredictConfig, track: Track = lambda items, total, unit: items) -> Results:
+    """Predict the images of all inputs into one file, CSV or JSON by its ending, which is there as a whole or not.
+
+    track: see `glocal.deploy.bulk.write_results`. Raises what `plan` and `Predictor` raise, OSError for a file that is
+    there already, unless it is to be overwritten, or that cannot be written.
+    """
+    set_strict(config.strict)
+    path = Path(config.output)
+    check_target("--output", path)
+    if path.exists() and not config.overwrite:
+        raise FileExistsError(f"--output {path} exists: --overwrite replaces it")
+    shards = plan(config.images, config.shard_size, config.image_column)
+    predictor = load_predictor(config)
+    total = expect_images(predictor, shards)
+    images = chain.from_iterable(shard.images(config.image_column) for shard in shards)
+    counts = {"images": 0, "unreadable": 0}
+
+    def rows() -> Iterator[dict]:
+        for prediction in track(predictor.stream(images, config.top_k), total, "images"):
+            counts["images"] += 1
+            counts["unreadable"] += prediction.error is not None
+            yield prediction_row(prediction)
+
+    write = {".csv": _write_csv, ".json": _write_json, ".jsonl": _write_json_lines}[path.suffix.lower()]
+    places = min(config.top_k, len(predictor.class_names))
+    write_atomically(path, lambda file: write(file, rows(), places))
+    return Results(1, **counts)
+
+
+def _write_csv(file: BinaryIO, rows: Iterator[dict], places: int) -> None:
+    """A column for each of the most probable classes and its probability, the first without a number."""
+    numbers = ["", *(f"_{place}" for place in range(2, places + 1))]
+    pairs = [f"{name}{number}" for number in numbers for name in ("label", "probability")]
+    writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
+    writer.writerow(["source", "error", *pairs])
+    for row in rows:
+        found = zip(row["labels"] or [], row["probabilities"] or [], strict=True)
+        cells = [cell for label, probability in found for cell in (_text(label), f"{probability:.6g}")]
+        writer.writerow([_text(row["source"]), _text(row["error"] or ""), *(cells or [""] * len(pairs))])
+
+
+def _text(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _write_json(file: BinaryIO, rows: Iterator[dict], places: int) -> None:
+    before = b"[\n"
+    for row in rows:
+        file.write(before + _json(row))
+        before = b",\n"
+    file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+
+
+def _write_json_lines(file: BinaryIO, rows: Iterator[dict], places: int) -> None:
+    for row in rows:
+        file.write(_json(row) + b"\n")
+
+
+def _json(row: dict) -> bytes:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
