@@ -103,6 +103,14 @@ def test_who_still_sends_sees_why_it_was_refused(served):
         assert served.ask("POST", "/predict", bytes(length), headers)[0] == 413
 
 
+def test_wrong_forms_are_no_lines_of_the_log(served):
+    """Two hundred of them, each refused with its reason."""
+    for _ in range(200):
+        code, answer = served.ask("POST", "/predict", b"x", {"content-type": "multipart/form-data; boundary=b"})
+        assert (code, list(answer)) == (400, ["detail"])
+    served.check()
+
+
 def test_slow_bodies(served):
     """A byte in time, again and again: they hold nobody's place, and are told."""
     sent = post("Content-Length: 1000", "Content-Type: application/json", body=b"{")

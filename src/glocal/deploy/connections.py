@@ -238,6 +238,7 @@ def run(app, sockets: list, most: int, patience: float, timeout: float) -> None:
     loggers = [log, *map(logging.getLogger, ("asyncio", "uvicorn.error"))]
     for logger in loggers:
         logger.addFilter(sparse)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is answered with 400
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has finished
         signal.signal(number, lambda *args: None)
     Server(settings).run(sockets=sockets)
