@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as lightning
 import numpy as np
@@ -25,6 +26,8 @@ from glocal.tasks.classifier import Classifier, create_model
 from glocal.training import fit as fit_module
 from glocal.training.config import TrainConfig
 from glocal.training.distillation import Teacher
+from glocal.training.eval_config import EvalConfig
+from glocal.training.evaluate import evaluate
 from glocal.training.freezing import freeze
 from glocal.training.module import ClassificationModule, TrainingStopped
 from glocal.training.train import train
@@ -123,6 +126,8 @@ class TestAveraging:
         last = rows(tmp_path)[-1]
         assert float(last["val_loss"]) != float(last["val_raw_loss"])
         assert result.metrics == read_info(tmp_path / "model.safetensors").metrics
+        measured = evaluate(EvalConfig(str(digits_folder), str(tmp_path), workers=0, device="cpu"))
+        assert measured.loss == pytest.approx(result.metrics["loss"], rel=1e-4)  # of the file that is kept
         raw = read_info(tmp_path / "model.raw.safetensors").metrics
         assert raw["loss"] == pytest.approx(float(rows(tmp_path)[raw["epoch"] - 1]["val_raw_loss"]))
 
@@ -218,6 +223,25 @@ class TestDistillation:
         result = Teacher(teacher, (0.5,) * 3, (0.25,) * 3, "hard", weight=0.3).teach(loss, logits, images)
         expected = 0.7 * 0.7 + 0.3 * F.cross_entropy(logits, teacher.model(images).argmax(1))
         assert result.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_teacher_has_a_say_in_every_step(self, monkeypatch):
+        monkeypatch.setattr(ClassificationModule, "trainer", SimpleNamespace(global_step=0))
+        torch.manual_seed(0)
+        model, batch = (
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
+            (torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])),
+        )
+        steps = []
+        for teacher in (
+            None,
+            SimpleNamespace(teach=lambda loss, logits, images: 2 * loss + logits.sum() + images.sum()),
+        ):
+            module = ClassificationModule(
+                model, TrainConfig(), lr=0.1, classes=3, images=4, steps_per_epoch=1, teacher=teacher
+            )
+            steps.append(module.training_step(batch, 0).item())
+        logits = model(batch[0])
+        assert steps[1] == pytest.approx(2 * steps[0] + logits.sum().item() + batch[0].sum().item(), rel=1e-5)
 
     @pytest.fixture(scope="class")
     def teacher_run(self, digits_folder, tmp_path_factory):
