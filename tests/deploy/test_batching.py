@@ -92,6 +92,14 @@ def test_a_wrong_number_of_results_is_an_error():
     assert isinstance(results[1], ValueError)
 
 
+def test_a_computation_that_runs_dry_is_an_error():
+    async def use(batcher):
+        return await asyncio.wait_for(asyncio.gather(batcher.submit(1), return_exceptions=True), 10)
+
+    results, _ = run(with_batcher(use, lambda items: next(iter([]))))
+    assert "too few results" in str(results[0])
+
+
 def test_callers_who_have_gone_cost_nothing():
     computed = []
 

@@ -89,7 +89,7 @@ class TestGeluWithinTheProduct:
 
         def ask(named):
             pointwise_conv(**named, gelu=True)
-            return answers.pop()
+            return bool(answers) and answers.pop()  # the way for CPUs may not have been asked
 
         return ask
 

@@ -83,7 +83,7 @@ class Batcher:
             try:
                 if wanted:
                     self._observe(len(wanted))
-                    results = await loop.run_in_executor(self._thread, self._compute, [item for item, _ in wanted])
+                    results = await loop.run_in_executor(self._thread, self._computed, [item for item, _ in wanted])
                     for (_, waiting), result in zip(wanted, results, strict=True):
                         if not waiting.done():
                             waiting.set_result(result)
@@ -94,6 +94,12 @@ class Batcher:
             finally:
                 for _ in batch:
                     self._queue.task_done()
+
+    def _computed(self, items: list) -> Sequence:
+        try:
+            return self._compute(items)
+        except StopIteration as error:  # asyncio would never hand it on, and everybody would wait
+            raise RuntimeError("the computation gave too few results") from error
 
     async def _next_batch(self) -> list[tuple[Any, asyncio.Future]]:
         batch = [await self._queue.get()]

@@ -200,6 +200,8 @@ def fit(
                 if str(error).startswith("DataLoader worker"):
                     raise TrainingStopped(f"a process that reads images has died ({error}); {stop.kept}") from None
                 raise
+            except SystemExit:  # Lightning's answer to a KeyboardInterrupt that no signal has brought
+                raise KeyboardInterrupt(f"stopped: {stop.kept}") from None
             finally:
                 data.end_workers()
             unread = module.all_unread()
