@@ -1,3 +1,5 @@
+import contextlib
+import io
 import os
 import shutil
 
@@ -260,3 +262,17 @@ class TestContentOfAFile:
     def test_error_has_the_name_given(self, content, reason):
         with pytest.raises(UnreadableImageError, match=f"^shard.tar: a.png: {reason}$"):
             decode_image(content, "shard.tar: a.png")
+
+
+@pytest.mark.parametrize("compression", ["tiff_deflate", "tiff_lzw", "jpeg"])
+def test_a_broken_tiff_is_one_error_and_nothing_else(compression, capfd):
+    """libtiff would write a line of its own to stderr, past every log."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)).save(
+        file, "TIFF", compression=compression
+    )
+    content = bytearray(file.getvalue())
+    content[300:400] = bytes(byte ^ 0x55 for byte in content[300:400])
+    with contextlib.suppress(UnreadableImageError):  # some are decoded all the same
+        decode_image(bytes(content), "x.tif")
+    assert capfd.readouterr() == ("", "")

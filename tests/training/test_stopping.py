@@ -242,7 +242,7 @@ def _send_at(moment: str, rank: int) -> None:
         "meeting": (Trainer, "fit", 1),
         "on_fit_start": (ClassificationModule, "on_fit_start", 1),
         "step": (ClassificationModule, "training_step", 6),
-        "validation": (ClassificationModule, "validation_step", 1),
+        "validation": (ClassificationModule, "on_validation_epoch_start", 2),  # the first epoch is saved
         "save": (ClassificationModule, "on_save_checkpoint", 1),
     }
     if moment == "import":

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from glocal.data import libtiff
 from glocal.data.repair import ended, is_mendable, pixels_only, share_missing
 from glocal.data.walk import files_below, is_hidden
 
@@ -73,6 +74,7 @@ class UnreadableImageError(OSError):
 def formats() -> tuple[str, ...]:
     """The formats that Pillow may try, by its names: `FORMATS` and those of the extra `photos`, where it is there."""
     found = list(FORMATS)
+    libtiff.silence()
     try:
         import pi_heif
     except ImportError:
