@@ -64,7 +64,7 @@ def test_files_are_those_of_one_process(checkpoint, tmp_path):
     ]
     names = sorted(file.name for file in here.iterdir())
     assert sorted(file.name for file in out.iterdir()) == names
-    for name in names[:-1]:
+    for name in (name for name in names if name.endswith(".parquet")):
         table, expected = parquet.read_table(out / name), parquet.read_table(here / name)
         assert table.schema.equals(expected.schema, check_metadata=True)
         for row, other in zip(table.to_pylist(), expected.to_pylist(), strict=True):
