@@ -136,6 +136,8 @@ def whole_numbers(text: str, name: str, like: str, allowed: Range) -> list[int]:
     if not all(part.isascii() and part.isdecimal() and len(part) <= safe_yaml.MAX_NUMBER for part in parts):
         raise ValueError(f"{name} must be {like}, got {shown(text)}")
     found = list(dict.fromkeys(map(int, parts)))
+    if min(found) < allowed.low:
+        raise ValueError(f"{name} must be {like}, got {shown(text)}")
     for number in found:
         check_number(name, number, int, allowed)
     return found

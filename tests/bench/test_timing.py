@@ -209,15 +209,15 @@ def test_sizes(text, sizes):
     assert parse_sizes(text) == sizes
 
 
-@pytest.mark.parametrize("text", ["", "0", "x5", "5x", "5x0", "5x5x5", "a", "9" * 5000])
+@pytest.mark.parametrize("text", ["", "0", "x5", "5x", "5x0", "5x5x5", "a", "5 x 5", "9" * 5000])
 def test_sizes_that_are_none(text):
-    with pytest.raises(ValueError, match=r"--sizes must be (numbers such as 224,512x384|at least 1), got"):
+    with pytest.raises(ValueError, match="--sizes must be numbers such as 224,512x384, got"):
         parse_sizes(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "a", "1,,2", "1 2", "1,"])
 def test_numbers_refuses(text):
-    with pytest.raises(ValueError, match=r"--sizes must be (numbers such as|at least 1, got 0)"):
+    with pytest.raises(ValueError, match="--sizes must be numbers such as"):
         numbers(text, "--sizes")
 
 

@@ -52,7 +52,7 @@ def test_a_failing_model_is_a_row_and_an_exit_code(capsys):
         (["van_pic"], "unknown model 'van_pic': did you mean van_pico"),
         (["van_pico", "--baseline", "convnext_tin"], "unknown model 'convnext_tin': did you mean"),
         (["van_pico,x"], "models are given as NAME or NAME,argument=value"),
-        (["van_pico", "--sizes", "0"], "--sizes must be at least 1, got 0"),
+        (["van_pico", "--sizes", "0"], "--sizes must be numbers such as 224,512x384, got '0'"),
         (["van_pico", "--batch-sizes", "a"], "--batch-sizes must be numbers such as 1,8, got 'a'"),
         (["van_pico", "--rounds", "0"], "--rounds must be at least 1, got 0"),
         (["van_pico", "--mode", "test"], "--mode must be one of infer, train, got 'test'"),

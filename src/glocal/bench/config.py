@@ -1,10 +1,13 @@
 """What a benchmark can be told. Kept free of torch, so that `glocal bench --help` answers at once."""
 
+import re
 from ast import literal_eval
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
-from glocal.options import IMAGES, PIXELS, check_numbers, whole_numbers
+from glocal.options import IMAGES, PIXELS, check_number, check_numbers, whole_numbers
+from glocal.wording import shown
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,12 @@ def numbers(text: str, option: str) -> list[int]:
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """Heights and widths, given as `224,512x384`; ValueError for anything else."""
-    like = "numbers such as 224,512x384"
-    sizes = [whole_numbers(part.replace("x", ",", 1), "--sizes", like, PIXELS) for part in str(text).split(",")]
+    parts = [part.strip() for part in str(text).split(",")]
+    if not all(re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})?", part, re.ASCII) for part in parts):
+        raise ValueError(f"--sizes must be numbers such as 224,512x384, got {shown(text)}")
+    sizes = [[int(side) for side in part.split("x")] for part in parts]
+    for side in chain.from_iterable(sizes):
+        check_number("--sizes", side, int, PIXELS)
     return [(size[0], size[-1]) for size in sizes]
 
 
