@@ -301,7 +301,7 @@ def _written_counts(shards: list[str]) -> dict[str, int]:
             continue
         try:
             sizes = msgspec.json.decode(text, type=dict[str, object])
-            for split in msgspec.json.decode(text, type=_Info).splits.values():
+            for split in msgspec.convert(sizes, _Info).splits.values():
                 sizes |= dict(zip(split.filenames, split.shard_lengths, strict=True))
             known = {_base(name): msgspec.convert(size, _Count) for name, size in sizes.items() if type(size) is int}
         except (ValueError, RecursionError) as error:

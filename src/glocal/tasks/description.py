@@ -58,10 +58,11 @@ def parse_description(text: str) -> CheckpointInfo:
     if len(text) > LARGEST:
         raise ValueError(f"it has {len(text):,} characters, more than {LARGEST:,}")
     try:
-        described = msgspec.json.decode(text, type=_Description)
+        description = msgspec.json.decode(text)
+        msgspec.convert(description, _Description)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(one_line(error)[:300]) from None  # it may hold a value of any length
-    return CheckpointInfo(**msgspec.json.decode(msgspec.json.encode(described)))  # with the lists that JSON has
+    return CheckpointInfo(**description)
 
 
 def check_preprocessing(values: object) -> None:
@@ -121,7 +122,7 @@ class _HeldOut(_Strict):
     files: Annotated[str, Meta(max_length=64)]
 
 
-class _Data(_Strict, omit_defaults=True):
+class _Data(_Strict):
     name: _Short | None = None
     held_out: _HeldOut | None = None
     multi_label: bool = False
