@@ -112,6 +112,11 @@ def _to_windows(x: Tensor, tile: tuple[int, int]) -> Tensor:
     return _Windows.apply(x, tile).flatten(4, 5).flatten(2, 3)
 
 
+def _with_batch(function: type[torch.autograd.Function], x: Tensor, tile: tuple[int, int]) -> Tensor:
+    """A function of batches for (mapped, B, …), as which torch.func hands over what it maps over."""
+    return function.apply(x.flatten(0, 1), tile).unflatten(0, x.shape[:2])
+
+
 class _Windows(torch.autograd.Function):
     """(B, H + 2, W + 2, heads, d), H and W of whole tiles → (B, heads, rows, columns, y, x, d): the windows' copies."""
 
@@ -126,8 +131,7 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
-        x = x.movedim(in_dims[0], 0)
-        return _Windows.apply(x.flatten(0, 1), tile).unflatten(0, x.shape[:2]), 0
+        return _with_batch(_Windows, x.movedim(in_dims[0], 0), tile), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -159,8 +163,7 @@ class _Overlaps(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
-        x = x.movedim(in_dims[0], 0)
-        return _Overlaps.apply(x.flatten(0, 1), tile).unflatten(0, x.shape[:2]), 0
+        return _with_batch(_Overlaps, x.movedim(in_dims[0], 0), tile), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
