@@ -127,9 +127,8 @@ def _explained(output: Path, check: Callable[[], None]):
         yield
     except Exception as error:
         failure = error
-        while failure is not None and not isinstance(
-            failure, OSError
-        ):  # Lightning's loggers raise another in its place
+        # Lightning's loggers raise another in its place.
+        while failure is not None and not isinstance(failure, OSError):
             failure = failure.__cause__ or (None if failure.__suppress_context__ else failure.__context__)
         if failure is not None:
             check()
