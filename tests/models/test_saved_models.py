@@ -8,7 +8,10 @@ import torch
 from timm.models import save_for_hf
 
 import glocal  # noqa: F401 (registers the models)
+from glocal.data.preprocessing import Preprocessing
+from glocal.tasks.checkpoint import save_checkpoint
 from glocal.tasks.classifier import load_classifier, load_for_finetuning, registered
+from glocal.tasks.description import CheckpointInfo
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 FAMILIES = ["transxnet_pico", "transnext_pico", "hat_net_pico", "transcnn_pico", "conv2former_pico", "van_pico"]
@@ -156,6 +159,20 @@ class TestOnTheCommandLine:
         model, folder = saved("van_pico")
         save_for_hf(model, tmp_path / "saved", model_config={"label_names": list("abcde")}, safe_serialization=True)
         assert load_classifier(model=folder).class_names == list("abcde")
+
+
+def test_a_run_folder_saved_as_the_page_says_is_the_same_classifier(tmp_path):
+    preprocessing = Preprocessing((3, 32, 40), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3), "bicubic", 0.8, "squash")
+    model = timm.create_model("van_pico", num_classes=3)
+    info = CheckpointInfo("van_pico", ["ant", "bee", "cat"], preprocessing.to_dict())
+    save_checkpoint(tmp_path / "model.safetensors", model.state_dict(), info)
+    run = load_classifier(tmp_path)
+    names = {"label_names": run.class_names}
+    save_for_hf(run.model, tmp_path / "saved", names, data_config=run.preprocessing, safe_serialization=True)
+    loaded = load_classifier(model=f"local-dir:{tmp_path / 'saved'}")
+    assert loaded.class_names == run.class_names
+    assert Preprocessing(**loaded.preprocessing) == preprocessing
+    assert torch.equal(loaded.model(IMAGES), model.eval()(IMAGES))
 
 
 def test_transformers_loads_the_folder(saved, tmp_path):
