@@ -12,6 +12,7 @@ from PIL import Image
 
 import glocal.data.image
 from glocal.data.image import UnreadableImageError, decode_image, read_image, set_strict
+from glocal.data.repair import ended
 
 HEIC = Path(__file__).with_name(
     "turned.heic"
@@ -194,6 +195,28 @@ class TestLastBytes:
         content = encoded(smooth(), kind)
         with pytest.raises(UnreadableImageError):
             decode_image(content[: int(0.98 * len(content))], "x")
+
+
+class TestFilesThatTakeTooMuch:
+    @pytest.mark.timeout(60)
+    def test_a_run_of_filling_bytes_is_passed_once(self):
+        """Each of them could begin a marker: a search that looked ahead from every one would take hours."""
+        with pytest.raises(UnreadableImageError):
+            decode_image(jpeg_with()[:2] + b"\xff" * 3_000_000 + b"\0", "x")
+
+    def test_a_second_size_in_the_file_is_not_believed(self):
+        cut = encoded(smooth(), progressive=True)[:-20]
+        large = segment(0xC2, b"\x08" + struct.pack(">HH", 65_000, 65_000) + b"\x01\x01\x11\x00")  # 4 GB of pixels
+        assert ended(cut, (200, 160)) is not None
+        assert ended(cut[:2] + large + cut[2:] + large, (200, 160)) is None
+
+    def test_limits_hold_for_what_is_mended_too(self):
+        """Pillow cannot open the file as it is, so that its pixels are counted in what is left without metadata."""
+        content = bytearray(jpeg_with(segment(0xE0, b"JFIF\0")))
+        place = content.index(b"\xff\xc0") + 5
+        content[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
+        with pytest.raises(UnreadableImageError, match="more pixels than Pillow's limit"):
+            decode_image(bytes(content), "x")
 
 
 class TestPhotos:

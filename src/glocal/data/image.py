@@ -70,6 +70,9 @@ class UnreadableImageError(OSError):
         return type(self), (self.path, self.reason)
 
 
+FINAL = (UnreadableImageError, Image.DecompressionBombError, MemoryError)  # no mending helps against these
+
+
 @cache
 def formats() -> tuple[str, ...]:
     """The formats that Pillow may try, by its names: `FORMATS` and those of the extra `photos`, where it is there."""
@@ -183,7 +186,7 @@ def _decode(
             try:
                 with _open(file, name, check) as image:
                     return to_rgb(image)
-            except (UnreadableImageError, Image.DecompressionBombError, MemoryError):
+            except FINAL:
                 raise
             except Exception as error:
                 content = file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes()
@@ -216,11 +219,14 @@ def _mended(content: bytes, name: str, check: Callable[[Image.Image], str | None
 
     try:
         return to_rgb(loaded(bare))
+    except FINAL:
+        raise
     except Exception:
         if os.environ.get(STRICT):
             raise error from None
     try:
-        files = ended(bare)
+        with _open(io.BytesIO(bare), name, check) as image:
+            files = ended(bare, image.size)
         images = [loaded(file) for file in files or () if file is not None]
         missing = share_missing(*map(np.asarray, images))
     except Exception:  # of a file that is broken elsewhere

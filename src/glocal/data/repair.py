@@ -10,7 +10,9 @@ import numpy as np
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2  # frames of JPEGs with Huffman codes
-MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)  # of a segment with a length, or the end
+MARKER = re.compile(
+    rb"\xff([^\x00\x01\xff\xd0-\xd8])"
+)  # of a segment with a length, or the end; \xff+ would be quadratic
 JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"  # says that the colours are YCbCr
 PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks of a PNG that its pixels are made from
 
@@ -27,7 +29,7 @@ def pixels_only(content: bytes) -> tuple[bytes, bytes]:
 
 def _jpeg_pixels(content: bytes) -> tuple[bytes, bytes]:
     kept, exif = [content[:2]], b""
-    for marker, start, end in _segments(content):
+    for marker, start, end in segments(content):
         payload = content[start:end]
         if marker == START_OF_SCAN:
             return b"".join([*kept, b"\xff\xda", content[start - 2 :]]), exif
@@ -53,7 +55,7 @@ def _png_pixels(content: bytes) -> tuple[bytes, bytes]:
     return b"".join(kept), exif
 
 
-def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+def segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
     """The segments of a JPEG that have a length: marker, begin and end of what they hold."""
     place = 2
     while (found := MARKER.search(jpeg, place)) and found[1][0] != END_OF_IMAGE:
@@ -62,14 +64,16 @@ def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
         yield found[1][0], start, place
 
 
-def ended(jpeg: bytes) -> tuple[bytes, bytes | None] | None:
+def ended(jpeg: bytes, size: tuple[int, int]) -> tuple[bytes, bytes | None] | None:
     """A JPEG that stops early, brought to an end; None where more is missing than the end of its last scan.
+
+    size: (width, height) as the decoder has it, whose limits were asked; a file may name others, too.
 
     What is missing of a sequential JPEG is mid-grey in the first of the two files. Of a progressive one every pixel is
     there, less fine in places: those that differ from the second file, where other pixels stand in for them.
     """
     frame, layers, scans, restarts = 0, {}, 0, False
-    for marker, start, end in _segments(jpeg):
+    for marker, start, end in segments(jpeg):
         payload = jpeg[start:end]
         if marker in (*SEQUENTIAL, PROGRESSIVE):
             frame, width, height = marker, *struct.unpack(">xHH", payload[:5])[::-1]
@@ -81,7 +85,7 @@ def ended(jpeg: bytes) -> tuple[bytes, bytes | None] | None:
                 layers[payload[place]][first : last + 1] = precision
         elif marker == 0xDD:
             restarts = int.from_bytes(payload, "big") > 0
-    if not frame or not layers or any(bits.any() for bits in layers.values()):
+    if not frame or (width, height) != size or not layers or any(bits.any() for bits in layers.values()):
         return None
     jpeg = jpeg.rstrip(b"\xff")  # half a marker
     end = b"\xff\xd9"

@@ -1,7 +1,6 @@
 """What is behind the service's addresses: images in, probabilities or embeddings out."""
 
 import asyncio
-import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from glocal.data.image import UnreadableImageError, decode_image
 from glocal.data.preprocessing import Preprocessing
+from glocal.data.repair import START_OF_SCAN, segments
 from glocal.deploy.batching import Batcher, BusyError
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.engine import compile
@@ -29,7 +29,6 @@ except ImportError:
 READERS = 2  # threads that decode images
 # Each scan of a JPEG goes over all of its pixels: a file of 140 kB with 1,000 of them takes 20 s. Encoders write 10.
 MAX_SCANS = 64
-MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # in a JPEG: of a segment with a length, or the end
 
 
 class Service:
@@ -125,8 +124,4 @@ class Service:
 
 
 def _scans(jpeg: bytes) -> int:
-    count, place = 0, 2
-    while (marker := MARKER.search(jpeg, place)) and marker[0] != b"\xff\xd9":  # what follows the end is not decoded
-        count += marker[0] == b"\xff\xda"
-        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
-    return count
+    return sum(marker == START_OF_SCAN for marker, _, _ in segments(jpeg))
