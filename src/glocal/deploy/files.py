@@ -18,6 +18,7 @@ from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, PRECISIONS
 from glocal.deploy.graph import DYNAMIC, device_of, first_line, measuring, trace
 from glocal.deploy.preprocess import Preprocess
+from glocal.tasks.classifier import check_finite
 
 # The largest difference from PyTorch, in standard deviations of PyTorch's own results.
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": 2.5}  # results that have nothing in common differ by 4 and more
@@ -178,8 +179,7 @@ def difference(
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
-    if not ours.isfinite().all():
-        raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
+    check_finite(ours)
     # At least a thousandth of the largest, where all results are nearly the same.
     scale = max(float(ours.std(correction=0)), 1e-3 * float(ours.abs().max()), 1e-30)
     difference = float((theirs - ours).abs().max()) / scale

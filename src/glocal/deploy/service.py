@@ -17,7 +17,7 @@ from glocal.deploy.config import ServeConfig
 from glocal.deploy.engine import compile
 from glocal.deploy.graph import LogitsAndEmbedding
 from glocal.deploy.uploads import read_images
-from glocal.tasks.classifier import Classifier
+from glocal.tasks.classifier import Classifier, check_finite
 
 try:
     from fastapi import HTTPException, Request
@@ -58,9 +58,8 @@ class Service:
 
     def _compute(self, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         logits, embeddings = self.engine(torch.stack(images))
-        if not (logits.isfinite().all() and embeddings.isfinite().all()):
-            raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
-        return list(zip(self.classifier.probabilities(logits), embeddings, strict=True))
+        probabilities = self.classifier.probabilities(check_finite(logits))
+        return list(zip(probabilities, check_finite(embeddings), strict=True))
 
     def _read(self, content: bytes, name: str) -> Tensor:
         if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
