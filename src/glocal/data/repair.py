@@ -10,9 +10,8 @@ import numpy as np
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2  # frames of JPEGs with Huffman codes
-MARKER = re.compile(
-    rb"\xff([^\x00\x01\xff\xd0-\xd8])"
-)  # of a segment with a length, or the end; \xff+ would be quadratic
+# Of a segment with a length, or the end. A pattern that took all filling bytes before it would be quadratic in them.
+MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"  # says that the colours are YCbCr
 PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks of a PNG that its pixels are made from
 
