@@ -11,6 +11,7 @@ The changes are in the YAML files beside this one: `file` below src/glocal, `was
 import argparse
 import contextlib
 import importlib
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -139,13 +140,16 @@ def check_unchanged(changes: list[Change]) -> None:
 
 
 def table(results: list[tuple[Change, str | None]]) -> str:
-    lines = ["| file | changed | a user would suffer | noticed by |", "|---|---|---|---|"]
-    for change, name in results:
-        was, becomes = (" ".join(text.split()).replace("|", "\\|") for text in (change.was, change.becomes))
-        name = "**nobody**" if name is None else f"`{name.rpartition('/')[2].partition('[')[0]}`"
-        becomes = f"`{becomes}`" if becomes else "nothing"
-        lines.append(f"| `{change.file}` | `{was}` → {becomes} | {change.suffers} | {name} |")
-    return "\n".join(lines) + "\n"
+    """A table per file; the code stands last, because it is the longest."""
+    lines = []
+    for file, of_file in itertools.groupby(results, key=lambda result: result[0].file):
+        lines += ["", f"### `{file}`", "", "| effect on a user | noticed by | change |", "|---|---|---|"]
+        for change, name in of_file:
+            was, becomes = (" ".join(text.split()).replace("|", "\\|") for text in (change.was, change.becomes))
+            name = "**none**" if name is None else f"`{name.rpartition('/')[2].partition('[')[0]}`"
+            becomes = f"`{becomes}`" if becomes else "nothing"
+            lines.append(f"| {change.suffers} | {name} | `{was}` → {becomes} |")
+    return "\n".join(lines).removeprefix("\n") + "\n"
 
 
 def main() -> int:
@@ -177,7 +181,7 @@ def main() -> int:
     if options.write is not None:
         page = options.write.read_text(encoding="utf-8")
         before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-        count = f"{noticed} of {len(results)} are noticed.\n\n"
+        count = f"The tests notice {noticed} of {len(results)} changes.\n\n"
         options.write.write_text(f"{before}{BEGIN}\n{count}{table(results)}\n{END}{after}", encoding="utf-8")
     return 0 if noticed == len(results) else 1
 
