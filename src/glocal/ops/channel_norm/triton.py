@@ -10,26 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from glocal.ops.launch import channels_are_neighbours, launching, register_norm_gradients
+from glocal.ops.tiles import load, place, tile
 
 TILE = 4096  # elements of a block
 PROGRAMS = 512  # that the parameters' gradients are shared out to
-
-
-@triton.jit
-def _places(n, c, area, width, sb, sc, sh, sw):
-    """Offsets of positions `n`, counted through all samples, and channels `c`."""
-    b, p = n // area, n % area
-    return b * sb + (p // width) * sh + (p % width) * sw + c * sc
-
-
-@triton.jit
-def _axes(start, CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
-    n, c = start + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_C)
-    if CHANNELS_LAST:
-        n, c = n[:, None], c[None, :]
-    else:
-        n, c = n[None, :], c[:, None]
-    return n, c
 
 
 @triton.jit
@@ -40,15 +24,16 @@ def _forward(
     CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     axis: tl.constexpr = 1 if CHANNELS_LAST else 0
-    n, c = _axes(tl.program_id(0) * BLOCK_N, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    n, c = tile(tl.program_id(0) * BLOCK_N, 0, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    b, p = n // area, n % area  # positions are counted through all samples
     real = (n < count) & (c < channels)
-    value = tl.load(x + _places(n, c, area, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
+    value = load(x, b, p, c, width, xb, xc, xh, xw, real)
     average = tl.sum(value, axis, keep_dims=True) / channels
     value = tl.where(real, value - average, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(value * value, axis, keep_dims=True) / channels + eps)
     gain = tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
     shift = tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
-    tl.store(y + _places(n, c, area, width, yb, yc, yh, yw), value * inverse * gain + shift, mask=real)
+    tl.store(y + place(b, p, c, width, yb, yc, yh, yw), value * inverse * gain + shift, mask=real)
     tl.store(mean + n, average, mask=n < count)
     tl.store(scale + n, inverse, mask=n < count)
 
@@ -62,18 +47,19 @@ def _backward(
 ):  # fmt: skip
     """The gradient of x, and this program's share of those of weight and bias: partial[program, 0 or 1, channel]."""
     axis: tl.constexpr = 1 if CHANNELS_LAST else 0
-    block, c = _axes(0, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    block, c = tile(0, 0, CHANNELS_LAST, BLOCK_N, BLOCK_C)
     known = c < channels
     gain = tl.load(weight + c, mask=known, other=0.0).to(tl.float32)
     g_weight = tl.zeros(c.shape, tl.float32)
     g_bias = tl.zeros(c.shape, tl.float32)
     for start in range(tl.program_id(0) * BLOCK_N, count, tl.num_programs(0) * BLOCK_N):
         n = start + block
+        b, p = n // area, n % area
         real = (n < count) & known
         average = tl.load(mean + n, mask=n < count, other=0.0)
         inverse = tl.load(scale + n, mask=n < count, other=0.0)
-        value = tl.load(x + _places(n, c, area, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
-        up = tl.load(g + _places(n, c, area, width, gb, gc, gh, gw), mask=real, other=0.0).to(tl.float32)
+        value = load(x, b, p, c, width, xb, xc, xh, xw, real)
+        up = load(g, b, p, c, width, gb, gc, gh, gw, real)
         normal = tl.where(real, (value - average) * inverse, 0.0)
         g_weight += tl.sum(up * normal, 1 - axis, keep_dims=True)
         g_bias += tl.sum(up, 1 - axis, keep_dims=True)
@@ -81,10 +67,10 @@ def _backward(
         along = tl.sum(up * normal, axis, keep_dims=True) / channels
         level = tl.sum(up, axis, keep_dims=True) / channels
         slope = (up - level - normal * along) * inverse
-        tl.store(gx + _places(n, c, area, width, ob, oc, oh, ow), slope, mask=real)
-    place = partial + tl.program_id(0) * 2 * channels + c
-    tl.store(place, g_weight, mask=known)
-    tl.store(place + channels, g_bias, mask=known)
+        tl.store(gx + place(b, p, c, width, ob, oc, oh, ow), slope, mask=real)
+    share = partial + tl.program_id(0) * 2 * channels + c
+    tl.store(share, g_weight, mask=known)
+    tl.store(share + channels, g_bias, mask=known)
 
 
 @torch.library.custom_op("glocal::channel_norm", mutates_args=())

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from glocal.ops.launch import channels_are_neighbours, launching
+from glocal.ops.tiles import tile
 
 POSITIONS = {True: 32, False: 128}  # of a block, by whether the channels are contiguous
 CHANNELS = {True: 64, False: 4}
@@ -32,12 +33,7 @@ def _gelu_slope(z):
 @triton.jit
 def _block(channels, area, CHANNELS_LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     """This program's positions and channels, shaped so that they broadcast to a block, and which of it is real."""
-    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    if CHANNELS_LAST:
-        p, c = p[:, None], c[None, :]
-    else:
-        p, c = p[None, :], c[:, None]
+    p, c = tile(tl.program_id(0) * BLOCK_P, tl.program_id(1) * BLOCK_C, CHANNELS_LAST, BLOCK_P, BLOCK_C)
     return p, c, (p < area) & (c < channels)
 
 

@@ -11,26 +11,18 @@ import triton.language as tl
 from torch import Tensor
 
 from glocal.ops.launch import channels_are_neighbours, launching, register_norm_gradients
+from glocal.ops.tiles import load, place, tile
 
 TILE = 4096  # elements of a block
 PROGRAMS = 512  # that the sums of all samples are shared out to
 
 
 @triton.jit
-def _tile(start_n, start_c, CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Positions and channels of a block, the ones that are neighbours in memory along its last axis."""
-    n, c = start_n + tl.arange(0, BLOCK_N), start_c + tl.arange(0, BLOCK_C)
-    if CHANNELS_LAST:
-        n, c = n[:, None], c[None, :]
-    else:
-        n, c = n[None, :], c[:, None]
-    return n, c
-
-
-@triton.jit
-def _places(n, c, width, sb, sc, sh, sw):
-    """Offsets of positions `n` and channels `c` in the sample of this program."""
-    return tl.program_id(1) * sb + (n // width) * sh + (n % width) * sw + c * sc
+def _own_block(channels, area, CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
+    """This program's sample, positions and channels, and which of them are real."""
+    n, c = tile(tl.program_id(0) * BLOCK_N, tl.program_id(2) * BLOCK_C, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    known = c < channels
+    return tl.program_id(1), n, c, known, (n < area) & known
 
 
 @triton.jit
@@ -39,14 +31,15 @@ def _statistics(
     CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """partial[sample, program] = how many elements, their mean, and the sum of squared distances from it."""
+    b = tl.program_id(1)
     count = 0.0
     mean = 0.0
     squares = 0.0
     for start_n in range(tl.program_id(0) * BLOCK_N, area, tl.num_programs(0) * BLOCK_N):
         for start_c in range(0, channels, BLOCK_C):
-            n, c = _tile(start_n, start_c, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+            n, c = tile(start_n, start_c, CHANNELS_LAST, BLOCK_N, BLOCK_C)
             real = (n < area) & (c < channels)
-            value = tl.load(x + _places(n, c, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
+            value = load(x, b, n, c, width, xb, xc, xh, xw, real)
             here = tl.minimum(area - start_n, BLOCK_N).to(tl.float32) * tl.minimum(channels - start_c, BLOCK_C)
             average = tl.sum(value) / here
             value = tl.where(real, value - average, 0.0)
@@ -55,10 +48,10 @@ def _statistics(
             squares += tl.sum(value * value) + step * step * count * here / total
             mean += step * here / total
             count = total
-    place = partial + (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * 3
-    tl.store(place, count)
-    tl.store(place + 1, mean)
-    tl.store(place + 2, squares)
+    share = partial + (b * tl.num_programs(0) + tl.program_id(0)) * 3
+    tl.store(share, count)
+    tl.store(share + 1, mean)
+    tl.store(share + 2, squares)
 
 
 @triton.jit
@@ -66,14 +59,12 @@ def _forward(
     x, gain, shift, y, channels, area, width, xb, xc, xh, xw, yb, yc, yh, yw,
     CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    n, c = _tile(tl.program_id(0) * BLOCK_N, tl.program_id(2) * BLOCK_C, CHANNELS_LAST, BLOCK_N, BLOCK_C)
-    known = c < channels
-    real = (n < area) & known
-    value = tl.load(x + _places(n, c, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
-    by_channel = tl.program_id(1) * channels + c
+    b, n, c, known, real = _own_block(channels, area, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    value = load(x, b, n, c, width, xb, xc, xh, xw, real)
+    by_channel = b * channels + c
     value *= tl.load(gain + by_channel, mask=known, other=0.0)
     value += tl.load(shift + by_channel, mask=known, other=0.0)
-    tl.store(y + _places(n, c, width, yb, yc, yh, yw), value, mask=real)
+    tl.store(y + place(b, n, c, width, yb, yc, yh, yw), value, mask=real)
 
 
 @triton.jit
@@ -82,22 +73,23 @@ def _sums(
     CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """partial[sample, program, 0 or 1, channel] = the sum of g, and of g · (x − mean)."""
-    average = tl.load(mean + tl.program_id(1))
+    b = tl.program_id(1)
+    average = tl.load(mean + b)
     axis: tl.constexpr = 0 if CHANNELS_LAST else 1
-    block, c = _tile(0, tl.program_id(2) * BLOCK_C, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    block, c = tile(0, tl.program_id(2) * BLOCK_C, CHANNELS_LAST, BLOCK_N, BLOCK_C)
     known = c < channels
     level = tl.zeros(c.shape, tl.float32)
     along = tl.zeros(c.shape, tl.float32)
     for start in range(tl.program_id(0) * BLOCK_N, area, tl.num_programs(0) * BLOCK_N):
         n = start + block
         real = (n < area) & known
-        value = tl.load(x + _places(n, c, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
-        up = tl.load(g + _places(n, c, width, gb, gc, gh, gw), mask=real, other=0.0).to(tl.float32)
+        value = load(x, b, n, c, width, xb, xc, xh, xw, real)
+        up = load(g, b, n, c, width, gb, gc, gh, gw, real)
         level += tl.sum(up, axis, keep_dims=True)
         along += tl.sum(up * (value - average), axis, keep_dims=True)
-    place = partial + (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
-    tl.store(place, level, mask=known)
-    tl.store(place + channels, along, mask=known)
+    share = partial + (b * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
+    tl.store(share, level, mask=known)
+    tl.store(share + channels, along, mask=known)
 
 
 @triton.jit
@@ -105,14 +97,12 @@ def _backward(
     x, g, gain, slope, level, gx, channels, area, width, xb, xc, xh, xw, gb, gc, gh, gw, ob, oc, oh, ow,
     CHANNELS_LAST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    n, c = _tile(tl.program_id(0) * BLOCK_N, tl.program_id(2) * BLOCK_C, CHANNELS_LAST, BLOCK_N, BLOCK_C)
-    known = c < channels
-    real = (n < area) & known
-    value = tl.load(x + _places(n, c, width, xb, xc, xh, xw), mask=real, other=0.0).to(tl.float32)
-    up = tl.load(g + _places(n, c, width, gb, gc, gh, gw), mask=real, other=0.0).to(tl.float32)
-    up *= tl.load(gain + tl.program_id(1) * channels + c, mask=known, other=0.0)
-    up += value * tl.load(slope + tl.program_id(1)) + tl.load(level + tl.program_id(1))
-    tl.store(gx + _places(n, c, width, ob, oc, oh, ow), up, mask=real)
+    b, n, c, known, real = _own_block(channels, area, CHANNELS_LAST, BLOCK_N, BLOCK_C)
+    value = load(x, b, n, c, width, xb, xc, xh, xw, real)
+    up = load(g, b, n, c, width, gb, gc, gh, gw, real)
+    up *= tl.load(gain + b * channels + c, mask=known, other=0.0)
+    up += value * tl.load(slope + b) + tl.load(level + b)
+    tl.store(gx + place(b, n, c, width, ob, oc, oh, ow), up, mask=real)
 
 
 @torch.library.custom_op("glocal::sample_norm", mutates_args=())
