@@ -1,5 +1,6 @@
 """Channel mixers equal their formulas, written with functional calls on the modules' own weights."""
 
+import sys
 from functools import partial
 
 import pytest
@@ -8,9 +9,9 @@ import torch.nn.functional as F
 
 from agreement import random, randomised
 from glocal.layers.channel_mixers import MSFFN, ConvFFN, ConvGLU, InvertedResidual, ResidualConvFFN
-from glocal.layers.channel_mixers import ms_ffn as ms_ffn_module
 from glocal.layers.conv import halves, pointwise
 from glocal.layers.norm import BatchNorm2d, GroupNorm1
+from glocal.ops import dispatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,9 +102,11 @@ def test_branches_of_a_graph_equal_the_whole(expansion, size, monkeypatch):
     mixer, x = randomised(MSFFN(DIM, expansion)).eval(), random(2, DIM, *size)
     expected = mixer(x)
     mixer.reparameterize()
-    monkeypatch.setattr(ms_ffn_module, "exporting", lambda: True)
-    monkeypatch.setattr(ms_ffn_module, "multi_scale_depthwise_conv", None)  # not called
     torch.testing.assert_close(mixer(x), expected)
+    for module in ("glocal.layers.channel_mixers.ms_ffn", "glocal.ops.multi_scale_ffn"):
+        monkeypatch.setattr(sys.modules[module], "multi_scale_depthwise_conv", None)  # not called
+    with dispatch.as_exported():
+        torch.testing.assert_close(mixer(x), expected)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class TestChanged:
     def fast_ways(self, monkeypatch):
         """How often a convolution's weights were used without calling it."""
         calls = []
-        for name in ("pointwise_conv", "depthwise_conv"):
+        for name in ("pointwise_conv", "pointwise_halves", "depthwise_conv"):
             op = getattr(conv_module, name)
             monkeypatch.setattr(conv_module, name, lambda *args, op=op: calls.append(op) or op(*args))
         return calls

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from agreement import random, randomised
-from glocal.layers.conv import pad_to_even
 from glocal.layers.downsample import (
     ConvStem,
     FineConvStem,
@@ -17,6 +16,7 @@ from glocal.layers.downsample import (
     TwoBranchDownsample,
 )
 from glocal.layers.norm import BatchNorm2d, GroupNorm1, LayerNorm2d
+from glocal.ops import pad_to_even
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

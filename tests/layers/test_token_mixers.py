@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -17,10 +18,9 @@ from glocal.layers.token_mixers import (
     DMixer,
     HierarchicalAttention,
     LargeKernelAttention,
-    d_mixer,
 )
 from glocal.layers.token_mixers.d_mixer import OSRA, IDConv, SqueezedTokenEnhancer
-from glocal.ops import aggregated_attention
+from glocal.ops import aggregated_attention, dispatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -143,10 +143,11 @@ class TestHierarchicalAttention:
             HierarchicalAttention(10, 4, 2, 2, GroupNorm1)
 
 
-@pytest.fixture(params=[False, True], ids=["computed", "exported"])
-def as_in_a_graph(request, monkeypatch):
-    """Both formulations of a mixer: the one for exported graphs, too."""
-    monkeypatch.setattr(d_mixer, "exporting", lambda: request.param)
+@pytest.fixture(params=[nullcontext, dispatch.as_exported], ids=["computed", "exported"])
+def as_in_a_graph(request):
+    """Both forms of the ops: the one for exported graphs, too."""
+    with request.param():
+        yield
 
 
 class TestIDConv:

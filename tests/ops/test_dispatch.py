@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from glocal import ops
-from glocal.ops import dispatch
+from glocal.ops import dispatch, listing
+
+KERNELS = {"aggregated_attention", "channel_norm", "depthwise_conv", "sample_norm"}
+OWN_ON_A_CPU = {
+    "adaptive_average_pool",
+    "aggregated_attention",
+    "biased_attention",
+    "depthwise_conv",
+    "pointwise_conv",
+}
 
 
 @pytest.fixture
@@ -33,21 +42,32 @@ def convolve(dtype=torch.float32):
 
 @pytest.mark.parametrize(
     ("choice", "own"),
-    [("auto", {"aggregated_attention", "depthwise_conv", "pointwise_conv"}), ("reference", set())],
+    [("auto", OWN_ON_A_CPU), ("reference", set())],
     ids=["auto", "reference"],
 )
 def test_a_cpu_takes_its_own_way_where_there_is_one(chosen, choice, own, monkeypatch):
     chosen(choice)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert not dispatch.takes_triton("depthwise_conv", [torch.ones(1)])
-    assert dispatch.takes_cpu(torch.ones(1)) == bool(own)
-    assert not dispatch.takes_cpu(torch.ones(1, device="meta"))
-    shown = {op: backend for op, _, backend, _ in dispatch.report()}
-    assert shown == {op: "cpu" if op in own else "reference" for op in (*dispatch.OPS, *dispatch.WITHOUT_KERNELS)}
+    assert not dispatch.can_use_triton("depthwise_conv", [torch.ones(1)])
+    assert dispatch.can_use_cpu(torch.ones(1)) == bool(own)
+    assert not dispatch.can_use_cpu(torch.ones(1, device="meta"))
+    shown = {op: backend for op, _, backend, _ in listing.report()}
+    assert shown == {op.name: "cpu" if op.name in own else "reference" for op in listing.ops()}
 
 
-def test_ops_with_a_way_of_their_own_on_a_cpu():
-    assert {path.parent.name for path in Path(ops.__file__).parent.glob("*/cpu.py")} == set(dispatch.CPU_OPS)
+def test_the_list_of_ops_comes_from_their_folders():
+    listed = {op.name: op for op in listing.ops()}
+    assert {op for op in listed if "triton" in listed[op].backends} == KERNELS
+    assert {op for op in listed if "cpu" in listed[op].backends} == OWN_ON_A_CPU
+    assert set(listed) == {path.parent.name for path in Path(ops.__file__).parent.glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("op", listing.ops(), ids=lambda op: op.name)
+def test_an_op_is_public_and_says_why_it_has_no_kernel(op):
+    assert op.name in ops.__all__
+    assert callable(getattr(ops, op.name))
+    assert bool(op.no_kernel) == (op.name not in KERNELS)
+    assert op.no_kernel != "there is no kernel"
 
 
 def test_a_view_of_a_tensor_too_large_to_count_in_32_bits():
@@ -64,10 +84,14 @@ def test_more_samples_than_a_launch_has_programs():
 def test_report_of_kernels_that_cannot_run(chosen, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     chosen("triton", interpret=False)
-    shown = {op: (backend, reason[:20]) for op, _, backend, reason in dispatch.report()}
-    assert shown.pop("pointwise_conv") == ("cpu", "there is no kernel: ")
-    assert shown.pop("grid_attention") == ("reference", "there is no kernel: ")
-    assert shown == dict.fromkeys(dispatch.OPS, ("none", "GLOCAL_OPS=triton, b"))
+    shown = {op: (backend, reason[:20]) for op, _, backend, reason in listing.report()}
+    assert shown["pointwise_conv"] == ("cpu", "there is no kernel: ")
+    assert shown["grid_attention"] == ("reference", "there is no kernel: ")
+    for op in listing.ops():
+        if op.name in KERNELS:
+            assert shown[op.name] == ("none", "GLOCAL_OPS=triton, b")
+        else:
+            assert shown[op.name] == ("cpu" if op.name in OWN_ON_A_CPU else "reference", "there is no kernel: ")
 
 
 def test_meta_tensors_take_no_kernel(chosen):
@@ -89,7 +113,7 @@ def test_a_gpu_without_a_compiler_is_refused(monkeypatch):
 
 def test_a_graph_keeps_the_reference(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not dispatch.takes_cpu(torch.ones(1))
+    assert not dispatch.can_use_cpu(torch.ones(1))
 
 
 def test_forced_kernels_say_which_check_failed(chosen):
@@ -138,7 +162,7 @@ def test_a_fallback_is_said_once(chosen, monkeypatch, caplog):
 
     with caplog.at_level(logging.WARNING, "glocal"):
         for _ in range(2):
-            assert not dispatch.takes_triton("channel_norm", [OnGPU()])
+            assert not dispatch.can_use_triton("channel_norm", [OnGPU()])
     assert caplog.messages == ["channel_norm is computed by the reference: there is no kernel for float64"]
 
 

@@ -129,10 +129,11 @@ def step(modules, dtype):
     heads, d, pooled = 3, 24, 49
     q, k, v = (maps(8, heads * d, 56, 56).unflatten(1, (heads, d)) for _ in range(3))
     keys, values = (parameter(8, heads, d, pooled) for _ in range(2))
-    attend.aggregated_attention(
+    inputs = attend.Inputs(
         q, k, v, keys, values, parameter(heads, d), parameter(heads), parameter(heads, 9),
         parameter(heads, 56 * 56, pooled).transpose(1, 2), parameter(heads, d, 9), parameter(heads, 9),
-    ).sum().backward()  # fmt: skip
+    )  # fmt: skip
+    attend.aggregated_attention(inputs).sum().backward()
 
 
 def ptxas(ptx):

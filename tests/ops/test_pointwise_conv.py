@@ -84,8 +84,8 @@ class TestGeluWithinTheProduct:
         if way == "reference":
             pytest.skip("the definition joins nothing")
         answers = []
-        original = dispatch.takes_onednn
-        monkeypatch.setattr(dispatch, "takes_onednn", lambda *args: answers.append(original(*args)) or answers[-1])
+        original = dispatch.can_use_onednn
+        monkeypatch.setattr(dispatch, "can_use_onednn", lambda *args: answers.append(original(*args)) or answers[-1])
 
         def ask(named):
             pointwise_conv(**named, gelu=True)
@@ -116,8 +116,8 @@ class TestGeluWithinTheProduct:
 
     def test_forward_gradients(self, named):
         with torch.autograd.forward_ad.dual_level():
-            assert not dispatch.takes_cpu(named["x"])  # nor anything else of the ways for CPUs
-            assert not dispatch.takes_onednn(*named.values())
+            assert not dispatch.can_use_cpu(named["x"])  # nor anything else of the ways for CPUs
+            assert not dispatch.can_use_onednn(*named.values())
 
     @torch.no_grad()
     def test_other_types(self, joined, named):

@@ -22,7 +22,7 @@ def run(config: DoctorConfig) -> int:
     import torch
 
     from glocal import __version__
-    from glocal.ops import dispatch
+    from glocal.ops import listing
 
     def installed(package: str) -> str:
         try:
@@ -50,7 +50,7 @@ def run(config: DoctorConfig) -> int:
         table.add_row(extra, f"{', '.join(missing)}: pip install 'glocal[{extra}]'" if missing else "nothing")
     screen.print(table)
     table = Table("op", "device", "backend", "why not another", prose=True)
-    for row in dispatch.report():
+    for row in listing.report():
         table.add_row(*row)
     screen.print(table)
     return 0

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from glocal.data.preprocessing import MAX_ASPECT, Preprocessing
-from glocal.layers.position import magnitude
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 CROPS = ("center", "squash")
@@ -79,7 +78,7 @@ class Preprocess(nn.Module):
 
     def _filter(self, distance: Tensor) -> Tensor:
         """Weight by distance: a triangle, or Keys' cubic with a = -1/2 (IEEE ASSP 29, 1981, eq. 15)."""
-        x = magnitude(distance)
+        x = torch.maximum(distance, -distance)  # OpenVINO's abs overwrites numbers that it knows before it runs
         if not self.cubic:
             return (1 - x).clamp(min=0)
         near = (1.5 * x - 2.5) * x * x + 1

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_any, tree_map, tree_map_only
 
 from glocal.deploy import runtimes
 from glocal.deploy.reparameterize import fuse
-from glocal.ops.dispatch import for_a_graph
+from glocal.ops.dispatch import as_exported
 
 
 class NotRecordedError(Exception):
@@ -95,7 +95,7 @@ def record(model: nn.Module, images: Tensor) -> fx.GraphModule:
     Raises NotRecordedError for a model that decides by values or writes into tensors.
     """
     made = Record()
-    with torch.no_grad(), for_a_graph():
+    with torch.no_grad(), as_exported():
         results = torch.func.functionalize(model)(made.images(images))
     results = runtimes.as_list(results)
     if not all(isinstance(result, Traced) for result in results):

@@ -6,13 +6,11 @@ So a layer's weights are used without calling it only where the layer is a plain
 TorchScript cannot hand a layer to a function: under `torch.jit.is_scripting()` a mixer calls its layers itself.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from glocal.ops import depthwise_conv, pointwise_conv
-from glocal.ops.dispatch import exporting, takes_cpu, tracing
+from glocal.ops import depthwise_conv, pointwise_conv, pointwise_halves, records_calls
 
 
 def pointwise(in_dim: int, out_dim: int, bias: bool = True) -> nn.Conv2d:
@@ -38,7 +36,7 @@ def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Conv2d) -> bool:
         and not (layer._backward_hooks or layer._backward_pre_hooks)
         and "forward" not in layer.__dict__
         and not torch_module._has_any_global_hook()
-        and not torch.jit.is_tracing()
+        and not records_calls()
     )
 
 
@@ -103,20 +101,13 @@ def in_turn(layers: nn.Module, x: Tensor) -> Tensor:
 
 def halves(layer: nn.Module, x: Tensor, convolved: bool = False) -> tuple[Tensor, Tensor]:
     """The two halves of the channels of a 1×1 convolution's output. convolved: whether a convolution takes one."""
-    apart = exporting() or (convolved and takes_cpu(x))  # runtimes, and convolutions on a CPU, copy parts of a map
-    if apart and is_pointwise(layer) and layer.bias is not None:
-        (first, second), (first_bias, second_bias) = layer.weight.chunk(2), layer.bias.chunk(2)
-        return pointwise_conv(x, first, first_bias), pointwise_conv(x, second, second_bias)
+    if is_pointwise(layer):
+        return pointwise_halves(x, layer.weight, layer.bias, convolved)
     first, second = convolve(layer, x).chunk(2, dim=1)
     return first, second
 
 
-def pad_to_even(x: Tensor) -> Tensor:
-    """Zeros at the right and bottom of an odd size, so that 2×2 convolutions with stride 2 lose none of it."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if tracing() or not isinstance(x, Tensor):
-            return F.pad(x, [0, 1, 0, 1])  # a convolution drops it again where the size is even
-    pad_bottom, pad_right = x.shape[-2] % 2, x.shape[-1] % 2
-    if pad_bottom > 0 or pad_right > 0:
-        x = F.pad(x, [0, pad_right, 0, pad_bottom])
-    return x
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """(B, n·C, H, W) → (B, n·heads, d, H, W)."""
+    batch, _, height, width = x.shape
+    return x.reshape(batch, -1, head_dim, height, width)

@@ -6,9 +6,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from glocal.layers.conv import convolve, pad_to_even, pointwise
+from glocal.layers.conv import convolve, pointwise
 from glocal.layers.fusion import absorb_norm
 from glocal.layers.norm import BatchNorm2d, LayerNorm2d
+from glocal.ops import pad_to_even
 
 
 class OverlapPatchEmbed(nn.Module):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from glocal.layers.conv import convolve, depthwise, is_depthwise, is_plain
 from glocal.layers.fusion import absorb_residual
 from glocal.layers.graph import leaf
-from glocal.ops.dispatch import exporting, tracing
+from glocal.ops import by_rows, can_keep_results, full_precision, log_offsets, resize_bias
 
 
 class DynamicPositionEncoding(nn.Module):
@@ -63,11 +62,8 @@ class SizeCache:
         """Return `compute(*sizes)`, from the cache where it is safe. sources: all that it depends on besides."""
         if (
             module.training
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or torch._C._functorch.peek_interpreter_stack()
-            or (torch.is_grad_enabled() and any(source.requires_grad for source in sources))
-            or any(type(source) is not nn.Parameter or not source.is_cpu for source in sources)
+            or not can_keep_results(sources)
+            or any(type(source) is not nn.Parameter for source in sources)
         ):
             return compute(*sizes)
         # Outside inference mode, so that a later forward with gradients may use the tensors too.
@@ -140,35 +136,7 @@ class RelativePosition(SizeCached):
 
     def resize(self, height: int, width: int) -> Tensor:
         keys = ((height - 1) // self.reduction + 1) * ((width - 1) // self.reduction + 1)
-        if exporting():  # the graph shall take other sizes too, and runtimes differ in what they call bicubic
-            return _resample(_resample(self.encoding, 2, height * width), 3, keys)
-        if not tracing() and self.encoding.shape[2] == height * width and self.encoding.shape[3] == keys:
-            return self.encoding
         return resize_bias(self.encoding, height * width, keys)
-
-
-def _resample(x: Tensor, dim: int, size: int) -> Tensor:
-    """Bicubic resize (a = −0.75, half-pixel centres) of one axis, as a sum of four gathers."""
-    length = x.shape[dim]
-    whole = torch.full([], size, device=x.device, dtype=x.dtype)  # runtimes divide tensors, not symbols
-    place = (torch.arange(size, device=x.device, dtype=x.dtype) + 0.5) * length / whole - 0.5
-    first = place.floor()
-    total = torch.zeros(1, device=x.device, dtype=x.dtype)
-    shape = [size if axis == dim else 1 for axis in range(x.ndim)]
-    for tap in range(-1, 3):
-        distance = magnitude(place - first - tap)
-        if tap in (0, 1):
-            weight = (1.25 * distance - 2.25) * distance * distance + 1
-        else:
-            weight = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
-        index = (first + tap).clamp(0, length - 1).to(torch.int64)
-        total = total + x.index_select(dim, index) * weight.view(shape)
-    return total
-
-
-def resize_bias(bias: Tensor, queries: int, keys: int) -> Tensor:
-    """Bicubic resize of a (1, heads, queries', keys') position encoding to (1, heads, queries, keys)."""
-    return F.interpolate(bias, size=[queries, keys], mode="bicubic", align_corners=False)
 
 
 @leaf
@@ -222,11 +190,7 @@ class LogCPB(SizeCached):
     @torch.jit.ignore
     def cached(self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor) -> Tensor:
         sizes = height, width, pooled_height, pooled_width
-        device = like.device.type
-        full_precision = (
-            torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-        )
-        with full_precision:  # bfloat16 would round the offsets
+        with full_precision(like):  # bfloat16 would round the offsets
             if not self.is_plain():
                 return self.bias(*sizes, like)
             sources = [self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias]
@@ -250,8 +214,8 @@ class LogCPB(SizeCached):
         return bias.reshape(self.num_heads, -1, height * width).transpose(1, 2)
 
     def compute(self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor) -> Tensor:
-        y, y_index = self.axis(height, pooled_height, like)
-        x, x_index = self.axis(width, pooled_width, like)
+        y, y_index = log_offsets(height, pooled_height, self.unit, like)
+        x, x_index = log_offsets(width, pooled_width, self.unit, like)
         table = self.values(y, x) if torch.jit.is_scripting() else self.values_in_parts(y, x)
         table = table.index_select(0, y_index).index_select(1, x_index)
         table = table.reshape(height, pooled_height, width, pooled_width, self.num_heads)
@@ -261,10 +225,7 @@ class LogCPB(SizeCached):
     def values_in_parts(self, y: Tensor, x: Tensor) -> Tensor:
         """As `values`, some rows at a time, as the hidden layer of a large map takes gigabytes."""
         values = self.values_by_sums if self.is_plain() else self.values
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return values(y, x)
-        rows = max(1, self.MOST_HIDDEN // (len(x) * self.hidden_dim))
-        return torch.cat([values(part, x) for part in y.split(rows)])
+        return by_rows(lambda part: values(part, x), y, max(1, self.MOST_HIDDEN // (len(x) * self.hidden_dim)))
 
     def values(self, y: Tensor, x: Tensor) -> Tensor:
         """The MLP at all pairs of an offset in y and one in x: (offsets y, offsets x, heads)."""
@@ -277,24 +238,3 @@ class LogCPB(SizeCached):
         weight = self.fc1.weight
         hidden = (y.unsqueeze(1) * weight[:, 0]).unsqueeze(1) + (x.unsqueeze(1) * weight[:, 1] + self.fc1.bias)
         return self.fc2(F.relu(hidden))
-
-    def axis(self, size: int, pooled: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Distinct log-spaced offsets along one axis, and the index of each (query, key) pair, (size·pooled,)."""
-        device = like.device
-        key = torch.arange(pooled, device=device)
-        start, end = key * size // pooled, ((key + 1) * size + pooled - 1) // pooled
-        doubled = 2 * torch.arange(size, device=device).unsqueeze(1) - (start + end - 1)  # 2·(query − key)
-        if not tracing() and size % pooled == 0:  # equal windows: all doubled offsets have the same parity
-            reach, step = 2 * size - 1 - size // pooled, 2
-        else:
-            reach, step = 2 * size - 2, 1
-        index = torch.div(doubled + reach, step, rounding_mode="floor").flatten()
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        offset = torch.arange(-reach, reach + 1, step, device=device, dtype=dtype) * (0.5 * self.unit)
-        offset = offset.sign() * (magnitude(offset) + 1).log2() / 3.0  # log2 8
-        return offset.to(like.dtype), index
-
-
-def magnitude(x: Tensor) -> Tensor:
-    """|x|. Where OpenVINO knows x before it runs, its abs overwrites x, for all who use it."""
-    return torch.maximum(x, -x)

@@ -12,12 +12,13 @@ from glocal.backbone import Backbone
 from glocal.layers.channel_mixers import MSFFN
 from glocal.layers.downsample import OverlapPatchEmbed
 from glocal.layers.norm import BatchNorm2d, GroupNorm1
-from glocal.layers.position import DynamicPositionEncoding, RelativePosition, resize_bias
+from glocal.layers.position import DynamicPositionEncoding, RelativePosition
 from glocal.layers.scale import LayerScale
 from glocal.layers.token_mixers import DMixer
 from glocal.models import official
 from glocal.models.arguments import COMMON, Depths, Factors, Size, Small, Smalls, Weight, Widths
 from glocal.models.build import build, config, input_size
+from glocal.ops import resize_bias
 
 
 class TransXNet(Backbone):

@@ -1,23 +1,51 @@
-"""Functions on tensors, one folder per op: `reference.py` is pure PyTorch and right.
+"""Functions on tensors, one folder per op; the package of that name is the op, and the only place that chooses.
 
-The package of that name is the op; `triton.py` and `cpu.py`, where there are, compute the same faster on a GPU and on a
-CPU; `dispatch.py` chooses.
+`reference.py` is pure PyTorch and right; `triton.py`, `cpu.py` and `graph.py`, if an op has them, compute the same
+faster on a GPU, faster on a CPU, and in the form that exporters like. `dispatch.py` answers what can run;
+`listing.py` reads from the folders which ops there are.
 """
 
+from glocal.ops.adaptive_average_pool import adaptive_average_pool, pooled_side
 from glocal.ops.aggregated_attention import aggregated_attention
+from glocal.ops.biased_attention import biased_attention
+from glocal.ops.by_rows import by_rows
 from glocal.ops.channel_norm import channel_norm
-from glocal.ops.depthwise_conv import depthwise_conv, multi_scale_depthwise_conv, taps_within_reach
+from glocal.ops.cosine_attention import cosine_attention
+from glocal.ops.depthwise_conv import depthwise_conv, multi_scale_depthwise_conv
+from glocal.ops.dispatch import can_keep_results, full_precision, records_calls
 from glocal.ops.grid_attention import grid_attention
-from glocal.ops.pointwise_conv import pointwise_conv
+from glocal.ops.log_offsets import log_offsets
+from glocal.ops.mixed_kernels import kernel_contexts, mixed_kernels, mixture
+from glocal.ops.multi_scale_ffn import multi_scale_ffn
+from glocal.ops.pad_to_even import pad_to_even
+from glocal.ops.pointwise_conv import pointwise_conv, pointwise_halves
+from glocal.ops.resize_bias import resize_bias
 from glocal.ops.sample_norm import sample_norm
+from glocal.ops.silu import silu
 
 __all__ = [
+    "adaptive_average_pool",
     "aggregated_attention",
+    "biased_attention",
+    "by_rows",
+    "can_keep_results",
     "channel_norm",
+    "cosine_attention",
     "depthwise_conv",
+    "full_precision",
     "grid_attention",
+    "kernel_contexts",
+    "log_offsets",
+    "mixed_kernels",
+    "mixture",
     "multi_scale_depthwise_conv",
+    "multi_scale_ffn",
+    "pad_to_even",
     "pointwise_conv",
+    "pointwise_halves",
+    "pooled_side",
+    "records_calls",
+    "resize_bias",
     "sample_norm",
-    "taps_within_reach",
+    "silu",
 ]

@@ -1,14 +1,16 @@
-"""Which backend computes an op, and why the others do not: decided here alone.
+"""Decides which backend computes a call of an op, and says why the others do not.
 
 GLOCAL_OPS in the environment, or `set_backend`, chooses: "auto" (the default) takes the Triton kernels where they can
-run, an op's `cpu.py`, if it has one, on a CPU, and the reference elsewhere; "reference" takes nothing else; "triton"
-always takes the kernels, and is an error where it cannot.
+run, an op's `cpu.py`, if it has one, on a CPU, and torch's own operations elsewhere; "reference" takes torch's own
+operations everywhere; "triton" always takes the kernels, and is an error where they cannot run.
+
+Only ops ask these questions. Layers call ops.
 """
 
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from shutil import which
@@ -18,12 +20,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 CHOICES = ("auto", "reference", "triton")
-OPS = ("aggregated_attention", "channel_norm", "depthwise_conv", "sample_norm")  # those with kernels
-WITHOUT_KERNELS = {  # and why
-    "grid_attention": "there is no kernel: its cells are a batch for torch's attention",
-    "pointwise_conv": "there is no kernel: it is a matrix product",
-}
-CPU_OPS = ("aggregated_attention", "depthwise_conv", "pointwise_conv")  # those with a way of their own on a CPU
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOWEST_CAPABILITY = (8, 0)
 MOST_ELEMENTS = 2**31 - 1  # the kernels count in 32 bits
@@ -32,7 +28,7 @@ MOST_PROGRAMS = 65535  # along the second and third axis of a launch
 log = logging.getLogger("glocal")
 _choice = os.environ.get("GLOCAL_OPS", "auto")
 _said: set[tuple[str, str]] = set()
-_for_a_graph = False
+_exported_form = False
 
 
 def set_backend(choice: str) -> None:
@@ -43,19 +39,19 @@ def set_backend(choice: str) -> None:
 
 
 def backend() -> str:
-    """The choice in force; ValueError where GLOCAL_OPS is none."""
+    """The choice in force; ValueError if GLOCAL_OPS names none."""
     _check(_choice, "GLOCAL_OPS")
     return _choice
 
 
-def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: Callable[[], str | None] = lambda: None) -> bool:
-    """Whether the kernels compute this call of an op.
+def can_use_triton(op: str, tensors: Sequence[Tensor | None], limits: Callable[[], str | None] = lambda: None) -> bool:
+    """Whether the Triton kernels compute this call of an op.
 
-    tensors: its arguments, the first one a map. limits: asks the op itself what it has
-    against it, where the kernels could run at all.
+    tensors: the op's arguments, a map first. limits: returns what the op itself has against this call, or None; it is
+    asked last.
 
-    Raises RuntimeError, with the check that failed, where they must compute it and cannot. A call on anything but a CPU
-    that falls back to the reference says so once for each reason.
+    Raises RuntimeError, with the check that failed, if GLOCAL_OPS=triton and the kernels cannot run. If "auto" falls
+    back on a GPU, the log says so once for each reason.
     """
     if tensors[0].is_meta or (_choice == "auto" and tensors[0].is_cpu):
         return False
@@ -72,26 +68,26 @@ def takes_triton(op: str, tensors: Sequence[Tensor | None], limits: Callable[[],
     return False
 
 
-def takes_cpu(x: Tensor) -> bool:
-    """Whether an op's `cpu.py` computes a call; not in a graph, where a compiler joins what the reference does."""
+def can_use_cpu(x: Tensor) -> bool:
+    """Whether an op's `cpu.py` computes a call; not in a graph, where a compiler joins torch's own operations."""
     return (
         x.is_cpu
         and x.numel() > 0
         and _choice != "reference"
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _for_a_graph)
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _exported_form)
         and not torch._C._functorch.peek_interpreter_stack()  # torch.func: its tensors do not tell their layout
         and forward_ad._current_level < 0  # forward-mode gradients
     )
 
 
-def takes_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Whether oneDNN may compute a convolution and the GELU after it in one, where `takes_cpu` has said yes.
+def can_use_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether oneDNN can compute a convolution and the GELU after it in one operation, if `can_use_cpu` says yes.
 
     The operations are those that torch.compile puts into its graphs.
     """
     tensors = [x, *(parameter for parameter in parameters if parameter is not None)]
     return (
-        takes_inference_ops(*tensors)
+        can_use_inference_ops(*tensors)
         and all(tensor.dtype == torch.float32 for tensor in tensors)
         and all(tensor.ndim > 1 or tensor.is_contiguous() for tensor in tensors)  # it reads a bias as if it were
         and torch.backends.mkldnn.is_available()
@@ -99,10 +95,10 @@ def takes_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
     )
 
 
-def takes_inference_ops(*tensors: Tensor) -> bool:
-    """Whether operations of torch's may compute a call that have no gradient and know no autocast.
+def can_use_inference_ops(*tensors: Tensor) -> bool:
+    """Whether operations of torch that have no gradient and ignore autocast can compute a call.
 
-    Whoever watches the operations, to count them for instance, knows the common ones only: then they may not.
+    Not while a TorchDispatchMode (a FLOP counter, say) is active: it knows only standard operators.
     """
     return (
         not torch.compiler.is_compiling()
@@ -115,39 +111,65 @@ def takes_inference_ops(*tensors: Tensor) -> bool:
 
 
 def exporting() -> bool:
-    """Whether a graph is made, by torch.export or under `for_a_graph`: one of operations that runtimes know."""
+    """Whether an op takes its `graph.py`, the form that runtimes like: in torch.export and under `as_exported`."""
     if torch.jit.is_scripting():
         return False
     else:
-        return torch.compiler.is_exporting() or _for_a_graph
+        return torch.compiler.is_exporting() or _exported_form
 
 
 @contextmanager
-def for_a_graph():
-    """Let layers and ops compute in the way that runtimes want, for whoever writes down what they do."""
-    global _for_a_graph
-    before, _for_a_graph = _for_a_graph, True
+def as_exported():
+    """Let all ops compute in the form that runtimes like, for code that writes down what they do."""
+    global _exported_form
+    before, _exported_form = _exported_form, True
     try:
         yield
     finally:
-        _for_a_graph = before
+        _exported_form = before
 
 
 def tracing() -> bool:
-    """Whether torch.export or torch.jit.trace makes a graph, which takes other sizes than those at hand."""
+    """Whether torch.export or torch.jit.trace makes a graph, which also has to be right for other sizes."""
     if torch.jit.is_scripting():
         return False
     else:
         return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
+def sizes_are_open() -> bool:
+    """Whether any graph is made (torch.compile, torch.export, torch.jit.trace): no size may decide what it holds."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def can_keep_results(sources: Sequence[Tensor]) -> bool:
+    """Whether a result computed from these parameters may serve later calls: on a CPU, outside graphs and torch.func,
+    and only if no gradient could be asked for. (On other devices the comparison of the parameters would have to wait.)
+    """
+    return not (
+        sizes_are_open()
+        or torch._C._functorch.peek_interpreter_stack()
+        or (torch.is_grad_enabled() and any(source.requires_grad for source in sources))
+        or any(not source.is_cpu for source in sources)
+    )
+
+
+records_calls = torch.jit.is_tracing  # whether torch.jit.trace makes a graph that names the layers that are called
+
+
+def full_precision(x: Tensor):
+    """A context in which autocast is off on the device of `x`."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def too_many(samples: int) -> str | None:
-    """What the kernels have against more samples, or heads of samples, than they can share out."""
+    """What the kernels have against this number of samples, or heads of samples; None if they can share it out."""
     return None if samples <= MOST_PROGRAMS else f"there are more than {MOST_PROGRAMS:,} samples or heads"
 
 
 def other_shapes(**tensors: tuple[Tensor | None, tuple[int, ...]]) -> str | None:
-    """What the kernels, which check no shape, have against tensors that are not of the shapes beside them."""
+    """The first tensor whose shape is not the one beside it, in words: the kernels check no shape themselves."""
     for name, (tensor, shape) in tensors.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             return f"{name} is {tuple(tensor.shape)}, not {shape}"
@@ -155,7 +177,7 @@ def other_shapes(**tensors: tuple[Tensor | None, tuple[int, ...]]) -> str | None
 
 
 def refusal(device: torch.device) -> str | None:
-    """Why the kernels cannot run on a device; None where they can."""
+    """Why the kernels cannot run on a device; None if they can."""
     return _refusal(device.type, device.index or 0)
 
 
@@ -186,32 +208,10 @@ def interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
-def report() -> list[tuple[str, str, str]]:
-    """For every op: the device, the backend it would take there, and what is against the other ("" for nothing)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    against = refusal(device)
-    rows = []
-    for op in sorted({*OPS, *WITHOUT_KERNELS}):
-        if backend() == "reference":
-            rows.append((op, device.type, "reference", "GLOCAL_OPS=reference"))
-        elif op in WITHOUT_KERNELS:
-            own = "cpu" if device.type == "cpu" and op in CPU_OPS else "reference"
-            rows.append((op, device.type, own, WITHOUT_KERNELS[op]))
-        elif against is None and (device.type == "cuda" or backend() == "triton"):
-            rows.append((op, device.type, "triton", ""))
-        elif backend() == "triton":
-            rows.append((op, device.type, "none", f"GLOCAL_OPS=triton, but {against}"))
-        else:
-            reason = against or "the interpreter is for checks: GLOCAL_OPS=triton takes it"
-            own = device.type == "cpu" and op in CPU_OPS
-            rows.append((op, device.type, "cpu" if own else "reference", reason))
-    return rows
-
-
 def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors in the type that autocast computes in where the first one is; unchanged where it is off.
+    """The tensors in the type that autocast computes in on the first one's device; unchanged if autocast is off.
 
-    As in torch's own operations float64 stays what it is.
+    As in torch's own operations float64 stays float64.
     """
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
@@ -222,7 +222,7 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 def _against(tensors: Sequence[Tensor | None]) -> str | None:
     """What a call's tensors have against the kernels."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or _for_a_graph:
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or _exported_form:
         return "an exported graph keeps to torch's own operations"
     first = tensors[0]
     for tensor in tensors:

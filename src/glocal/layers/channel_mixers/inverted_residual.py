@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.layers.conv import convolve, depthwise, is_plain, pointwise
 from glocal.layers.fusion import absorb_norm
 from glocal.layers.norm import BatchNorm2d
-from glocal.ops.dispatch import takes_inference_ops
+from glocal.ops import silu
 
 
 class InvertedResidual(nn.Module):
@@ -52,11 +51,11 @@ class InvertedResidual(nn.Module):
 
     @torch.jit.unused
     def activated(self, conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-        """SiLU of a convolution and norm, in the place of its input where nobody else can have that."""
+        """SiLU of a convolution and norm, in the place of its input if nothing else can have that."""
         y = norm(convolve(conv, x))
         unseen = isinstance(y, Tensor) and is_plain(conv) and is_plain(norm, type(norm)) and is_plain(self.act, nn.SiLU)
-        if unseen and type(norm) in (nn.Identity, BatchNorm2d) and takes_inference_ops(y):
-            return F.silu(y, inplace=True)
+        if unseen and type(norm) in (nn.Identity, BatchNorm2d):
+            return silu(y)
         return self.act(y)
 
     def reparameterize(self):

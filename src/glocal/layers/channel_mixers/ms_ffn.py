@@ -9,8 +9,7 @@ from glocal.layers.conv import convolve, depthwise, is_depthwise, is_plain, is_p
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.graph import leaf
 from glocal.layers.norm import BatchNorm2d
-from glocal.ops import multi_scale_depthwise_conv, pointwise_conv
-from glocal.ops.dispatch import exporting
+from glocal.ops import multi_scale_depthwise_conv, multi_scale_ffn
 
 
 @leaf
@@ -41,11 +40,15 @@ class MSFFN(nn.Module):
             x = self.norm2(F.gelu(self.branch_by_branch(x)))
             return self.drop(self.norm3(self.fc2(self.drop(x))))
         else:
-            if exporting() and self.merged():
-                return self.norm3(self.branches(x))
+            weights, biases = self.kernels()
+            if weights and self.is_merged():
+                moments = self.norm1.running_mean, self.norm1.running_var
+                affine = self.norm1.weight, self.norm1.bias
+                project, bias = self.fc2.weight, self.fc2.bias
+                x = multi_scale_ffn(x, self.fc1.weight, moments, affine, self.norm1.eps, weights, biases, project, bias)
+                return self.norm3(x)
             x = self.norm1(convolve(self.fc1, x, gelu=True))
-            if all(is_depthwise(conv) and conv.bias is not None for conv in self.convs):
-                weights, biases = [conv.weight for conv in self.convs], [conv.bias for conv in self.convs]
+            if weights:
                 x = multi_scale_depthwise_conv(x, weights, biases, self.adds_input, gelu=True)
             else:
                 x = F.gelu(self.branch_by_branch(x))
@@ -60,8 +63,16 @@ class MSFFN(nn.Module):
         return x + y if self.adds_input else y
 
     @torch.jit.unused
-    def merged(self) -> bool:
-        """Whether the branches can be networks of their own, up to their sum."""
+    def kernels(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Kernels and biases of the depthwise convolutions; two empty lists if one of them has to be called."""
+        convs = list(self.convs)
+        if all(is_depthwise(conv) and conv.dilation == (1, 1) and conv.bias is not None for conv in convs):
+            return [conv.weight for conv in convs], [conv.bias for conv in convs]
+        return [], []
+
+    @torch.jit.unused
+    def is_merged(self) -> bool:
+        """Whether all up to the last norm is plain and without residuals, as `reparameterize` leaves it."""
         return (
             not self.training
             and not self.adds_input
@@ -69,24 +80,11 @@ class MSFFN(nn.Module):
             and is_plain(self.norm1, BatchNorm2d)
             and self.norm1.running_var is not None
             and self.norm1.weight is not None
+            and is_plain(self.drop, nn.Dropout)
             and is_pointwise(self.fc1)
+            and self.fc1.bias is None
             and is_pointwise(self.fc2)
-            and all(is_depthwise(conv) for conv in self.convs)
         )
-
-    @torch.jit.unused
-    def branches(self, x: Tensor) -> Tensor:
-        """A network for each kernel size, once merged, for graphs: neither split nor joined, and no tap too many."""
-        norm, bias, out, first = self.norm1, self.fc2.bias, 0.0, 0
-        for conv in self.convs:
-            own = slice(first, first + conv.in_channels)
-            moments = norm.running_mean[own], norm.running_var[own]
-            part = pointwise_conv(x, self.fc1.weight[own], gelu=True)
-            part = F.batch_norm(part, *moments, norm.weight[own], norm.bias[own], eps=norm.eps)
-            part = convolve(conv, part, gelu=True)
-            out = out + pointwise_conv(part, self.fc2.weight[:, own], bias)
-            bias, first = None, own.stop
-        return out
 
     def reparameterize(self):
         self.norm2 = absorb_input_norm(self.norm2, self.fc2)

@@ -8,13 +8,11 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
-from glocal.layers.conv import convolve, halves, pointwise
+from glocal.layers.conv import convolve, halves, pointwise, split_heads
 from glocal.layers.graph import leaf
 from glocal.layers.norm import LayerNorm2d
-from glocal.layers.pooling import adaptive_average_pool, pooled_side
 from glocal.layers.position import LogCPB
-from glocal.ops import aggregated_attention
-from glocal.ops.dispatch import exporting, tracing
+from glocal.ops import adaptive_average_pool, aggregated_attention, cosine_attention, pooled_side
 
 
 class LengthScaledQuery(nn.Module):
@@ -36,11 +34,6 @@ class LengthScaledQuery(nn.Module):
     def reset_parameters(self):
         nn.init.constant_(self.temperature, math.log(math.expm1(1 / 0.24)))
         trunc_normal_(self.query_embedding, std=0.02)
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """(B, n·C, H, W) → (B, n·heads, d, H, W)."""
-        batch, _, height, width = x.shape
-        return x.reshape(batch, -1, self.head_dim, height, width)
 
 
 @leaf
@@ -103,12 +96,12 @@ class AggregatedAttention(LengthScaledQuery):
         else:
             q, pooled = convolve(self.q, x), convolve(self.pool_proj, x, gelu=True)
             k, v = halves(self.kv, x)
-        q = F.normalize(self.split_heads(q), dim=2)
-        k, v = self.split_heads(k), self.split_heads(v)
+        q = F.normalize(split_heads(q, self.head_dim), dim=2)
+        k, v = split_heads(k, self.head_dim), split_heads(v, self.head_dim)
 
         pooled = self.pool_norm(adaptive_average_pool(pooled, pooled_height, pooled_width))
         pooled = self.kv(pooled) if torch.jit.is_scripting() else convolve(self.kv, pooled)
-        pooled_k, pooled_v = self.split_heads(pooled).flatten(3).chunk(2, dim=1)
+        pooled_k, pooled_v = split_heads(pooled, self.head_dim).flatten(3).chunk(2, dim=1)
         position = self.position(height, width, pooled_height, pooled_width, self.temperature)
         x = aggregated_attention(
             q,
@@ -150,18 +143,7 @@ class CosineAttention(LengthScaledQuery):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
-        x = self.qkv(x) if torch.jit.is_scripting() else convolve(self.qkv, x)
-        q, k, v = self.split_heads(x).flatten(3).transpose(2, 3).chunk(3, dim=1)  # (B, heads, H·W, d) each
-        scale = F.softplus(self.temperature)
-        if tracing():
-            scale = scale * torch.full([], height * width, dtype=scale.dtype, device=x.device).log()
-        else:
-            scale = scale * math.log(height * width)
-        q = (F.normalize(q, dim=-1) + self.query_embedding.unsqueeze(1)) * scale.view(-1, 1, 1)
-        position = self.position(height, width, height, width, self.temperature).unsqueeze(0).to(q.dtype)
-        x = F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, attn_mask=position, scale=1.0)
-        if exporting():
-            x = x.transpose(2, 3).reshape(-1, self.num_heads * self.head_dim, height, width)
-        else:  # in channels_last, as torch's attention gives it without gradients
-            x = x.transpose(1, 2).reshape(-1, height, width, self.num_heads * self.head_dim).permute(0, 3, 1, 2)
+        qkv = self.qkv(x) if torch.jit.is_scripting() else convolve(self.qkv, x)
+        position = self.position(height, width, height, width, self.temperature).unsqueeze(0)
+        x = cosine_attention(qkv, self.query_embedding, F.softplus(self.temperature), position)
         return self.drop(self.proj(x) if torch.jit.is_scripting() else convolve(self.proj, x))

@@ -12,9 +12,7 @@ from glocal.layers.conv import convolve, depthwise, halves, in_turn, is_depthwis
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.graph import leaf
 from glocal.layers.norm import BatchNorm2d
-from glocal.layers.pooling import adaptive_average_pool, cells_and_mean
-from glocal.ops import depthwise_conv, pointwise_conv, taps_within_reach
-from glocal.ops.dispatch import exporting, takes_cpu
+from glocal.ops import biased_attention, depthwise_conv, kernel_contexts, mixed_kernels, mixture
 
 
 @leaf
@@ -84,37 +82,28 @@ class IDConv(nn.Module):
         trunc_normal_(self.bias, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        if exporting() and not self.training and self.is_plain():
-            weight, bias = self.kernels_at_once(x)
-            return depthwise_conv(x, weight, bias)
-        # Two calls of proj, the kernels' first: in training its BN normalises and averages each by itself.
-        height, width = x.shape[-2], x.shape[-1]
-        context = adaptive_average_pool(x, self.kernel_size, self.kernel_size)
-        weight = self.mix(context, self.weight, height, width)  # (B, C, K, K)
-        bias = self.bias.unsqueeze(-1).unsqueeze(-1)
-        bias = self.mix(x.mean(dim=(2, 3), keepdim=True), bias, height, width)  # (B, C, 1, 1)
-        return depthwise_conv(x, weight, bias.flatten(1))
-
-    def mix(self, context: Tensor, bank: Tensor, height: int, width: int) -> Tensor:
-        """Mix the bank, (G, C, k, k), with weights from the context, (B, C, k, k), to (B, C, k, k).
-
-        On a map smaller than the kernel, without the outer taps, which would not meet it.
-        """
         if torch.jit.is_scripting():
-            logits = self.proj(context)
+            weight, bias = self.kernels_by_calls(x)
         else:
-            side = max(height, width)  # the kernels stay square
-            bank = taps_within_reach(bank, side, side)
-            if is_plain(self.proj, nn.Sequential):
-                logits = convolve(self.proj.expand, taps_within_reach(self.hidden(context), side, side))
-            else:
-                logits = taps_within_reach(self.proj(context), side, side)
-        return self.mixture(logits, bank)
+            weight, bias = self.kernels(x) if self.is_plain() else self.kernels_by_calls(x)
+        return depthwise_conv(x, weight, bias)
 
-    def mixture(self, logits: Tensor, bank: Tensor) -> Tensor:
-        groups, channels, rows, columns = bank.shape
-        weights = logits.reshape(-1, groups, channels, rows, columns).softmax(dim=1)
-        return (weights * bank).sum(dim=1)
+    def kernels_by_calls(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernels, (B, C, k, k), and biases, (B, C), of each sample.
+
+        Two calls of proj, the kernels' first: in training its BN normalises and averages each by itself.
+        """
+        contexts = kernel_contexts(x, self.kernel_size, together=False)
+        weight = mixture(self.proj(contexts[0]), self.weight)
+        return weight, mixture(self.proj(contexts[1]), self.bias.unsqueeze(-1).unsqueeze(-1)).flatten(1)
+
+    @torch.jit.unused
+    def kernels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without calling proj's last layer: the op may need a part of its result only."""
+        contexts = kernel_contexts(x, self.kernel_size, together=not self.training)
+        hidden = [self.hidden(context) for context in contexts]
+        expand = self.proj.expand
+        return mixed_kernels(hidden, expand.weight, expand.bias, self.weight, self.bias, x.shape[-2], x.shape[-1])
 
     @torch.jit.unused
     def hidden(self, context: Tensor) -> Tensor:
@@ -125,20 +114,6 @@ class IDConv(nn.Module):
     def is_plain(self) -> bool:
         expand = self.proj.expand
         return is_plain(self.proj, nn.Sequential) and is_pointwise(expand) and expand.bias is not None
-
-    @torch.jit.unused
-    def kernels_at_once(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The kernels, (B, C, k, k), and biases, (B, C), from one pass of proj, for graphs: each operation costs."""
-        side = self.kernel_size
-        bank = F.pad(self.weight, [0, 1, 0, 1]) + F.pad(self.bias[..., None, None], [side, 0, side, 0])
-        hidden = self.hidden(cells_and_mean(x, side))
-        if len(bank) == 2:  # a softmax over two is a sigmoid of their difference
-            weight, bias = self.proj.expand.weight, self.proj.expand.bias
-            weight, bias = (first - second for first, second in (weight.chunk(2), bias.chunk(2)))
-            mixed = bank[1] + F.conv2d(hidden, weight, bias).sigmoid() * (bank[0] - bank[1])
-        else:
-            mixed = self.mixture(convolve(self.proj.expand, hidden), bank)
-        return mixed[..., :side, :side], mixed[..., side:, side:].flatten(1)
 
     def reparameterize(self):
         self.proj.norm = absorb_norm(self.proj.squeeze, self.proj.norm)
@@ -151,7 +126,6 @@ class OSRA(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"{dim} channels cannot be split into {num_heads} heads")
-        self.head_dim = dim // num_heads
         self.q = pointwise(dim, dim)
         self.kv = pointwise(dim, 2 * dim)
         self.reduce = nn.Identity()
@@ -173,32 +147,13 @@ class OSRA(nn.Module):
         if torch.jit.is_scripting():
             source = self.reduce(x)
             local = self.local(source)
-            q, kv = self.q(x), self.kv(source + local if self.adds_input else local)
+            k, v = self.kv(source + local if self.adds_input else local).chunk(2, dim=1)
+            return biased_attention(self.q(x), k, v, position)
         else:
             source = in_turn(self.reduce, x)
             source = convolve(self.local, source, residual=source if self.adds_input else None)
-            if exporting() and is_pointwise(self.q) and self.q.bias is not None:
-                return self.attend_in_graph(x, source, position)
-            q, kv = convolve(self.q, x), convolve(self.kv, source)
-        k, v = self.split_heads(kv).chunk(2, dim=1)
-        out = biased_attention(self.split_heads(q), k, v, position)  # (B, heads, H·W, d)
-        batch, channels, height, width = x.shape
-        return out.transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # in channels_last
-
-    @torch.jit.unused
-    def attend_in_graph(self, x: Tensor, source: Tensor, position: Tensor) -> Tensor:
-        """What `forward` makes of the keys' source, for graphs: runtimes multiply transposed matrices as they lie."""
-        width = self.head_dim
-        k, v = (half.reshape(-1, width, half.shape[2] * half.shape[3]) for half in halves(self.kv, source))
-        q = pointwise_conv(x, self.q.weight * width**-0.5, self.q.bias * width**-0.5)
-        q = q.reshape(-1, width, q.shape[2] * q.shape[3])
-        logits = torch.bmm(q.transpose(1, 2), k)  # (B·heads, H·W, H_s·W_s)
-        weights = (logits.reshape(x.shape[0], -1, *logits.shape[1:]) + position).softmax(dim=-1)
-        return torch.bmm(v, weights.reshape(logits.shape).transpose(1, 2)).reshape(x.shape)
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """(B, n·C, H, W) → (B, n·heads, H·W, d)."""
-        return x.reshape(x.shape[0], -1, self.head_dim, x.shape[2] * x.shape[3]).transpose(2, 3)
+            k, v = halves(self.kv, source)
+            return biased_attention(convolve(self.q, x), k, v, position)
 
     def reparameterize(self):
         if isinstance(self.reduce, nn.Sequential):
@@ -207,21 +162,6 @@ class OSRA(nn.Module):
         if self.adds_input and is_depthwise(self.local):
             absorb_residual(self.local)
             self.adds_input = False
-
-
-def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention with a bias of the logits; scale d^-0.5.
-
-    On a CPU torch goes a slow way, which also looks for rows without any key, where the bias requires a gradient, even
-    if none is asked for.
-    """
-    if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if takes_cpu(q):
-            if torch.is_grad_enabled() and bias.requires_grad:
-                return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
-            if not torch.is_grad_enabled():
-                bias = bias.detach()
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 class SqueezedTokenEnhancer(nn.Module):

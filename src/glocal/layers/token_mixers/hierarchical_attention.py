@@ -7,11 +7,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.layers.conv import convolve, pointwise
+from glocal.layers.conv import convolve, pointwise, split_heads
 from glocal.layers.fusion import absorb_input_norm
 from glocal.layers.graph import leaf
-from glocal.layers.pooling import adaptive_average_pool, pooled_side
-from glocal.ops import grid_attention
+from glocal.ops import adaptive_average_pool, grid_attention, pooled_side
 
 
 @leaf
@@ -58,7 +57,7 @@ class HierarchicalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         y = self.qkv(y) if torch.jit.is_scripting() else convolve(self.qkv, y)
-        q, k, v = self.split_heads(y).chunk(3, dim=1)
+        q, k, v = split_heads(y, self.head_dim).chunk(3, dim=1)
         if self.grid > 1:
             x = self.grid_norm(x + grid_attention(q, k, v, self.grid).reshape(x.shape))
             height, width = pooled_side(x.shape[-2], self.reduction), pooled_side(x.shape[-1], self.reduction)
@@ -67,8 +66,8 @@ class HierarchicalAttention(nn.Module):
                 q, pooled = self.q(x), self.kv(pooled)
             else:
                 q, pooled = convolve(self.q, x), convolve(self.kv, pooled)
-            k, v = self.split_heads(pooled).chunk(2, dim=1)
-            x = x + global_attention(self.split_heads(q), k, v).reshape(x.shape)
+            k, v = split_heads(pooled, self.head_dim).chunk(2, dim=1)
+            x = x + global_attention(split_heads(q, self.head_dim), k, v).reshape(x.shape)
         else:
             x = global_attention(q, k, v).reshape(x.shape)
         return self.drop(self.proj(x) if torch.jit.is_scripting() else convolve(self.proj, x))
@@ -77,11 +76,6 @@ class HierarchicalAttention(nn.Module):
         self.norm = absorb_input_norm(self.norm, self.qkv)
         if self.grid > 1:
             self.pool_norm = absorb_input_norm(self.pool_norm, self.kv)
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """(B, n·C, H, W) → (B, n·heads, d, H, W)."""
-        batch, _, height, width = x.shape
-        return x.reshape(batch, -1, self.head_dim, height, width)
 
 
 def global_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from glocal.ops import dispatch
 from glocal.ops.aggregated_attention import cpu, reference
+from glocal.ops.aggregated_attention.reference import Inputs
 
 __all__ = ["aggregated_attention"]
 
@@ -45,40 +46,38 @@ def aggregated_attention(
 
     Source: arXiv 2311.17132, section 3 (pixel-focused and aggregated attention, length-scaled cosine).
     """
-    if not torch.jit.is_scripting():  # by itself, so that TorchScript compiles nothing of it
-        maps = [q, k, v, pooled_k, pooled_v]
-        parameters = [query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias]
-        if dispatch.takes_triton("aggregated_attention", maps + parameters, partial(_limits, maps, parameters)):
-            return _by_triton(maps, parameters)
-        if dispatch.takes_cpu(q):
-            return cpu.aggregated_attention(*maps, *parameters)
-    return reference.aggregated_attention(
+    inputs = Inputs(
         q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias
     )
+    if not torch.jit.is_scripting():
+        if dispatch.can_use_triton("aggregated_attention", inputs, partial(_limits, inputs)):
+            return _by_triton(inputs)
+        if dispatch.can_use_cpu(q):
+            return cpu.aggregated_attention(inputs)
+        return reference.aggregated_attention(inputs, sum_by_product=dispatch.exporting())
+    return reference.aggregated_attention(inputs)
 
 
-def _limits(maps: list[Tensor], parameters: list[Tensor]) -> str | None:
-    q, k, v, pooled_k, pooled_v = maps
-    query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = parameters
-    batch, heads, width, rows, columns = q.shape
-    pooled = pooled_k.shape[-1]
+def _limits(inputs: Inputs) -> str | None:
+    batch, heads, width, rows, columns = inputs.q.shape
+    pooled = inputs.pooled_k.shape[-1]
     if width > 128:
         return f"heads of {width} channels are wider than 128"
-    return dispatch.too_many(batch * heads) or dispatch.other_shapes(
-        k=(k, tuple(q.shape)),
-        v=(v, tuple(q.shape)),
-        pooled_k=(pooled_k, (batch, heads, width, pooled)),
-        pooled_v=(pooled_v, (batch, heads, width, pooled)),
-        query_embedding=(query_embedding, (heads, width)),
-        temperature=(temperature, (heads,)),
-        local_bias=(local_bias, (heads, 9)),
-        pooled_bias=(pooled_bias, (heads, pooled, rows * columns)),
-        tokens=(tokens, (heads, width, 9)),
-        token_bias=(token_bias, (heads, 9)),
+    shapes = (
+        *[(batch, heads, width, rows, columns)] * 3,
+        *[(batch, heads, width, pooled)] * 2,
+        (heads, width),
+        (heads,),
+        (heads, 9),
+        (heads, pooled, rows * columns),
+        (heads, width, 9),
+        (heads, 9),
     )
+    pairs = dict(zip(Inputs._fields, zip(inputs, shapes, strict=True), strict=True))
+    return dispatch.too_many(batch * heads) or dispatch.other_shapes(**pairs)
 
 
-def _by_triton(maps: list[Tensor], parameters: list[Tensor]) -> Tensor:
+def _by_triton(inputs: Inputs) -> Tensor:
     from glocal.ops.aggregated_attention import triton
 
-    return triton.aggregated_attention(*dispatch.autocast(*maps), *parameters)
+    return triton.aggregated_attention(Inputs(*dispatch.autocast(*inputs[:5]), *inputs[5:]))

@@ -10,26 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.ops.dispatch import takes_inference_ops
+from glocal.ops.aggregated_attention.reference import Inputs
+from glocal.ops.dispatch import can_use_inference_ops
 
 TILE = 7  # side; a larger one wastes more products, a smaller one makes smaller matrices
 WHOLE = 64  # positions: a map with no more is one tile
 FEW = 64  # pooled keys up to which it is as fast to write all logits
 
 
-def aggregated_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled_k: Tensor,
-    pooled_v: Tensor,
-    query_embedding: Tensor,
-    temperature: Tensor,
-    local_bias: Tensor,
-    pooled_bias: Tensor,
-    tokens: Tensor,
-    token_bias: Tensor,
-) -> Tensor:
+def aggregated_attention(inputs: Inputs) -> Tensor:
+    q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = inputs
     batch, heads, d, height, width = q.shape
     pooled = pooled_k.shape[-1]
     tile = (height, width) if height * width <= WHOLE else (_side(height), _side(width))
@@ -42,7 +32,7 @@ def aggregated_attention(
     by_tile = batch, heads, -1, tile[0] * tile[1], d
     products = scaled_q.view(by_tile) @ _to_windows(k, tile).transpose(-2, -1)  # (B, heads, tiles, queries, keys)
     local_bias = local_bias.unsqueeze(1).masked_fill(outside, float("-inf"))  # (heads, M, 9)
-    if pooled > FEW and takes_inference_ops(scaled_q, pooled_k, pooled_v, pooled_bias):
+    if pooled > FEW and can_use_inference_ops(scaled_q, pooled_k, pooled_v, pooled_bias):
         scaled_map = _from_tiles(scaled_q.view(by_tile), tile, height, width)
         out, logarithm = _attend(scaled_map.flatten(3).transpose(2, 3), pooled_k, pooled_v, pooled_bias)
         out, logarithm = (_to_tiles(x.unflatten(3, (height, width)), tile).flatten(2, 3) for x in (out, logarithm))

@@ -1,25 +1,31 @@
 """Pure-PyTorch aggregated attention: the neighbours are nine shifted views of one padded map, never nine copies."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.ops.dispatch import exporting
+
+class Inputs(NamedTuple):
+    """The arguments of `glocal.ops.aggregated_attention`, which says what each one is."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pooled_k: Tensor
+    pooled_v: Tensor
+    query_embedding: Tensor
+    temperature: Tensor
+    local_bias: Tensor
+    pooled_bias: Tensor
+    tokens: Tensor
+    token_bias: Tensor
 
 
-def aggregated_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled_k: Tensor,
-    pooled_v: Tensor,
-    query_embedding: Tensor,
-    temperature: Tensor,
-    local_bias: Tensor,
-    pooled_bias: Tensor,
-    tokens: Tensor,
-    token_bias: Tensor,
-) -> Tensor:
+def aggregated_attention(inputs: Inputs, sum_by_product: bool = False) -> Tensor:
+    """sum_by_product: runtimes take ten times as long for a sum over an axis in the middle as for a product."""
+    q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = inputs
     batch, heads, d, height, width = q.shape
     pooled = pooled_k.shape[-1]
     outside = outside_map(height, width, q.device)  # (9, H·W)
@@ -30,7 +36,7 @@ def aggregated_attention(
     scaled_q = (q + query_embedding.unsqueeze(-1)) * scale
 
     query_map = scaled_q.view(batch, heads, d, height, width)
-    local_logits = torch.cat([_dot(query_map, neighbour) for neighbour in neighbours(k)], dim=2)
+    local_logits = torch.cat([_dot(query_map, neighbour, sum_by_product) for neighbour in neighbours(k)], dim=2)
     local_bias = local_bias.unsqueeze(-1).masked_fill(outside, float("-inf"))  # (heads, 9, H·W)
     pooled_logits = pooled_k.transpose(-2, -1) @ scaled_q + pooled_bias  # (B, heads, P, H·W)
     attention = torch.cat([local_logits + local_bias, pooled_logits], dim=2).softmax(dim=2)
@@ -46,10 +52,10 @@ def aggregated_attention(
     return out
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def _dot(a: Tensor, b: Tensor, sum_by_product: bool) -> Tensor:
     """Products of the vectors at each position, (B, heads, 1, H·W)."""
     product = (a * b).flatten(3)
-    if exporting():  # runtimes take ten times as long for a sum over an axis in the middle
+    if sum_by_product:
         return torch.ones(1, product.shape[2], dtype=product.dtype, device=product.device) @ product
     return product.sum(2, keepdim=True)
 

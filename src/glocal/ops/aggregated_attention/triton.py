@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from glocal.ops.aggregated_attention.reference import Inputs
 from glocal.ops.dispatch import interprets
 from glocal.ops.launch import launching
 
@@ -346,21 +347,10 @@ def _(q, k, v, pooled_k, pooled_v, *parameters):
 
 @torch.library.custom_op("glocal::aggregated_attention_backward", mutates_args=())
 def _backward_op(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled_k: Tensor,
-    pooled_v: Tensor,
-    query_embedding: Tensor,
-    temperature: Tensor,
-    local_bias: Tensor,
-    pooled_bias: Tensor,
-    tokens: Tensor,
-    token_bias: Tensor,
-    lse: Tensor,
-    g: Tensor,
+    inputs: list[Tensor], lse: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, pooled_k, pooled_v and pooled_bias, and of the small parameters, side by side."""
+    q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = inputs
     batch, heads, width_per_head, height, width = q.shape
     pooled, area = pooled_k.shape[-1], height * width
     blocks = triton.cdiv(area, BLOCK_N)
@@ -399,7 +389,8 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, *rest):
+def _(inputs, lse, g):
+    q, pooled_k, pooled_bias = inputs[0], inputs[3], inputs[8]
     contiguous = dict(memory_format=torch.contiguous_format)
     maps = [torch.empty_like(q) for _ in range(3)]
     pooled = [torch.empty_like(pooled_k, **contiguous) for _ in range(2)]
@@ -414,7 +405,7 @@ def _save(ctx, inputs, output):
 
 def _backward(ctx, g, _):
     *inputs, lse = ctx.saved_tensors
-    gq, gk, gv, g_pooled_k, g_pooled_v, g_bias, sums = _backward_op(*inputs, lse, g)
+    gq, gk, gv, g_pooled_k, g_pooled_v, g_bias, sums = _backward_op(inputs, lse, g)
     d = inputs[0].shape[2]
     local_bias, token_bias, tokens, query_embedding, temperature = sums.split([9, 9, 9 * d, d, 1], dim=1)
     tokens = tokens.unflatten(1, (9, d)).transpose(1, 2)
@@ -426,24 +417,11 @@ def _backward(ctx, g, _):
 _op.register_autograd(_backward, setup_context=_save)
 
 
-def aggregated_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled_k: Tensor,
-    pooled_v: Tensor,
-    query_embedding: Tensor,
-    temperature: Tensor,
-    local_bias: Tensor,
-    pooled_bias: Tensor,
-    tokens: Tensor,
-    token_bias: Tensor,
-) -> Tensor:
+def aggregated_attention(inputs: Inputs) -> Tensor:
     """As `glocal.ops.aggregated_attention`; the parameters may be of another type than the maps."""
-    small = (t.contiguous() for t in (query_embedding, temperature, local_bias))
-    query_embedding, temperature, local_bias = small
+    query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = inputs[5:]
     return _op(
-        q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias,
+        *inputs[:5], query_embedding.contiguous(), temperature.contiguous(), local_bias.contiguous(), pooled_bias,
         tokens.contiguous(), token_bias.contiguous(),
     )[0]  # fmt: skip
 

@@ -14,7 +14,7 @@ __all__ = ["channel_norm"]
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise each position of (B, C, H, W) over C, then scale and shift by `weight` and `bias`, both (C,)."""
     if not torch.jit.is_scripting():
-        if dispatch.takes_triton("channel_norm", [x, weight, bias], partial(_limits, x, weight, bias)):
+        if dispatch.can_use_triton("channel_norm", [x, weight, bias], partial(_limits, x, weight, bias)):
             return _by_triton(x, weight, bias, eps)
         if dispatch.exporting():
             return graph.channel_norm(x, weight, bias, eps)

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.ops import dispatch
-from glocal.ops.depthwise_conv import reference
-from glocal.ops.depthwise_conv.reference import taps_within_reach
+from glocal.ops.depthwise_conv import cpu, graph, reference
 
 __all__ = ["depthwise_conv", "multi_scale_depthwise_conv", "taps_within_reach"]
 
@@ -37,8 +36,13 @@ def depthwise_conv(
     """
     if not torch.jit.is_scripting():
         limits = partial(_limits, x, weight, bias, residual, factor)
-        if dispatch.takes_triton("depthwise_conv", [x, weight, bias, residual, factor], limits):
+        if dispatch.can_use_triton("depthwise_conv", [x, weight, bias, residual, factor], limits):
             return _by_triton(x, weight, bias, dilation, gelu, residual, factor)
+        on_cpu = dispatch.can_use_cpu(x)
+        y = _convolve(x, weight, bias, dilation, gelu, on_cpu)
+        if residual is None and factor is None:
+            return y
+        return (cpu if on_cpu else reference).finish(y, residual, factor)
     return reference.depthwise_conv(x, weight, bias, dilation, gelu, residual, factor)
 
 
@@ -59,9 +63,51 @@ def multi_scale_depthwise_conv(
     """
     if not torch.jit.is_scripting():
         limits = partial(_multi_scale_limits, x, weights, biases)
-        if dispatch.takes_triton("depthwise_conv", [x, *weights, *biases], limits):
+        if dispatch.can_use_triton("depthwise_conv", [x, *weights, *biases], limits):
             return _multi_scale_by_triton(x, weights, biases, residual, gelu)
+        return _multi_scale(x, weights, biases, residual, gelu)
     return reference.multi_scale_depthwise_conv(x, weights, biases, residual, gelu)
+
+
+def taps_within_reach(weight: Tensor, height: int, width: int, dilation: int = 1) -> Tensor:
+    """Kernels (…, k, k) less the outer taps if every one of them falls on the padding: on maps smaller than k."""
+    if dispatch.sizes_are_open():
+        return weight
+    if weight.is_meta:  # nothing is computed there, but the operations of the definition may be counted
+        return weight
+    row, column = weight.shape[-2] // 2, weight.shape[-1] // 2
+    down, across = min(row, (height - 1) // dilation), min(column, (width - 1) // dilation)
+    if down == row and across == column:
+        return weight
+    return weight[..., row - down : row + down + 1, column - across : column + across + 1]
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu: bool, on_cpu: bool) -> Tensor:
+    """GELU or not of the convolution alone, by torch's operations or by `cpu.py`."""
+    batch, channels, height, width = x.shape
+    weight = taps_within_reach(weight, height, width, dilation)
+    if weight.shape[-2] == 1 and weight.shape[-1] == 1 and not weight.is_meta:
+        return reference.one_tap(*dispatch.autocast(x, weight, bias), gelu)
+    if on_cpu:
+        return cpu.convolve(x, weight, bias, dilation, gelu)
+    open_batch = isinstance(batch, torch.SymInt) or torch.jit.is_tracing()
+    if open_batch and reference.is_per_sample(x, weight) and batch != 1:
+        y = graph.convolve(x, weight, dilation)
+        y = y if bias is None else y + bias.reshape(-1, channels, 1, 1)
+        return F.gelu(y) if gelu else y
+    return reference.convolve(x, weight, bias, dilation, gelu)
+
+
+def _multi_scale(x: Tensor, weights: list[Tensor], biases: list[Tensor], residual: bool, gelu: bool) -> Tensor:
+    on_cpu = dispatch.can_use_cpu(x)
+    if on_cpu and dispatch.can_use_onednn(x, *weights, *biases):
+        return _convolve(x, cpu.as_one(weights, residual), torch.cat(biases), 1, gelu, on_cpu)
+    parts = zip(x.split([len(weight) for weight in weights], dim=1), weights, biases, strict=True)
+    y = torch.cat([_convolve(*part, 1, gelu and not residual, on_cpu) for part in parts], 1)
+    if residual:
+        y = x + y
+        return F.gelu(y) if gelu else y
+    return y
 
 
 def _limits(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Tensor | None) -> str | None:

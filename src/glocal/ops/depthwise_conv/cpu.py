@@ -1,8 +1,6 @@
 """Depthwise convolution on a CPU, for what torch's own does slowly there.
 
 That is dilation, the gradient of large kernels, GELU as a pass of its own, and channels that are split into parts.
-
-Called by the reference, which has already left out taps beyond the map.
 """
 
 from typing import Any
@@ -12,20 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.ops import dispatch
+from glocal.ops.depthwise_conv.reference import as_groups, from_groups
 
 LARGEST_JOINED = 7  # side of the kernels up to which oneDNN's convolution with GELU is faster than without and GELU
 TILE = 14  # columns that share a matrix product in the kernels' gradient
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu: bool = False) -> Tensor:
+    """Convolve with kernels (C, 1, rows, columns) or (B, C, rows, columns) of which every tap can meet the map."""
+    return from_groups(convolve_groups(*as_groups(x, weight, bias), dilation, gelu), x)
+
+
+def convolve_groups(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, gelu: bool) -> Tensor:
     """Convolve (B, C, H, W) with one kernel per channel, (C, 1, rows, columns) with odd sides, keeping the size."""
     height, width = x.shape[-2], x.shape[-1]
     if dilation > 1 and (max(height, width) > 8 or len(weight) > 256):  # below, torch's is fast
         # Positions that are `dilation` apart see each other only, so they are maps of their own, without dilation.
-        return _from_phases(convolve(_to_phases(x, dilation), weight, bias, 1, gelu), dilation, height, width)
+        return _from_phases(convolve_groups(_to_phases(x, dilation), weight, bias, 1, gelu), dilation, height, width)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         y = _Convolution.apply(*dispatch.autocast(x, weight, bias), dilation)
-    elif gelu and max(weight.shape[2:]) <= LARGEST_JOINED and dispatch.takes_onednn(x, weight, bias):
+    elif gelu and max(weight.shape[2:]) <= LARGEST_JOINED and dispatch.can_use_onednn(x, weight, bias):
         padding = [dilation * (side // 2) for side in weight.shape[2:]]
         return torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, padding, [1, 1], [dilation, dilation], len(weight), "gelu", [], "none"
@@ -39,7 +43,7 @@ def finish(y: Tensor, residual: Tensor | None, factor: Tensor | None) -> Tensor:
     """residual + factor · y, in the place of y, which nobody else has, where no gradient asks for it."""
     for other, function in ((factor, torch.mul), (residual, torch.add)):
         if other is not None:
-            in_place = other.dtype == y.dtype and other.shape == y.shape and dispatch.takes_inference_ops(y, other)
+            in_place = other.dtype == y.dtype and other.shape == y.shape and dispatch.can_use_inference_ops(y, other)
             y = function(other, y, out=y if in_place else None)
     return y
 

@@ -1,10 +1,14 @@
 """Attention inside the cells of a grid (the first step of H-MHSA)."""
 
+import torch
 from torch import Tensor
 
-from glocal.ops.grid_attention import reference
+from glocal.ops import dispatch
+from glocal.ops.grid_attention import graph, reference
 
 __all__ = ["grid_attention"]
+
+NO_KERNEL = "its cells are a batch for torch's attention"
 
 
 def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
@@ -22,4 +26,9 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
 
     Source: arXiv 2106.03180, the small-grid step of H-MHSA.
     """
+    if not torch.jit.is_scripting():
+        if dispatch.tracing():
+            return graph.grid_attention(q, k, v, grid)
+        if dispatch.sizes_are_open():  # torch.compile makes another graph if a map needs padding
+            return reference.attend_in_cells(q, k, v, grid, grid)
     return reference.grid_attention(q, k, v, grid)

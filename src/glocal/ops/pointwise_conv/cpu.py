@@ -12,7 +12,7 @@ LARGEST_LINEAR = 28 * 28  # positions up to which a matrix product of MKL's is f
 def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     if x.is_contiguous(memory_format=torch.channels_last):
         positions = x.permute(0, 2, 3, 1)
-        if gelu and dispatch.takes_onednn(x, weight, bias):
+        if gelu and dispatch.can_use_onednn(x, weight, bias):
             joined = torch.ops.mkldnn._linear_pointwise(positions, weight.flatten(1), bias, "gelu", [], "none")
             return joined.permute(0, 3, 1, 2)
         if x.shape[-2] * x.shape[-1] <= LARGEST_LINEAR:

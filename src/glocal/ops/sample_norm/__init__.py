@@ -14,7 +14,7 @@ __all__ = ["sample_norm"]
 def sample_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise each sample of (B, C, H, W) over C, H and W, then scale and shift by `weight` and `bias`, both (C,)."""
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-        if dispatch.takes_triton("sample_norm", [x, weight, bias], partial(_limits, x, weight, bias)):
+        if dispatch.can_use_triton("sample_norm", [x, weight, bias], partial(_limits, x, weight, bias)):
             return _by_triton(x, weight, bias, eps)
     return reference.sample_norm(x, weight, bias, eps)
 
