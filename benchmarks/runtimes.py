@@ -90,10 +90,11 @@ def table(results: dict, int8: list[dict], times: list[dict]) -> str:
         *(f"int8, {name}" for name in data),
     ]
     lines = [
-        "## What works where",
+        "## Tested runtimes",
         "",
-        "`benchmarks/runtimes.py` writes these tables. Largest difference from PyTorch in standard deviations of its",
-        "results, small models, batch and size open; int8: top-1 of a trained one in fp32 and in int8.",
+        "`benchmarks/runtimes.py` writes these tables. The numbers are the largest difference from PyTorch, in",
+        "standard deviations of PyTorch's results, for small models with open batch and size. The int8 columns give",
+        "the top-1 of a trained model, fp32 → int8.",
         "",
         "| family | " + " | ".join(heads) + " |",
         "|---|" + "---|" * len(heads),
@@ -115,7 +116,7 @@ def table(results: dict, int8: list[dict], times: list[dict]) -> str:
     heads = [f"{engine}, {'×'.join(map(str, dict.fromkeys(size)))}, {batch} image{'s' * (batch > 1)}"
              for engine, size, batch in columns]  # fmt: skip
     lines += [
-        "Milliseconds per image on two cores, in brackets the ratio to timm's `convnext_tiny` in the same run; the",
+        "Milliseconds per image on two cores; in brackets, the ratio to timm's `convnext_tiny` in the same run. The",
         "runs are from different times, so compare ratios.",
         "",
     ]
