@@ -34,10 +34,10 @@ class Block(nn.Module):
         token_mixer, channel_mixer, norm1, norm2, scale1, scale2: modules; an identity where a family has none.
         drop_path: probability to drop a branch of a sample.
         position: added before the branches (its own residual included).
-        takes_position: call the token mixer with the stage's shared position bias as well.
+        uses_position: call the token mixer with the stage's shared position bias as well.
     """
 
-    takes_position: torch.jit.Final[bool]
+    uses_position: torch.jit.Final[bool]
 
     def __init__(
         self,
@@ -49,10 +49,10 @@ class Block(nn.Module):
         scale2: nn.Module,
         position: nn.Module,
         drop_path: float,
-        takes_position: bool,
+        uses_position: bool,
     ):
         super().__init__()
-        self.takes_position = takes_position
+        self.uses_position = uses_position
         self.position = position
         self.norm1 = norm1
         self.token_mixer = token_mixer
@@ -66,7 +66,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, position: Tensor | None = None) -> Tensor:
         x = self.position(x)
         y = self.norm1(x)
-        if self.takes_position:  # a constant: TorchScript compiles only its branch
+        if self.uses_position:  # a constant: TorchScript compiles only its branch
             assert position is not None  # the stage hands it on
             y = self.token_mixer(y, position)
         else:
@@ -212,7 +212,7 @@ class Backbone(nn.Module):
                         scale2=scale(dim),
                         position=position(dim),
                         drop_path=next(drop_paths),
-                        takes_position=stage_positions[i] is not None,
+                        uses_position=stage_positions[i] is not None,
                     )
                     for _ in range(depths[i])
                 ]
