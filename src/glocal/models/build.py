@@ -87,16 +87,21 @@ def config(stem_conv: str = "stem.conv", size: int = 224, **kwargs: Any) -> dict
 
 def build(
     model_cls: type[nn.Module],
+    filter_fn: Callable[..., dict[str, torch.Tensor]],
     variant: str,
     pretrained: bool,
-    filter_fn: Callable[..., dict[str, torch.Tensor]],
-    **kwargs: Any,
+    args: dict[str, Any],
+    kwargs: dict[str, Any],
+    sized: bool = False,
 ) -> nn.Module:
     """Build `variant` for timm's registry, with weights if `pretrained`.
 
     Args:
         filter_fn: the family's `checkpoint_filter_fn`.
-        kwargs: timm's (pretrained_cfg, pretrained_cfg_overlay, features_only, out_indices, …) and the model's.
+        args: the variant's arguments of the model.
+        kwargs: timm's (pretrained_cfg, pretrained_cfg_overlay, features_only, out_indices, …) and the caller's of the
+            model, which replace the variant's.
+        sized: the model takes `img_size`; if the caller gives none, it is the pretrained config's.
 
     Raises:
         NoWeightsError: no weights can be had.
@@ -104,6 +109,9 @@ def build(
         FileNotFoundError: there is no such file.
         ValueError: the file holds no weights or not this model's, or an index in `out_indices` is no stage.
     """
+    kwargs = {**args, **kwargs}
+    if sized:
+        kwargs.setdefault("img_size", input_size(variant, kwargs))
     feature_cfg = dict(out_indices=(0, 1, 2, 3), feature_cls=FeatureBackbone, flatten_sequential=True)
     feature_cfg.update(kwargs.pop("feature_cfg", None) or {})
     features_only = kwargs.get("features_only", False)

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor
 
 from glocal.backbone import Backbone
 from glocal.layers.channel_mixers import ResidualConvFFN
@@ -89,12 +87,8 @@ RENAMES = [
     (r"\.mlp\.", ".channel_mixer."),
 ]
 
-
-def checkpoint_filter_fn(
-    state_dict: dict[str, Any], model: torch.nn.Module, backbone_only: bool = False
-) -> dict[str, Tensor]:
-    """The authors' (or our) state dict as one of ours."""
-    return official.convert(state_dict, model, "Conv2Former", RENAMES, backbone_only=backbone_only)
+# The authors' (or our) state dict as one of ours.
+checkpoint_filter_fn = partial(official.convert, family="Conv2Former", renames=RENAMES)
 
 
 def _cfg(share: str = "", **kwargs: Any) -> dict[str, Any]:
@@ -138,9 +132,7 @@ TOP1 = {
     "conv2former_l.in22k_ft_in1k_384": 87.7,
 }
 
-
-def _conv2former(variant: str, pretrained: bool, args: dict[str, Any], kwargs: dict[str, Any]) -> Conv2Former:
-    return build(Conv2Former, variant, pretrained, checkpoint_filter_fn, **{**args, **kwargs})
+_conv2former = partial(build, Conv2Former, checkpoint_filter_fn)
 
 
 @register_model

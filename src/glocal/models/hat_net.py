@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor, nn
+from torch import nn
 
 from glocal.backbone import Backbone
 from glocal.layers.channel_mixers import InvertedResidual
@@ -46,25 +45,33 @@ class HATNet(Backbone):
             depths=depths,
             stem=partial(ConvStem, norm=norm),
             downsample=partial(OverlapPatchEmbed, norm=norm),
-            token_mixer=hierarchical_attention(grids, reductions, head_dim, norm),
             norm2=norm,
-            channel_mixer=[
-                partial(InvertedResidual, norm=norm, expansion=expansion, kernel_size=kernel_size)
-                for expansion, kernel_size in zip(expansions, kernel_sizes, strict=True)
-            ],
             drop_rate=drop_rate,
+            **mixers(norm, head_dim, grids, reductions, expansions, kernel_sizes),
             **common,
         )
 
 
-def hierarchical_attention(
-    grids: Sequence[int], reductions: Sequence[int], head_dim: int, norm: Callable[[int], nn.Module]
-) -> list[partial]:
-    """H-MHSA for each stage."""
-    return [
-        partial(HierarchicalAttention, head_dim=head_dim, grid=grid, reduction=reduction, norm=norm)
-        for grid, reduction in zip(grids, reductions, strict=True)
-    ]
+def mixers(
+    norm: Callable[[int], nn.Module],
+    head_dim: int,
+    grids: Sequence[int],
+    reductions: Sequence[int],
+    expansions: Sequence[int],
+    kernel_sizes: Sequence[int],
+    inner_norm: Callable[[int], nn.Module] | None = None,
+) -> dict[str, list[partial]]:
+    """H-MHSA and an inverted residual block for each stage, as arguments of `Backbone`; shared with TransCNN."""
+    return {
+        "token_mixer": [
+            partial(HierarchicalAttention, head_dim=head_dim, grid=grid, reduction=reduction, norm=norm)
+            for grid, reduction in zip(grids, reductions, strict=True)
+        ],
+        "channel_mixer": [
+            partial(InvertedResidual, norm=norm, inner_norm=inner_norm, expansion=expansion, kernel_size=kernel_size)
+            for expansion, kernel_size in zip(expansions, kernel_sizes, strict=True)
+        ],
+    }
 
 
 # What a file may set of the arguments above, in which ranges.
@@ -88,24 +95,18 @@ COMMON_RENAMES = [
     (r"^blocks\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     (r"\.attn\.ds_norm\.", ".attn.pool_norm."),
     (r"\.attn\.", ".token_mixer."),
+    (r"\.conv\.conv2\.0\.", ".channel_mixer.conv."),
+    (r"\.conv\.conv3\.0\.", ".channel_mixer.project."),
+    (r"\.conv\.conv3\.1\.", ".channel_mixer.norm3."),
 ]
 RENAMES = [
     *COMMON_RENAMES,
     (r"\.conv\.conv1\.0\.", ".norm2."),
     (r"\.conv\.conv1\.1\.", ".channel_mixer.expand."),
-    (r"\.conv\.conv2\.0\.", ".channel_mixer.conv."),
-    (r"\.conv\.conv3\.0\.", ".channel_mixer.project."),
-    (r"\.conv\.conv3\.1\.", ".channel_mixer.norm3."),
 ]
 
-
-def checkpoint_filter_fn(
-    state_dict: dict[str, Any], model: torch.nn.Module, backbone_only: bool = False
-) -> dict[str, Tensor]:
-    """The authors' (or our) state dict as one of ours; their unused `proj_norm` is left out."""
-    return official.convert(
-        state_dict, model, "HAT-Net", RENAMES, unused=r"\.attn\.proj_norm\.", backbone_only=backbone_only
-    )
+# The authors' (or our) state dict as one of ours; the authors' unused `proj_norm` is left out.
+checkpoint_filter_fn = partial(official.convert, family="HAT-Net", renames=RENAMES, unused=r"\.attn\.proj_norm\.")
 
 
 def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
@@ -132,9 +133,7 @@ default_cfgs = generate_default_cfgs(
 # ImageNet-1K top-1 that the authors publish, %.
 TOP1 = {"hat_net_tiny.in1k": 79.8, "hat_net_small.in1k": 82.6, "hat_net_medium.in1k": 84.0, "hat_net_large.in1k": 84.2}
 
-
-def _hat_net(variant: str, pretrained: bool, args: dict[str, Any], kwargs: dict[str, Any]) -> HATNet:
-    return build(HATNet, variant, pretrained, checkpoint_filter_fn, **{**args, **kwargs})
+_hat_net = partial(build, HATNet, checkpoint_filter_fn)
 
 
 @register_model

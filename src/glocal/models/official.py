@@ -56,6 +56,21 @@ def convert(
     return weights
 
 
+def pyramid_renames(stages: int = 4) -> list[tuple[str, str]]:
+    """Official names to ours of what code that follows PVT has outside its attention (`patch_embed1`, `block1`, …)."""
+    return [
+        (r"^patch_embed1\.proj\.", "stem.conv."),
+        (r"^patch_embed1\.norm\.", "stem.norm."),
+        *((rf"^patch_embed{i + 1}\.proj\.", f"stages.{i}.downsample.conv.") for i in range(1, stages)),
+        *((rf"^patch_embed{i + 1}\.norm\.", f"stages.{i}.downsample.norm.") for i in range(1, stages)),
+        *((rf"^block{i + 1}\.(\d+)\.", rf"stages.{i}.blocks.\1.") for i in range(stages)),
+        *((rf"^norm{i + 1}\.", f"stages.{i}.norm.") for i in range(stages)),
+        (r"^head\.(weight|bias)$", r"head.fc.\1"),
+        (r"\.mlp\.dwconv\.dwconv\.", ".channel_mixer.conv."),
+        (r"\.mlp\.", ".channel_mixer."),
+    ]
+
+
 def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The plain state dict inside a checkpoint, without the prefixes of wrappers."""
     for key in WRAPPERS:

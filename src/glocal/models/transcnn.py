@@ -4,18 +4,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor
 
 from glocal.backbone import Backbone
-from glocal.layers.channel_mixers import InvertedResidual
 from glocal.layers.downsample import ConvStem, TwoBranchDownsample
 from glocal.layers.norm import BatchNorm2d
 from glocal.models import official
 from glocal.models.build import build, config
 from glocal.models.hat_net import ARGUMENTS as HAT_NET_ARGUMENTS
-from glocal.models.hat_net import COMMON_RENAMES, hierarchical_attention
+from glocal.models.hat_net import COMMON_RENAMES, mixers
 
 
 class TransCNN(Backbone):
@@ -45,18 +42,8 @@ class TransCNN(Backbone):
             depths=depths,
             stem=partial(ConvStem, norm=BatchNorm2d),
             downsample=TwoBranchDownsample,
-            token_mixer=hierarchical_attention(grids, reductions, head_dim, BatchNorm2d),
-            channel_mixer=[
-                partial(
-                    InvertedResidual,
-                    norm=BatchNorm2d,
-                    inner_norm=BatchNorm2d,
-                    expansion=expansion,
-                    kernel_size=kernel_size,
-                )
-                for expansion, kernel_size in zip(expansions, kernel_sizes, strict=True)
-            ],
             drop_rate=drop_rate,
+            **mixers(BatchNorm2d, head_dim, grids, reductions, expansions, kernel_sizes, inner_norm=BatchNorm2d),
             **common,
         )
 
@@ -69,18 +56,11 @@ RENAMES = [
     *COMMON_RENAMES,
     (r"\.conv\.conv1\.0\.", ".channel_mixer.expand."),
     (r"\.conv\.conv1\.1\.", ".channel_mixer.norm1."),
-    (r"\.conv\.conv2\.0\.", ".channel_mixer.conv."),
     (r"\.conv\.conv2\.1\.", ".channel_mixer.norm2."),
-    (r"\.conv\.conv3\.0\.", ".channel_mixer.project."),
-    (r"\.conv\.conv3\.1\.", ".channel_mixer.norm3."),
 ]
 
-
-def checkpoint_filter_fn(
-    state_dict: dict[str, Any], model: torch.nn.Module, backbone_only: bool = False
-) -> dict[str, Tensor]:
-    """The authors' (or our) state dict as one of ours."""
-    return official.convert(state_dict, model, "TransCNN", RENAMES, backbone_only=backbone_only)
+# The authors' (or our) state dict as one of ours.
+checkpoint_filter_fn = partial(official.convert, family="TransCNN", renames=RENAMES)
 
 
 def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
@@ -113,9 +93,7 @@ TOP1 = {
     "transcnn_large.in1k": 84.2,
 }
 
-
-def _transcnn(variant: str, pretrained: bool, args: dict[str, Any], kwargs: dict[str, Any]) -> TransCNN:
-    return build(TransCNN, variant, pretrained, checkpoint_filter_fn, **{**args, **kwargs})
+_transcnn = partial(build, TransCNN, checkpoint_filter_fn)
 
 
 @register_model

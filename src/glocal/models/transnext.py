@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor
 
 from glocal.backbone import Backbone, per_stage
 from glocal.layers.channel_mixers import ConvGLU
@@ -15,7 +13,7 @@ from glocal.layers.norm import LayerNorm2d
 from glocal.layers.token_mixers import AggregatedAttention, CosineAttention
 from glocal.models import official
 from glocal.models.arguments import COMMON, Depths, Factors, Size, Small, SmallsOrNone, Widths
-from glocal.models.build import build, config, input_size
+from glocal.models.build import build, config
 
 BIAS_MODES = ("extrapolate", "interpolate")
 
@@ -103,13 +101,7 @@ ARGUMENTS = COMMON | {
 
 # Official names to ours.
 RENAMES = [
-    (r"^patch_embed1\.proj\.", "stem.conv."),
-    (r"^patch_embed1\.norm\.", "stem.norm."),
-    *((rf"^patch_embed{i + 1}\.proj\.", f"stages.{i}.downsample.conv.") for i in range(1, 4)),
-    *((rf"^patch_embed{i + 1}\.norm\.", f"stages.{i}.downsample.norm.") for i in range(1, 4)),
-    *((rf"^block{i + 1}\.(\d+)\.", rf"stages.{i}.blocks.\1.") for i in range(4)),
-    *((rf"^norm{i + 1}\.", f"stages.{i}.norm.") for i in range(4)),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    *official.pyramid_renames(),
     (r"\.attn\.relative_pos_bias_local$", ".attn.local_bias"),
     (r"\.attn\.learnable_tokens$", ".attn.tokens"),
     (r"\.attn\.learnable_bias$", ".attn.token_bias"),
@@ -117,16 +109,10 @@ RENAMES = [
     (r"\.attn\.norm\.", ".attn.pool_norm."),
     (r"\.attn\.cpb_fc([12])\.", r".attn.position.fc\1."),
     (r"\.attn\.", ".token_mixer."),
-    (r"\.mlp\.dwconv\.dwconv\.", ".channel_mixer.conv."),
-    (r"\.mlp\.", ".channel_mixer."),
 ]
 
-
-def checkpoint_filter_fn(
-    state_dict: dict[str, Any], model: torch.nn.Module, backbone_only: bool = False
-) -> dict[str, Tensor]:
-    """The authors' (or our) state dict as one of ours."""
-    return official.convert(state_dict, model, "TransNeXt", RENAMES, backbone_only=backbone_only)
+# The authors' (or our) state dict as one of ours.
+checkpoint_filter_fn = partial(official.convert, family="TransNeXt", renames=RENAMES)
 
 
 def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
@@ -168,10 +154,7 @@ TOP1 = {
     "transnext_micro_aaaa.in1k": 82.6,
 }
 
-
-def _transnext(variant: str, pretrained: bool, args: dict[str, Any], kwargs: dict[str, Any]) -> TransNeXt:
-    kwargs.setdefault("img_size", input_size(variant, kwargs))
-    return build(TransNeXt, variant, pretrained, checkpoint_filter_fn, **{**args, **kwargs})
+_transnext = partial(build, TransNeXt, checkpoint_filter_fn, sized=True)
 
 
 @register_model

@@ -17,7 +17,7 @@ from glocal.layers.scale import LayerScale
 from glocal.layers.token_mixers import DMixer
 from glocal.models import official
 from glocal.models.arguments import COMMON, Depths, Factors, Size, Small, Smalls, Weight, Widths
-from glocal.models.build import build, config, input_size
+from glocal.models.build import build, config
 from glocal.ops import resize_bias
 
 
@@ -120,21 +120,16 @@ RENAMES = [
 ]
 
 
-def checkpoint_filter_fn(
-    state_dict: dict[str, Any], model: torch.nn.Module, backbone_only: bool = False
-) -> dict[str, Tensor]:
-    """The authors' (or our) state dict as one of ours; position encodings of another size are resized (bicubic)."""
-    return official.convert(
-        state_dict, model, "TransXNet", RENAMES, adapt=resize_positions, backbone_only=backbone_only
-    )
-
-
 def resize_positions(name: str, tensor: Tensor, target: Tensor) -> Tensor:
     same_heads = tensor.ndim == 4 and tensor.shape[:2] == target.shape[:2]
     if name.endswith(".position.encoding") and same_heads and tensor.shape != target.shape:
         exact = tensor.float() if tensor.element_size() < 4 else tensor
         return resize_bias(exact, target.shape[2], target.shape[3]).to(tensor.dtype)
     return tensor
+
+
+# The authors' (or our) state dict as one of ours; position encodings of another size are resized (bicubic).
+checkpoint_filter_fn = partial(official.convert, family="TransXNet", renames=RENAMES, adapt=resize_positions)
 
 
 def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
@@ -160,10 +155,7 @@ default_cfgs = generate_default_cfgs(
 # ImageNet-1K top-1 that the authors publish, %.
 TOP1 = {"transxnet_t.in1k": 81.6, "transxnet_s.in1k": 83.8, "transxnet_b.in1k": 84.6, "transxnet_b.in1k_384": 85.5}
 
-
-def _transxnet(variant: str, pretrained: bool, args: dict[str, Any], kwargs: dict[str, Any]) -> TransXNet:
-    kwargs.setdefault("img_size", input_size(variant, kwargs))
-    return build(TransXNet, variant, pretrained, checkpoint_filter_fn, **{**args, **kwargs})
+_transxnet = partial(build, TransXNet, checkpoint_filter_fn, sized=True)
 
 
 @register_model

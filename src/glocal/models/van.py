@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor
 
 from glocal.backbone import Backbone
 from glocal.layers.channel_mixers import ConvFFN
@@ -58,29 +56,17 @@ ARGUMENTS = COMMON | {"dims": Widths, "depths": Depths, "expansions": Factors, "
 
 # Official names to ours.
 RENAMES = [
-    (r"^patch_embed1\.proj\.", "stem.conv."),
-    (r"^patch_embed1\.norm\.", "stem.norm."),
-    *((rf"^patch_embed{i + 1}\.proj\.", f"stages.{i}.downsample.conv.") for i in range(1, 4)),
-    *((rf"^patch_embed{i + 1}\.norm\.", f"stages.{i}.downsample.norm.") for i in range(1, 4)),
-    *((rf"^block{i + 1}\.(\d+)\.", rf"stages.{i}.blocks.\1.") for i in range(4)),
-    *((rf"^norm{i + 1}\.", f"stages.{i}.norm.") for i in range(4)),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    *official.pyramid_renames(),
     (r"\.layer_scale_([12])$", r".scale\1.weight"),
     (r"\.attn\.proj_1\.", ".token_mixer.expand."),
     (r"\.attn\.spatial_gating_unit\.conv0\.", ".token_mixer.attention.0."),
     (r"\.attn\.spatial_gating_unit\.conv_spatial\.", ".token_mixer.attention.1."),
     (r"\.attn\.spatial_gating_unit\.conv1\.", ".token_mixer.attention.2."),
     (r"\.attn\.proj_2\.", ".token_mixer.proj."),
-    (r"\.mlp\.dwconv\.dwconv\.", ".channel_mixer.conv."),
-    (r"\.mlp\.", ".channel_mixer."),
 ]
 
-
-def checkpoint_filter_fn(
-    state_dict: dict[str, Any], model: torch.nn.Module, backbone_only: bool = False
-) -> dict[str, Tensor]:
-    """The authors' (or our) state dict as one of ours."""
-    return official.convert(state_dict, model, "VAN", RENAMES, backbone_only=backbone_only)
+# The authors' (or our) state dict as one of ours.
+checkpoint_filter_fn = partial(official.convert, family="VAN", renames=RENAMES)
 
 
 def _cfg(size_name: str = "", file: str = "", **kwargs: Any) -> dict[str, Any]:
@@ -125,9 +111,7 @@ TOP1 = {
     "van_b6.in22k_ft_in1k": 86.9,
 }
 
-
-def _van(variant: str, pretrained: bool, args: dict[str, Any], kwargs: dict[str, Any]) -> VAN:
-    return build(VAN, variant, pretrained, checkpoint_filter_fn, **{**args, **kwargs})
+_van = partial(build, VAN, checkpoint_filter_fn)
 
 
 @register_model

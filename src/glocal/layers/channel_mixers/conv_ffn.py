@@ -29,18 +29,8 @@ class ConvFFN(nn.Module):
             return self.drop(convolve(self.fc2, self.drop(x)))
 
 
-class ResidualConvFFN(nn.Module):
+class ResidualConvFFN(ConvFFN):
     """pw → GELU → y + GELU(depthwise 3×3(y)) → pw (Conv2Former, arXiv 2211.11943)."""
-
-    input_conv, output_conv = "fc1", "fc2"
-
-    def __init__(self, dim: int, expansion: float = 4.0, proj_drop: float = 0.0):
-        super().__init__()
-        hidden = int(dim * expansion)
-        self.fc1 = pointwise(dim, hidden)
-        self.conv = depthwise(hidden, 3)
-        self.fc2 = pointwise(hidden, dim)
-        self.drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
