@@ -20,8 +20,8 @@ from torch import nn
 
 from glocal.backbone import Stage
 from glocal.bench.cost import measure
-from glocal.cli import keep_freed_memory
 from glocal.deploy import fuse
+from glocal.device import keep_freed_memory
 
 MODELS = ["transxnet_t", "transnext_tiny", "hat_net_tiny", "conv2former_t", "van_b1"]
 

@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from glocal.bench.config import BenchConfig
-from glocal.cli import bench
+from glocal.bench.report import measure
+from glocal.cli.bench import show
 from glocal.ops import dispatch
 
 MODELS = ["transxnet_t", "transnext_tiny", "conv2former_t", "hat_net_tiny", "van_b1"]
@@ -38,9 +39,9 @@ def main():
     signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, args.seconds)
     try:
-        for part, measure in todo.items():
+        for part, work in todo.items():
             Console().rule(f"{part}, after {time.monotonic() - start:.0f} s")
-            results[part] = measure()
+            results[part] = work()
             file.write_text(json.dumps(results, indent=1) + "\n")
     except TimeUpError:
         results["left_out"] = [part for part in todo if part not in results]
@@ -63,26 +64,32 @@ def parts() -> dict:
 
     def compiled(kind: str, **options) -> dict:
         return {
-            f"{kind}-compiled-{model}": lambda model=model: bench.measure(BenchConfig([model], compile=True, **options))
+            f"{kind}-compiled-{model}": lambda model=model: timed(BenchConfig([model], compile=True, **options))
             for model in ("van_b1", "conv2former_t", "hat_net_tiny", "transxnet_t", "transnext_tiny")
         }
 
     sizes = dict(batch_sizes="8", sizes="224,384,512,768,1024", precision="bf16", rounds=5)
     return {
         "kernels": gpu_kernels.measure_all,
-        "train": lambda: bench.measure(BenchConfig(MODELS, **TRAIN, **COMMON)),
-        "infer": lambda: bench.measure(BenchConfig(MODELS, batch_sizes="1,128", **infer)),
-        "growth": lambda: bench.measure(BenchConfig([*MODELS, LINEAR], **sizes, **COMMON)),
+        "train": lambda: timed(BenchConfig(MODELS, **TRAIN, **COMMON)),
+        "infer": lambda: timed(BenchConfig(MODELS, batch_sizes="1,128", **infer)),
+        "growth": lambda: timed(BenchConfig([*MODELS, LINEAR], **sizes, **COMMON)),
         "train-reference": lambda: by_reference(BenchConfig(MODELS, **TRAIN, **COMMON)),
         **compiled("train", **TRAIN, **COMMON),
         **compiled("infer", batch_sizes="128", **infer),
     }
 
 
+def timed(config: BenchConfig) -> dict:
+    report = measure(config)
+    show(report)
+    return report.to_dict()
+
+
 def by_reference(config: BenchConfig) -> dict:
     dispatch.set_backend("reference")
     try:
-        return bench.measure(config)
+        return timed(config)
     finally:
         dispatch.set_backend("auto")
 

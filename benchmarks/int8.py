@@ -23,8 +23,8 @@ from rich.table import Table
 from torch import nn
 
 from glocal.bench.timing import machine
+from glocal.data.open import open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
-from glocal.data.source import open_for_evaluation
 from glocal.deploy import export, runtimes
 from glocal.deploy.calibration import calibration_images
 from glocal.tasks.classifier import load_classifier

@@ -21,8 +21,8 @@ from torch.profiler import profile
 
 import glocal  # noqa: F401 (its models)
 from glocal.bench.timing import machine
-from glocal.cli import keep_freed_memory
 from glocal.deploy import fuse
+from glocal.device import keep_freed_memory
 
 MODELS = ["transxnet_t", "transnext_tiny", "conv2former_t", "hat_net_tiny", "van_b1", "convnext_tiny"]
 KINDS = {  # of operations that are no convolutions, by parts of their names

@@ -1,7 +1,7 @@
-"""Imports run one way only, down.
+"""Imports run one way only, down, between the folders and inside each.
 
-cli → bench → deploy, explain, training → tasks, data → models → backbone → layers → ops → options →
-terminal, safe_yaml, trust → wording
+cli → bench → deploy, explain, training, evaluation → tasks → data, models → backbone → layers → ops → options →
+terminal, safe_yaml, trust, files, device → wording
 """
 
 import ast
@@ -14,14 +14,14 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "glocal"
 LEVELS = [
     {"wording"},
-    {"terminal", "safe_yaml", "trust"},
+    {"terminal", "safe_yaml", "trust", "files", "device"},
     {"options"},
     {"ops"},
     {"layers"},
     {"backbone"},
-    {"models"},
-    {"tasks", "data"},
-    {"deploy", "explain", "training"},
+    {"models", "data"},
+    {"tasks"},
+    {"deploy", "explain", "training", "evaluation"},
     {"bench"},
     {"cli"},
 ]
@@ -56,6 +56,46 @@ def test_imports_run_downward(path):
             continue
         assert target in LEVEL, f"{module} is no part of the library's layers"
         assert target == own or LEVEL[target] < LEVEL[own], f"{own} may not import {module}"
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The library's files that a file imports: of `from glocal.a import b`, a/b.py where there is such a file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")[1:] if name.split(".")[0] == "glocal" else []
+            while parts:
+                place = SOURCE.joinpath(*parts)
+                file = next((one for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()), None)
+                if file is not None:
+                    found.add(file)
+                    break
+                parts.pop()
+    return found - {path}
+
+
+def test_no_circle_of_files():
+    """Imports inside functions and for type checkers count: who reads one file should not need the other first."""
+    left = {path: imported_files(path) for path in SOURCE.rglob("*.py")}
+    left.pop(SOURCE / "__init__.py")
+    while free := {path for path, needed in left.items() if not needed & left.keys()}:
+        for path in free:
+            del left[path]
+    # What is left leads into circles; of these, the files that are in none go too.
+    while ends := {path for path in left if not any(path in needed for needed in left.values())}:
+        for path in ends:
+            del left[path]
+    shown = {
+        str(path.relative_to(SOURCE)): [str(one.relative_to(SOURCE)) for one in needed & left.keys()]
+        for path, needed in left.items()
+    }
+    assert not shown
 
 
 def modules_after(statement: str) -> set[str]:

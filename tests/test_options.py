@@ -6,9 +6,9 @@ import math
 import pytest
 
 from glocal import cli
+from glocal.evaluation.config import EvalConfig
 from glocal.options import RANGES, numeric_fields, read_options
 from glocal.training.config import TrainConfig
-from glocal.training.eval_config import EvalConfig
 
 CONFIGS = [importlib.import_module(f"glocal.cli.{name}").CONFIG for name in cli.COMMANDS]
 NUMBERS = sorted({(config, name) for config in CONFIGS for name in numeric_fields(config)}, key=str)

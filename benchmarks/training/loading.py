@@ -20,8 +20,8 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from glocal.data.dataset import ImageDataset
+from glocal.data.open import open_for_training
 from glocal.data.preprocessing import Augmentation, Preprocessing
-from glocal.data.source import open_for_training
 from glocal.tasks.classifier import create_model
 
 COPIES = 20  # of each photograph

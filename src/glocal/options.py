@@ -161,6 +161,14 @@ def read_options(file: Path, config: type, label: str, otherwise: str = "") -> d
     return {str(name): _typed(f"{label}: {option(name)}", value, hints[name]) for name, value in content.items()}
 
 
+def read_option(file: Path, name: str, hint: Any, default: Any) -> Any:
+    """One option of a YAML file, of the type `hint`; the others are not looked at. Raises as `read_options`."""
+    for found, value in _read(file, str(file)).items():
+        if found == name:
+            return _typed(f"{file}: {option(name)}", value, hint)
+    return default
+
+
 def option(name: str) -> str:
     """A field as the user writes it."""
     return f"--{name.replace('_', '-')}"

@@ -46,3 +46,13 @@ def tame_libraries() -> None:
 
 def _format_warning(message, category, filename, lineno, line=None) -> str:
     return f"{printable(filename)}:{lineno}: {category.__name__}: {one_line(message)}\n"
+
+
+def quoted(names: list[str], limit: int = 5) -> str:
+    """The first names, quoted, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(repr(name) for name in names[:limit]) + more
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -10,8 +10,8 @@ import torch
 
 from glocal import cli
 from glocal.cli import main
+from glocal.evaluation.config import EvalConfig
 from glocal.training.config import TrainConfig
-from glocal.training.eval_config import EvalConfig
 
 
 def fails(capsys, args, code=2):

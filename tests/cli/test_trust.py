@@ -8,8 +8,8 @@ import yaml
 
 from glocal import cli
 from glocal.cli import main
-from glocal.data.shard_files import expand_shards
-from glocal.data.source import open_for_evaluation
+from glocal.data.formats.shards import expand_shards
+from glocal.data.open import open_for_evaluation
 from glocal.training.config import TrainConfig
 from glocal.training.run_folder import settle
 from glocal.training.train import train

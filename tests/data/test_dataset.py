@@ -11,19 +11,13 @@ import torch
 from PIL import Image
 
 import glocal.models  # noqa: F401 (registers the models)
-from glocal.data import dataset
-from glocal.data.dataset import (
-    EvaluationSampler,
-    ImageDataset,
-    TrainingSampler,
-    class_balance,
-    end_workers,
-    evaluation_loader,
-    random_state,
-    training_loader,
-)
+from glocal.data import loaders
+from glocal.data.dataset import ImageDataset
+from glocal.data.loaders import end_workers, evaluation_loader, training_loader
 from glocal.data.preprocessing import MAX_ASPECT, Augmentation, Preprocessing, crop_extreme_aspect
-from glocal.data.source import Samples
+from glocal.data.samples import Samples
+from glocal.data.sampling import EvaluationSampler, TrainingSampler, class_balance
+from glocal.data.seeds import random_state
 
 PREPROCESSING = Preprocessing((3, 8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 TRANSFORM = PREPROCESSING.transform()
@@ -223,7 +217,7 @@ def test_workers_outlive_the_signals_of_a_job(samples, number):
 
 
 def test_worker_that_is_terminated_ends_in_the_end(samples, monkeypatch):
-    monkeypatch.setattr(dataset, "SECONDS_AFTER_SIGTERM", 0.2)
+    monkeypatch.setattr(loaders, "SECONDS_AFTER_SIGTERM", 0.2)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=wait_as_a_worker, args=(ready,))
@@ -235,7 +229,7 @@ def test_worker_that_is_terminated_ends_in_the_end(samples, monkeypatch):
 
 
 def wait_as_a_worker(ready):
-    dataset._outlive_signals(0)
+    loaders._outlive_signals(0)
     ready.set()
     while True:
         time.sleep(0.05)

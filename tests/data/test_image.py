@@ -8,14 +8,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 import glocal.data.image
-from glocal.data.image import (
-    FORMATS,
-    IMAGE_ENDINGS,
-    UnreadableImageError,
-    decode_image,
-    find_images,
-    read_image,
-)
+from glocal.data.image import FORMATS, IMAGE_ENDINGS, UnreadableImageError, decode_image, find_images, read_image
 
 
 def save(tmp_path, image, name, **options):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from glocal.deploy import bulk
+from glocal.deploy import bulk, parts
 from glocal.deploy.bulk import Results, write_results
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.deploy.predictor import Predictor
@@ -139,7 +139,7 @@ class TestFiles:
         assert write_results(config(images=[str(tmp_path / "x.parquet")])) == Results(1, 0, 0)
 
     def test_more_rows_than_are_kept_in_memory(self, config, tmp_path, monkeypatch):
-        monkeypatch.setattr(bulk, "ROWS", 2)
+        monkeypatch.setattr(parts, "ROWS", 2)
         write_results(config())
         assert parquet.read_metadata(tmp_path / "out/part-00000.parquet").num_row_groups == 2
         assert [row["source"][-5:] for row in rows(tmp_path / "out")] == [f"{number}.png" for number in range(7)]

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import nn
 
 from glocal.data.image import read_image
+from glocal.data.open import open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
-from glocal.data.source import open_for_evaluation
 from glocal.deploy import export, files, runtimes
 from glocal.deploy.calibration import calibration_images
 

@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from glocal.tasks import checkpoint
+from glocal import files
 from glocal.tasks.checkpoint import CheckpointInfo, find_checkpoint, read_info, read_weights, save_checkpoint
 
 INFO = CheckpointInfo(
@@ -65,7 +65,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(saved, monkeypatch, faili
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, failing, fail)
+    monkeypatch.setattr(files.os, failing, fail)
     with pytest.raises(OSError, match=rf"No space left on device: '{saved}'"):
         save_checkpoint(saved, {"a": torch.zeros(1)}, INFO)
     assert saved.read_bytes() == before

@@ -5,14 +5,9 @@ import pytest
 import timm
 import torch
 
+from glocal.device import resolve_device
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
-from glocal.tasks.classifier import (
-    check_input_size,
-    create_model,
-    load_classifier,
-    load_for_finetuning,
-    resolve_device,
-)
+from glocal.tasks.classifier import check_input_size, create_model, load_classifier, load_for_finetuning
 
 
 @pytest.fixture

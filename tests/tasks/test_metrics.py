@@ -5,12 +5,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional as F
 
-from glocal.tasks.metrics import (
-    AcceptedLabelsMetrics,
-    MultiLabelMetrics,
-    SingleLabelMetrics,
-    calibration,
-)
+from glocal.tasks.metrics import AcceptedLabelsMetrics, MultiLabelMetrics, SingleLabelMetrics, calibration
 
 NAMES = list("abcdefgh")
 

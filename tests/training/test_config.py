@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from glocal.evaluation.config import EvalConfig
 from glocal.training.config import TrainConfig
-from glocal.training.eval_config import EvalConfig
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 
 import glocal  # noqa: F401  registers the models
+from glocal.evaluation.config import EvalConfig
+from glocal.evaluation.evaluate import evaluate
 from glocal.tasks.checkpoint import read_weights
 from glocal.training import fit
 from glocal.training import train as train_module
 from glocal.training.config import TrainConfig
-from glocal.training.eval_config import EvalConfig
-from glocal.training.evaluate import evaluate
 from glocal.training.module import ClassificationModule
 from glocal.training.train import train
 from run_output import rows

@@ -11,10 +11,10 @@ import torch
 import yaml
 from rich.console import Console
 
+from glocal.evaluation.config import EvalConfig
+from glocal.evaluation.evaluate import evaluate
 from glocal.tasks.checkpoint import read_weights
 from glocal.training.config import TrainConfig
-from glocal.training.eval_config import EvalConfig
-from glocal.training.evaluate import evaluate
 from glocal.training.train import train
 
 MADE = Path(__file__).parent.parent / "made_by_0_1"

@@ -20,14 +20,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from glocal.deploy.predictor import Predictor
+from glocal.evaluation.config import EvalConfig
+from glocal.evaluation.evaluate import evaluate
 from glocal.tasks import classifier as classifier_module
 from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.tasks.classifier import Classifier, create_model
 from glocal.training import fit as fit_module
 from glocal.training.config import TrainConfig
 from glocal.training.distillation import Teacher
-from glocal.training.eval_config import EvalConfig
-from glocal.training.evaluate import evaluate
 from glocal.training.freezing import freeze
 from glocal.training.module import ClassificationModule, TrainingStopped
 from glocal.training.train import train

@@ -15,8 +15,9 @@ from rich.console import Console
 from tensorboard.compat.tensorflow_stub.io import gfile
 
 from glocal.cli import main
-from glocal.data.source import open_for_training
-from glocal.tasks.checkpoint import write_atomically
+from glocal.data.open import open_for_training
+from glocal.device import is_rank_zero
+from glocal.files import write_atomically
 from glocal.training import run_folder, run_lock
 from glocal.training import train as train_module
 from glocal.training.config import TrainConfig
@@ -155,7 +156,7 @@ class TestLock:
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        assert train_module.leads() == leads
+        assert is_rank_zero() == leads
 
 
 class TestLostFolder:

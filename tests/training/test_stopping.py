@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from glocal.cli import main
-from glocal.data.dataset import _outlive_signals
+from glocal.data.loaders import _outlive_signals
 from glocal.training import callbacks, stopping
 from glocal.training.module import ClassificationModule
 from glocal.training.stopping import FurtherProcesses, StopSignals, TrainingInterrupted

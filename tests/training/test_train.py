@@ -12,17 +12,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from glocal.data.source import open_for_training
+from glocal.data.open import open_for_training
 from glocal.deploy.predictor import Predictor
+from glocal.device import torch_threads
+from glocal.evaluation.config import EvalConfig
+from glocal.evaluation.evaluate import evaluate
 from glocal.tasks.checkpoint import read_info, read_weights
-from glocal.tasks.classifier import torch_threads
-from glocal.training import fit
 from glocal.training import module as training_module
 from glocal.training.config import TrainConfig
-from glocal.training.eval_config import EvalConfig
-from glocal.training.evaluate import evaluate
-from glocal.training.fit import _batch_size
 from glocal.training.module import ClassificationModule, TrainingStopped
+from glocal.training.prepare import _batch_size, prepare
 from glocal.training.train import train
 from run_output import rows
 
@@ -156,7 +155,7 @@ GREY = Image.new("RGB", (32, 32), (100, 100, 100))
 def prepared(data, **changes):
     """What a training has before it begins."""
     config = TrainConfig(str(data), **{**SETTINGS, **changes})
-    return fit.prepare(config, config.model, open_for_training(config.data, config.val_fraction, config.seed))
+    return prepare(config, config.model, open_for_training(config.data, config.val_fraction, config.seed))
 
 
 def configured(data, monkeypatch, **changes):

@@ -23,8 +23,9 @@ from torch import nn
 
 from glocal import deploy
 from glocal.bench.config import BenchConfig, numbers, parse_model, parse_sizes
+from glocal.device import resolve_device, torch_threads
 from glocal.ops import dispatch
-from glocal.tasks.classifier import check_name, create_model, resolve_device, torch_threads
+from glocal.tasks.classifier import check_name, create_model
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SHORTEST = 0.02  # seconds: on a GPU, steps are repeated until a sample takes as long

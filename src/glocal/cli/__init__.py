@@ -18,6 +18,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
+from glocal.device import keep_freed_memory
 from glocal.wording import one_line, printable, tame_libraries
 
 COMMANDS = {
@@ -80,9 +81,9 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         config = parser.parse(rest)
         if parser.notes:
-            from glocal.training.train import leads
+            from glocal.device import is_rank_zero
 
-            for note in parser.notes if leads() else ():
+            for note in parser.notes if is_rank_zero() else ():
                 print(printable(note), flush=True)
         if parser.untrusted and hasattr(command, "check_untrusted"):
             command.check_untrusted(config, parser.untrusted)
@@ -154,21 +155,6 @@ def _fail(message: str, code: int) -> int:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what tensors free for the next ones, instead of giving it back to the system.
-
-    Otherwise the system clears every page of every larger result anew: x + 1 of 51 MB takes 25 ms, and 6 ms with it.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # in glibc
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: up to this size, memory comes from the heap
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free memory at the heap's end that it keeps
 
 
 def _overview() -> str:

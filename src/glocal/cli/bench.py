@@ -7,7 +7,7 @@ from pathlib import Path
 
 from glocal.bench.config import BenchConfig, parse_model
 from glocal.cli.output import console, track
-from glocal.tasks.checkpoint import check_target
+from glocal.files import check_target
 from glocal.terminal import Table
 
 CONFIG = BenchConfig
@@ -30,23 +30,20 @@ def check_untrusted(config: BenchConfig, files: dict[str, Path]) -> None:
 def run(config: BenchConfig) -> int:
     import json
 
+    from glocal.bench.report import measure
+
     if config.json is not None:  # before anything is timed
         check_target("--json", config.json)
-    result = measure(config)
+    report = measure(config, lambda items, total: track(items, total, "rounds"))
+    show(report)
     if config.json is not None:
-        Path(config.json).write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if any(timing["error"] for timing in result["timings"]) else 0
+        Path(config.json).write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    return 1 if any(timing.error for timing in report.timings) else 0
 
 
-def measure(config: BenchConfig) -> dict:
-    """Time the models, show the figures, and return them with the machine and the options, ready for JSON."""
-    from dataclasses import asdict
-
-    from glocal.bench.timing import compare, growth, machine
-    from glocal.tasks.classifier import resolve_device
-
-    timings = compare(config, lambda items, total: track(items, total, "rounds"))
-    facts = machine(resolve_device(config.device), config.threads)
+def show(report) -> None:
+    """Print the tables of a `glocal.bench.report.Report`."""
+    config, facts = report.config, report.machine
     kind = "training step" if config.mode == "train" else "inference"
     table = Table(
         heading=f"{kind}, {config.precision}, {facts['device']}, {facts['threads']} threads, "
@@ -64,7 +61,7 @@ def measure(config: BenchConfig) -> dict:
         "memory (MiB)",
     ):
         table.add_column(heading, justify="right")
-    for timing in timings:
+    for timing in report.timings:
         size, batch = "×".join(map(str, dict.fromkeys(timing.size))), str(timing.batch_size)
         if timing.error:
             table.add_row(timing.model, size, batch, timing.error)
@@ -74,19 +71,13 @@ def measure(config: BenchConfig) -> dict:
         figures = f"{timing.ms:.2f}", f"{1000 / timing.ms:,.0f}", ratio, f"{timing.spread:.2f}", fastest, memory
         table.add_row(timing.model, size, batch, *figures)
     console().print(table)
-    grown = growth(timings)
-    if grown:
-        table = Table(heading="growth with the pixels of an image: pixels to the power of")
-        table.add_column("model")
-        for heading in ("batch", "time", "memory"):
-            table.add_column(heading, justify="right")
-        for row in grown:
-            memory = "" if row.memory is None else f"{row.memory:.2f}"
-            table.add_row(row.model, str(row.batch_size), f"{row.time:.2f}", memory)
-        console().print(table)
-    return {
-        "machine": facts,
-        "options": {name: value for name, value in asdict(config).items() if name != "json"},
-        "timings": [asdict(row) for row in timings],
-        "growth": [asdict(row) for row in grown],
-    }
+    if not report.growth:
+        return
+    table = Table(heading="growth with the pixels of an image: pixels to the power of")
+    table.add_column("model")
+    for heading in ("batch", "time", "memory"):
+        table.add_column(heading, justify="right")
+    for row in report.growth:
+        memory = "" if row.memory is None else f"{row.memory:.2f}"
+        table.add_row(row.model, str(row.batch_size), f"{row.time:.2f}", memory)
+    console().print(table)

@@ -23,7 +23,7 @@ def run(config: EmbedConfig) -> int:
 
 def write(config: EmbedConfig | PredictConfig) -> int:
     """Write Parquet files, or the file that `config.output` names; the exit code."""
-    from glocal.data.source import counted
+    from glocal.wording import counted
 
     if getattr(config, "to_table", False):
         from glocal.deploy.results import write_table

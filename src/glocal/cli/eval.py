@@ -12,8 +12,8 @@ Without DATA, it is the data that the run of --checkpoint was trained on.
 from functools import partial
 
 from glocal.cli.output import console, track
+from glocal.evaluation.config import EvalConfig
 from glocal.terminal import Table, facts, line
-from glocal.training.eval_config import EvalConfig
 
 CONFIG = EvalConfig
 POSITIONAL = {"data": "?"}
@@ -23,12 +23,12 @@ MOST = 10  # worst classes, confusions
 def run(config: EvalConfig) -> int:
     screen = console()
     if config.compare:
-        from glocal.training.compare import compare
+        from glocal.evaluation.compare import compare
 
         screen.print(_comparison(compare(config.compare)))
         return 0
 
-    from glocal.training.evaluate import evaluate, with_data
+    from glocal.evaluation.evaluate import evaluate, with_data
 
     config, file = with_data(config)
     if file is not None:

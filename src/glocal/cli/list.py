@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from glocal.cli.output import console
-from glocal.tasks.checkpoint import check_target
+from glocal.files import check_target
 from glocal.terminal import Table
 
 

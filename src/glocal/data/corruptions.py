@@ -44,7 +44,7 @@ class Corruption:
     def __call__(self, image: Image.Image) -> Image.Image:
         from imagecorruptions import corrupt
 
-        from glocal.data.dataset import random_state  # brings torch
+        from glocal.data.seeds import random_state  # brings torch
 
         pixels = np.asarray(image)
         seed = zlib.crc32(pixels.tobytes(), zlib.crc32(f"{self.name}-{self.severity}".encode()))

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from glocal.data.formats.shards import expand_shards
+from glocal.data.formats.shards import matches as is_shards
 from glocal.data.image import StoredImage, find_images, images_below, one_line, read_image
-from glocal.data.source import is_shards, quoted
 from glocal.data.walk import entries
+from glocal.wording import quoted
 
 TAR = (".tar", ".tar.gz", ".tgz")
 TABLE = ".parquet"
@@ -50,8 +52,6 @@ def plan(sources: list[str], shard_size: int, column: str) -> list[Shard]:
     for source in map(str, sources):
         for file in _files(source):
             if _is_tar(file):
-                from glocal.data.shard_files import expand_shards
-
                 stored.update(dict.fromkeys(expand_shards(file)))
             else:
                 (stored if file.lower().endswith(TABLE) else images)[file] = None

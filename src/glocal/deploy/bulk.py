@@ -1,34 +1,25 @@
 """Predictions or embeddings of many images as Parquet files: one per shard of the inputs, each whole or not there."""
 
 import hashlib
-import json
 import logging
-import os
 import re
-import socket
-from collections.abc import Iterator
-from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import Literal
 
 import msgspec
 
-from glocal.data.image import set_strict
 from glocal.data.inputs import Shard, inputs_key, plan
-from glocal.data.source import quoted
 from glocal.deploy.config import EmbedConfig, PredictConfig
-from glocal.deploy.results import Results, Track, embedding_row, expect_images, load_predictor, prediction_row
-from glocal.tasks.checkpoint import find_checkpoint, read_info, write_atomically
+from glocal.deploy.parts import part_name, write_shard
+from glocal.deploy.results import Results, Track, expect_images, load_predictor
+from glocal.files import write_atomically
+from glocal.tasks.checkpoint import find_checkpoint, read_info
+from glocal.wording import quoted
 
 try:
-    import pyarrow
     from pyarrow import parquet
 except ImportError:
     raise ImportError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
-
-if TYPE_CHECKING:
-    from glocal.deploy.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +27,6 @@ PLAN = "_plan.json"  # readers of a folder of Parquet files leave out what begin
 OLD_PLAN = "plan.json"
 LARGEST_PLAN = 2**16  # bytes
 PART = re.compile(r"part-\d{5,}\.parquet")
-ROWS = 1000  # in a row group, and in memory before they are written
 
 
 def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda items, total, unit: items) -> Results:
@@ -71,57 +61,6 @@ def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda ite
         _remove_temporary(folder)
     counts = [_count(folder / part_name(shard.number)) for shard in shards]
     return Results(len(shards), sum(images for images, _ in counts), sum(unreadable for _, unreadable in counts))
-
-
-def write_shard(
-    predictor: "Predictor",
-    config: PredictConfig | EmbedConfig,
-    shard: Shard,
-    track: Track = lambda items, total, unit: items,
-    unit: str = "images",
-) -> None:
-    """Write the file of one shard, under a temporary name until it is whole."""
-    set_strict(config.strict)
-    images = shard.images(config.image_column)
-    embed = isinstance(config, EmbedConfig)
-    results = predictor.embed(images) if embed else predictor.stream(images, config.top_k)
-    rows = map(embedding_row if embed else prediction_row, track(results, shard.count, unit))
-    about = {"model": predictor.classifier.name, "version": version("glocal")}
-    columns = _embedding_columns(predictor.embedding_size) if embed else PREDICTION_COLUMNS
-    schema = pyarrow.schema(columns, {"glocal": json.dumps(about)})
-    path = Path(config.output) / part_name(shard.number)
-    temporary = path.with_name(temporary_name(shard.number))
-    write_atomically(path, lambda file: _write_rows(file, rows, schema), temporary)
-
-
-def part_name(number: int) -> str:
-    """The name of the file of a shard."""
-    return f"part-{number:05}.parquet"
-
-
-def temporary_name(number: int, process: str | None = None) -> str:
-    """Its name while a process writes it, by default this one."""
-    return f".{part_name(number)}.{process or f'{socket.gethostname()}-{os.getpid()}'}.tmp"
-
-
-PREDICTION_COLUMNS = [
-    ("source", pyarrow.string()),
-    ("label", pyarrow.string()),
-    ("labels", pyarrow.list_(pyarrow.string())),
-    ("probabilities", pyarrow.list_(pyarrow.float32())),
-    ("error", pyarrow.string()),
-]
-
-
-def _embedding_columns(size: int) -> list:
-    vector = pyarrow.list_(pyarrow.float32(), size)
-    return [("source", pyarrow.string()), ("embedding", vector), ("error", pyarrow.string())]
-
-
-def _write_rows(file: BinaryIO, rows: Iterator[dict], schema: pyarrow.Schema) -> None:
-    with parquet.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, ROWS)):
-            writer.write_table(pyarrow.Table.from_pylist(group, schema))
 
 
 def _count(part: Path) -> tuple[int, int]:

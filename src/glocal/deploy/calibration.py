@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.dataset import evaluation_loader
+from glocal.data.formats import class_folders
 from glocal.data.image import find_images
+from glocal.data.loaders import evaluation_loader
+from glocal.data.open import format_of, open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
-from glocal.data.source import Samples, is_idx, is_shards, open_for_evaluation
+from glocal.data.samples import Samples
 
 
 def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> list[np.ndarray]:
@@ -17,8 +19,7 @@ def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> l
     data: a folder of images, in classes or not, or what trainings take, of which the training part is used. Images that
     cannot be read are left out. Raises ValueError where none is left.
     """
-    path = Path(data)
-    if path.is_dir() and not is_idx(path) and not is_shards(data):
+    if Path(data).is_dir() and format_of(data) is class_folders:
         samples = _shuffled(find_images([data]))
     else:
         splits = open_for_evaluation(data)[0].splits

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from glocal.data.image import one_line
 from glocal.data.inputs import Shard
-from glocal.data.source import counted
-from glocal.deploy.bulk import part_name, temporary_name, write_shard
 from glocal.deploy.config import EmbedConfig, ImagesConfig, PredictConfig
+from glocal.deploy.parts import part_name, temporary_name, write_shard
 from glocal.deploy.results import load_predictor
+from glocal.wording import counted
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that starts here reports to nobody
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of Ray's own affairs

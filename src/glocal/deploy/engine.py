@@ -28,7 +28,7 @@ from glocal.deploy.files import ExportMismatchError, difference, export, random_
 from glocal.deploy.graph import device_of, first_line, measuring
 from glocal.deploy.record import write_openvino
 from glocal.deploy.reparameterize import fuse
-from glocal.tasks.classifier import torch_threads
+from glocal.device import torch_threads
 
 log = logging.getLogger(__name__)
 

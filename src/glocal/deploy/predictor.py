@@ -18,7 +18,8 @@ from glocal.data.preprocessing import Preprocessing
 from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
 from glocal.deploy.graph import LogitsAndEmbedding
-from glocal.tasks.classifier import check_finite, load_classifier, resolve_device
+from glocal.device import resolve_device
+from glocal.tasks.classifier import check_finite, load_classifier
 
 ImageLike = str | Path | Image.Image | np.ndarray | StoredImage
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from glocal.data.image import set_strict
 from glocal.data.inputs import Shard, plan
 from glocal.deploy.config import ImagesConfig, PredictConfig
-from glocal.tasks.checkpoint import check_target, write_atomically
+from glocal.files import check_target, write_atomically
 
 if TYPE_CHECKING:
     from glocal.deploy.predictor import Embedding, Prediction, Predictor

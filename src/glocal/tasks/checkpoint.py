@@ -1,14 +1,12 @@
 """The file that a training leaves: weights as safetensors, and in its metadata all that using them needs."""
 
-import io
-import os
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from glocal.files import write_atomically
 from glocal.tasks.description import CheckpointInfo, parse_description
 
 if TYPE_CHECKING:  # reading what a checkpoint says about itself needs no torch, which takes seconds to import
@@ -28,63 +26,6 @@ def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: Che
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
     write_atomically(path, save(tensors, {METADATA_KEY: info.to_json()}))
-
-
-def write_atomically(
-    path: str | Path, content: "bytes | Callable[[BinaryIO], None]", temporary: Path | None = None
-) -> None:
-    """Write a file under a temporary name beside it, flush it to the disk, and rename it.
-
-    content: the bytes, or what writes them to an open file. temporary: a name of its own, where another process may
-    write the same file.
-    """
-    path = Path(path)
-    temporary = temporary or path.with_name(f".{path.name}.tmp")
-    raw = _File(temporary, "wb")
-    try:
-        with io.BufferedWriter(raw) as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        failure = raw.failure if isinstance(error, Exception) else None
-        if failure is None and isinstance(error, OSError) and error.filename is None:
-            failure = error
-        if failure is not None:  # a full disk does not say where
-            raise OSError(failure.errno, failure.strerror, str(path)) from None
-        raise
-    if os.name == "posix":  # the new name is in the folder, which has to reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-class _File(io.FileIO):
-    """A file that remembers why it could not be written to: torch's zip writer raises another error instead."""
-
-    failure: OSError | None = None
-
-    def write(self, content) -> int | None:
-        try:
-            return super().write(content)
-        except OSError as error:
-            self.failure = error
-            raise
-
-
-def check_target(option: str, file: str | Path) -> None:
-    """Raise OSError for the name of a file that cannot be written, before the work that it is to hold."""
-    if Path(file).is_dir():
-        raise IsADirectoryError(f"{option} {file}: this is a folder, not a file")
-    if not Path(file).parent.is_dir():
-        raise FileNotFoundError(f"{option} {file}: there is no such folder")
 
 
 def find_checkpoint(checkpoint: str | Path) -> Path:

@@ -200,32 +200,6 @@ def check_input_size(model: nn.Module, input_size: tuple[int, int, int], option:
         model.train(training)
 
 
-def resolve_device(device: str) -> torch.device:
-    """ "auto" (an accelerator if there is one), "cpu", "cuda", "cuda:1", "mps", …; ValueError for one not there."""
-    if device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"there is no device {device!r} here") from None
-    if resolved.type == "meta":
-        raise ValueError("the device 'meta' computes nothing")
-    return resolved
-
-
-@contextmanager
-def torch_threads(count: int | None):
-    """Let torch compute with so many threads for a while; None leaves it as it is."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
     """The model that a checkpoint describes, with its weights.
 

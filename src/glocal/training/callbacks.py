@@ -3,8 +3,6 @@
 import csv
 import io
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint, write_atomically
+from glocal.device import memory_in_use
+from glocal.files import write_atomically
+from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 from glocal.training.stopping import StopSignals
 
 STEPS_BETWEEN_TALKS = 10  # of several devices, on whether to save
@@ -243,12 +243,3 @@ def table(rows: list[dict]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def memory_in_use(device: torch.device) -> str:
-    """The most memory that the run has needed so far: on the GPU, otherwise of the process."""
-    if device.type == "cuda":
-        used = torch.cuda.max_memory_allocated(device)
-    else:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{used / 2**30:.1f} GiB"

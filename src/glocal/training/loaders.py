@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningDataModule
 
-from glocal.data.dataset import end_workers, evaluation_loader, own_share, training_loader
+from glocal.data.loaders import end_workers, evaluation_loader, own_share, training_loader
 from glocal.training.stopping import StopSignals
 
 if TYPE_CHECKING:
-    from glocal.training.fit import Run
+    from glocal.training.prepare import Run
 
 
 class RunData(LightningDataModule):

@@ -16,7 +16,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from glocal.data.dataset import mix_seeds
+from glocal.data.seeds import mix_seeds
 from glocal.tasks.classification import ClassificationTotals, MultiLabelTotals
 from glocal.training.config import TrainConfig, part_of
 from glocal.training.distillation import Teacher

@@ -9,16 +9,14 @@ import yaml
 from PIL import Image
 
 from glocal import trust
-from glocal.data.source import EMBEDDED, DataSource
+from glocal.data.samples import DataSource
+from glocal.files import write_atomically
 from glocal.options import read_options
-from glocal.tasks.checkpoint import FILE_NAME, find_checkpoint, read_info, write_atomically
+from glocal.tasks.run_files import BEST, CONFIG, RAW
 from glocal.training.config import TrainConfig
 
-BEST = FILE_NAME
-RAW = "model.raw.safetensors"
 LAST = "last.ckpt"
 METRICS = "metrics.csv"
-CONFIG = "config.yaml"
 SUMMARY = "summary.json"  # written last: a run without it is not finished
 LOG = "train.log"
 TENSORBOARD = "tensorboard"
@@ -78,22 +76,6 @@ def find_run(output: str | None, resume: bool) -> Path | None:
     """The options of the run that --resume goes on with; None where there is none."""
     path = None if output is None else Path(output) / CONFIG
     return path if resume and path is not None and path.is_file() else None
-
-
-def own_data(checkpoint: str) -> tuple[str, Path]:
-    """The data that a run was trained on, and the file that says it; ValueError where none does, and for a command."""
-    file = find_checkpoint(checkpoint)
-    config = file.parent / CONFIG
-    if file.name in (BEST, RAW) and config.is_file():
-        data = _read_config(config.parent).data
-        if trust.runs_command(data):
-            raise ValueError(f"{config} names a command as its data, {data!r}: to run it, type DATA")
-        return data, config
-    info = read_info(file)
-    name = None if info is None else info.data.get("name")
-    if name not in EMBEDDED:
-        raise ValueError(f"give DATA, the images to measure on: {file} does not say where they are")
-    return name, file
 
 
 def check_unchanged(config: TrainConfig) -> None:

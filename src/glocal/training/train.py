@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glocal.data.image import set_strict
-from glocal.data.source import open_for_training
+from glocal.data.open import open_for_training
+from glocal.device import is_rank_zero
+from glocal.tasks import run_files
 from glocal.terminal import Console
 from glocal.training import run_folder, run_lock
 from glocal.training.config import DEFAULT_MODEL, TrainConfig
@@ -56,18 +58,19 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     start = time.perf_counter()
     console = console or Console()
     config = _as_launched(config)
-    output, leading = Path(config.output or Path("runs") / _run_name(config)), leads()
+    output, leading = Path(config.output or Path("runs") / _run_name(config)), is_rank_zero()
     if leading:
         run_lock.refuse_if_held(output)
     asked = config.shrunk() if config.quick else config
     config, state = run_folder.settle(output, asked)
     if config.model_args != asked.model_args:  # they are those of the run in the folder
-        check_model_args(config, output / run_folder.CONFIG)
+        check_model_args(config, output / run_files.CONFIG)
     name = _model_name(config)
     set_strict(config.strict)
     source = open_for_training(config.data, config.val_fraction, config.seed)
 
-    from glocal.training.fit import fit, prepare  # seconds to import: after the mistakes seen without
+    from glocal.training.fit import fit
+    from glocal.training.prepare import prepare  # seconds to import: after the mistakes seen without
 
     if not leading:  # one of several processes speaks
         console.quiet = True
@@ -112,12 +115,6 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
         if leading:
             run_folder.write_summary(output, result)
     return result
-
-
-def leads() -> bool:
-    """Whether this process is the one of the run that speaks and writes, by the variables that Lightning reads too."""
-    ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
-    return ranks[:1] in ([], ["0"]) and os.environ.get("NODE_RANK", "0") == "0"
 
 
 @contextmanager

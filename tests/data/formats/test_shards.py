@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchvision import transforms
 
+import glocal.data.shard_stream
 import glocal.data.shards
-from glocal.data.source import open_for_evaluation, open_for_training
+from glocal.data.open import open_for_evaluation, open_for_training
+from glocal.data.shard_stream import ShardStream
 
 pytest.importorskip("webdataset", reason="needs the extra [data]")
 CLASSES = 3
@@ -23,7 +25,7 @@ CLASSES = 3
 @pytest.fixture(autouse=True)
 def small_buffer(monkeypatch):
     """A shuffle buffer much smaller than a worker's part."""
-    monkeypatch.setattr(glocal.data.shards, "SHUFFLE_BUFFER", 6)
+    monkeypatch.setattr(glocal.data.shard_stream, "SHUFFLE_BUFFER", 6)
 
 
 def png(number):
@@ -117,7 +119,7 @@ class TestOpening:
     def test_addresses(self, make, prefix):
         folder = make([5, 4])
         source, _ = open_for_evaluation(f"{prefix}{folder}/train-{{000..001}}.tar")
-        assert order_of(source.splits["all"].stream(TO_TENSOR)) == list(range(9))
+        assert order_of(ShardStream(source.splits["all"], TO_TENSOR)) == list(range(9))
 
     def test_http(self, make):
         import functools
@@ -135,7 +137,7 @@ class TestOpening:
         try:
             source, _ = open_for_evaluation(f"http://127.0.0.1:{server.server_port}/train-{{000..001}}.tar")
             assert source.class_names == ["cat", "dog", "eel"]
-            assert order_of(source.splits["all"].stream(TO_TENSOR)) == list(range(9))
+            assert order_of(ShardStream(source.splits["all"], TO_TENSOR)) == list(range(9))
         finally:
             server.shutdown()
             server.server_close()
@@ -174,7 +176,7 @@ class TestOpening:
             (tmp_path / "classes.txt").write_text(f"{decomposed}\ndog\n", encoding="utf-8")
         samples = samples_of(tmp_path)
         assert samples.class_names == [composed, "dog"]
-        stream = samples.stream(transforms.ToTensor())
+        stream = ShardStream(samples, transforms.ToTensor())
         assert [label for _, label, _ in stream] == [0, 1, 0] * 2
 
     def test_a_label_that_is_no_text_is_none(self, tmp_path):
@@ -231,11 +233,11 @@ class TestOpening:
             (tmp_path / "d/classes.txt").write_text("ant\ncat\ndog\n")
         samples = samples_of(tmp_path / "d")
         assert samples.class_names == ["ant", "cat", "dog"]
-        assert [label for _, label, _ in samples.stream(TO_TENSOR)] == [1, 2, 0]
+        assert [label for _, label, _ in ShardStream(samples, TO_TENSOR)] == [1, 2, 0]
 
     def test_relabel(self, make):
         samples = samples_of(make([4])).relabel([5, 6, 7]).relabel([0, 0, 0, 0, 0, 8, 9, 10])
-        assert [label for _, label, _ in samples.stream(TO_TENSOR)] == [8, 9, 10, 8]
+        assert [label for _, label, _ in ShardStream(samples, TO_TENSOR)] == [8, 9, 10, 8]
 
     @pytest.mark.parametrize("form", ["sizes.json", "_info.json"])
     def test_written_counts_are_used(self, make, form):
@@ -253,7 +255,7 @@ class TestOpening:
     def test_members_that_belong_to_no_sample_are_not_counted(self, tmp_path):
         write(tmp_path / "d/a.tar", [("__x__/1.txt", b""), ("README", b""), *sample(0), ("__y__", b""), *sample(1)])
         samples = samples_of(tmp_path / "d")
-        assert [red(image) for image, _, _ in samples.stream(TO_TENSOR)] == [0, 1]
+        assert [red(image) for image, _, _ in ShardStream(samples, TO_TENSOR)] == [0, 1]
 
 
 def broken(tmp_path, kind):
@@ -386,7 +388,7 @@ class TestRefused:
 
     def test_fewer_samples_than_devices(self, make):
         with pytest.raises(ValueError, match="3 samples are too few for 4 devices"):
-            samples_of(make([3])).stream(TO_TENSOR, world=4, training=True)
+            ShardStream(samples_of(make([3])), TO_TENSOR, world=4, training=True)
 
 
 class TestOrder:
@@ -396,7 +398,7 @@ class TestOrder:
         samples = samples_of(make([7, 1, 12, 9, 5, 3]))  # 37 samples
         seen = []
         for rank in range(world):
-            stream = samples.stream(TO_TENSOR, rank=rank, world=world, training=True, batch_size=4)
+            stream = ShardStream(samples, TO_TENSOR, rank=rank, world=world, training=True, batch_size=4)
             stream.set_epoch(1)
             batches = numbers(stream, workers, 4)
             assert len(stream) == 37 // world
@@ -415,7 +417,9 @@ class TestOrder:
             items = [
                 (red(image), int(label), int(unread))
                 for images, of_batch, missing in DataLoader(
-                    samples.stream(TO_TENSOR, rank=rank, world=world, batch_size=4), batch_size=4, num_workers=workers
+                    ShardStream(samples, TO_TENSOR, rank=rank, world=world, batch_size=4),
+                    batch_size=4,
+                    num_workers=workers,
                 )
                 for image, label, unread in zip(images, of_batch, missing, strict=True)
             ]
@@ -427,14 +431,14 @@ class TestOrder:
         assert labels.count(-1) == -(-37 // world) * world - 37
 
     def test_one_process_evaluates_in_order(self, make):
-        assert numbers(samples_of(make([5, 4])).stream(TO_TENSOR), 0, 9) == [list(range(9))]
+        assert numbers(ShardStream(samples_of(make([5, 4])), TO_TENSOR), 0, 9) == [list(range(9))]
 
     def test_labels_belong_to_the_images(self, make):
-        stream = samples_of(make([7, 12])).stream(TO_TENSOR, training=True)
+        stream = ShardStream(samples_of(make([7, 12])), TO_TENSOR, training=True)
         assert all(label == red(image) % CLASSES and unread == -1 for image, label, unread in stream)
 
     def test_training_is_shuffled_within_and_across_shards(self, make):
-        order = order_of(samples_of(make([10] * 5)).stream(TO_TENSOR, training=True))
+        order = order_of(ShardStream(samples_of(make([10] * 5)), TO_TENSOR, training=True))
         assert sum(second == first + 1 for first, second in pairwise(order)) < 12
         assert [number // 10 for number in order] != sorted(number // 10 for number in order)
 
@@ -442,7 +446,7 @@ class TestOrder:
         samples = samples_of(make([10] * 4))
 
         def order(seed, epoch):
-            stream = samples.stream(TO_TENSOR, seed=seed, training=True)
+            stream = ShardStream(samples, TO_TENSOR, seed=seed, training=True)
             stream.set_epoch(epoch)
             return numbers(stream, 0, 8)
 
@@ -451,15 +455,15 @@ class TestOrder:
 
     @pytest.mark.parametrize(("sizes", "buffer"), [([30], 6), ([1] * 30, 1)], ids=["within a shard", "of shards"])
     def test_every_epoch_has_another_order(self, make, monkeypatch, sizes, buffer):
-        monkeypatch.setattr(glocal.data.shards, "SHUFFLE_BUFFER", buffer)  # of one: gives out what comes in
-        stream, orders = samples_of(make(sizes)).stream(TO_TENSOR, training=True), set()
+        monkeypatch.setattr(glocal.data.shard_stream, "SHUFFLE_BUFFER", buffer)  # of one: gives out what comes in
+        stream, orders = ShardStream(samples_of(make(sizes)), TO_TENSOR, training=True), set()
         for epoch in range(3):
             stream.set_epoch(epoch)
             orders.add(str(order_of(stream)))
         assert len(orders) == 3
 
     def test_every_epoch_changes_an_image_in_another_way(self, make):
-        stream = samples_of(make([6])).stream(noisy, training=True)
+        stream = ShardStream(samples_of(make([6])), noisy, training=True)
         seen = []
         for epoch in (0, 1):
             stream.set_epoch(epoch)
@@ -468,7 +472,7 @@ class TestOrder:
             assert len({item[channel] for item in seen}) == 12
 
     def test_workers_that_persist_follow_the_epoch(self, make):
-        stream = samples_of(make([6] * 4)).stream(TO_TENSOR, training=True, batch_size=4)
+        stream = ShardStream(samples_of(make([6] * 4)), TO_TENSOR, training=True, batch_size=4)
         loader = DataLoader(stream, batch_size=4, num_workers=2, persistent_workers=True)
         orders = []
         for epoch in (0, 1):
@@ -478,7 +482,7 @@ class TestOrder:
         assert all(sorted(order) == list(range(24)) for order in orders)
 
     def test_random_changes_depend_on_seed_epoch_and_place_alone(self, make):
-        stream = samples_of(make([6, 6])).stream(noisy, seed=3)
+        stream = ShardStream(samples_of(make([6, 6])), noisy, seed=3)
         torch.manual_seed(1)
         first = torch.stack([image for image, _, _ in stream])
         torch.manual_seed(2)
@@ -492,20 +496,23 @@ class TestOrder:
         assert len({float(image[1, 0, 0]) for image in first}) == 12
 
     def test_global_random_state_is_left_alone(self, make):
-        stream = samples_of(make([4])).stream(noisy, training=True)
+        stream = ShardStream(samples_of(make([4])), noisy, training=True)
         before = torch.get_rng_state()
         list(stream)
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_pickled_copy_goes_the_same_way(self, make):
-        stream = samples_of(make([6, 6])).stream(TO_TENSOR, seed=3, training=True)
+        stream = ShardStream(samples_of(make([6, 6])), TO_TENSOR, seed=3, training=True)
         stream.set_epoch(2)
         assert numbers(pickle.loads(pickle.dumps(stream)), 0, 4) == numbers(stream, 0, 4)
 
 
 class TestUnreadable:
     def items(self, folder, **options):
-        return [(red(image), label, unread) for image, label, unread in samples_of(folder).stream(TO_TENSOR, **options)]
+        return [
+            (red(image), label, unread)
+            for image, label, unread in ShardStream(samples_of(folder), TO_TENSOR, **options)
+        ]
 
     @pytest.mark.parametrize("kind", ["cut", "cut between members", "header"])
     def test_what_a_broken_shard_lacks_is_reported(self, tmp_path, kind):
@@ -523,7 +530,7 @@ class TestUnreadable:
         folder = broken(tmp_path, "")
         samples = samples_of(folder)
         (folder / "train-0.tar").unlink()
-        items = [(label, unread) for _, label, unread in samples.stream(TO_TENSOR)]
+        items = [(label, unread) for _, label, unread in ShardStream(samples, TO_TENSOR)]
         assert items == [(-1, 0), (-1, 1), (-1, 2), (0, -1), (1, -1), (2, -1)]
         assert "No such file" in samples.reason(0)
 
@@ -555,7 +562,7 @@ class TestUnreadable:
         write(tmp_path / "d/a.tar", members)
         (tmp_path / "d/classes.txt").write_text("a\nb\n")
         samples = samples_of(tmp_path / "d")
-        assert [item[1:] for item in samples.stream(TO_TENSOR)] == [(-1, 0)]
+        assert [item[1:] for item in ShardStream(samples, TO_TENSOR)] == [(-1, 0)]
         assert samples.reason(0).endswith(reason)
 
 
@@ -576,7 +583,7 @@ class TestResume:
         samples = samples_of(tmp_path / "d")
 
         def loader():
-            stream = samples.stream(noisy, seed=1, training=True, batch_size=4)
+            stream = ShardStream(samples, noisy, seed=1, training=True, batch_size=4)
             return stream, StatefulDataLoader(stream, batch_size=4, num_workers=workers)
 
         stream, whole = loader()
@@ -610,9 +617,9 @@ class TestResume:
         ]
         write(tmp_path / "d/0.tar", members)
         samples = samples_of(tmp_path / "d")
-        whole = [(red(image), label, unread) for image, label, unread in samples.stream(TO_TENSOR, training=True)]
+        whole = [(red(image), label, unread) for image, label, unread in ShardStream(samples, TO_TENSOR, training=True)]
         for stop in range(14):
-            stopped, continued = (samples.stream(TO_TENSOR, training=True) for _ in range(2))
+            stopped, continued = (ShardStream(samples, TO_TENSOR, training=True) for _ in range(2))
             list(zip(range(stop), stopped, strict=False))
             continued.load_state_dict(stopped.state_dict())
             assert [(red(image), label, unread) for image, label, unread in continued] == whole[stop:]
@@ -622,7 +629,7 @@ class TestResume:
         samples = samples_of(make([6] * 4))
 
         def loader():
-            stream = samples.stream(TO_TENSOR, training=True, batch_size=4)
+            stream = ShardStream(samples, TO_TENSOR, training=True, batch_size=4)
             return stream, StatefulDataLoader(stream, batch_size=4, num_workers=workers)
 
         stream, first = loader()

@@ -9,8 +9,10 @@ from PIL import Image
 
 from glocal.data.image import decode_image, one_line, read_image
 from glocal.data.names import class_name, split_of
-from glocal.data.source import DataSource, Samples, check_classes, fingerprint, hold_out, hold_out_again, quoted
+from glocal.data.samples import DataSource, Samples
+from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
 from glocal.data.walk import entries, is_folder
+from glocal.wording import quoted
 
 if TYPE_CHECKING:
     import datasets
@@ -23,7 +25,11 @@ LABEL_NAMES = ("label", "labels", "class")
 SAVED_BY_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
 
 
-def open_training_hub(data: str, val_fraction: float | None, seed: int) -> DataSource:
+def matches(data: str) -> bool:
+    return data.startswith("hf:")
+
+
+def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
     """Open the splits train and validation (or val, valid, test), or split train; see `open_for_training`."""
     source = _open(data)
     if "train" not in source.splits:
@@ -38,7 +44,7 @@ def open_training_hub(data: str, val_fraction: float | None, seed: int) -> DataS
     return source
 
 
-def open_evaluation_hub(data: str, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, held_out: dict | None) -> DataSource:
     """Open what there is of train and validation (or val, valid, test); see `open_for_evaluation`."""
     source = _open(data)
     if held_out and list(source.splits) == ["train"] and held_out["files"] == _fingerprint(source.splits["train"]):

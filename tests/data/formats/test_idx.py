@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from glocal.data.source import open_for_evaluation, open_for_training
+from glocal.data.open import open_for_evaluation, open_for_training
 
 
 def write(path, array, compress=True):

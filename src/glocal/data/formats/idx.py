@@ -7,14 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.source import DataSource, Samples
+from glocal.data.samples import DataSource, Samples
 
 SPLITS = {"train": "train", "val": "t10k"}
 IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
 SMALLEST = 32  # pixels that the models take
 
 
-def open_idx(folder: Path) -> DataSource:
+def matches(data: str) -> bool:
+    """Whether a folder holds training images in MNIST's format."""
+    name = IMAGES.format(SPLITS["train"])
+    return any((Path(data) / (name + ending)).is_file() for ending in ("", ".gz"))
+
+
+def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
+    if val_fraction is not None:
+        raise ValueError(f"--val-fraction does not apply to {data}: its split is fixed")
+    return _open(Path(data))
+
+
+def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+    return _open(Path(data))
+
+
+def _open(folder: Path) -> DataSource:
     """Open train-… and t10k-…, gzipped or not, as "train" and "val"; the classes are the numbers of the labels.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is broken or does not fit.

@@ -1,7 +1,7 @@
 import pytest
 
 from glocal.data.corruptions import ALEXNET_ERROR
-from glocal.training.eval_config import EvalConfig
+from glocal.evaluation.config import EvalConfig
 
 
 @pytest.mark.parametrize(

@@ -19,71 +19,26 @@ from glocal.data.corruptions import (
     corrupt_transform,
     corruption_error,
 )
-from glocal.data.dataset import evaluation_loader
 from glocal.data.image import set_strict
+from glocal.data.loaders import evaluation_loader
 from glocal.data.names import class_name
+from glocal.data.open import open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
-from glocal.data.robustness import SUBSETS, imagenet_classes, open_corrupted, open_real, open_robustness_set
-from glocal.data.source import DataSource, Samples, open_for_evaluation, quoted
-from glocal.tasks.checkpoint import check_target
-from glocal.tasks.classifier import Classifier, check_input_size, load_classifier, resolve_device
+from glocal.data.samples import DataSource, Samples
+from glocal.device import resolve_device
+from glocal.evaluation.config import EvalConfig
+from glocal.evaluation.result import EvalResult
+from glocal.evaluation.robustness import SUBSETS, imagenet_classes, open_corrupted, open_real, open_robustness_set
+from glocal.files import check_target
+from glocal.tasks.classifier import Classifier, check_input_size, load_classifier
 from glocal.tasks.metrics import AcceptedLabelsMetrics, MultiLabelMetrics, SingleLabelMetrics
-from glocal.training.eval_config import EvalConfig
-from glocal.training.run_folder import own_data
+from glocal.tasks.run_files import own_data
+from glocal.wording import quoted
 
 log = logging.getLogger(__name__)
 
 Metrics = SingleLabelMetrics | AcceptedLabelsMetrics | MultiLabelMetrics
 Track = Callable[[Iterable, int], Iterable]
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """A measurement: accuracies, errors and the calibration error in percent; None where it does not apply.
-
-    images_per_second includes reading them. images counts those measured, unread names those that could not be read,
-    unlabelled counts those without a ReaL label. per_class, calibration and confusion: see `glocal.tasks.metrics`;
-    confusion refers to class_names, the classes that could be predicted. map, and no top1: of several labels per image.
-    corruptions, mean_error, mce: see `glocal.data.corruptions.corruption_error`.
-    """
-
-    model: str
-    data: str
-    split: str
-    img_size: list[int]
-    device: str
-    images: int
-    unread: list[str]
-    images_per_second: float
-    set: str | None = None
-    top1: float | None = None
-    top5: float | None = None
-    map: float | None = None
-    loss: float | None = None
-    ece: float | None = None
-    unlabelled: int | None = None
-    mean_error: float | None = None
-    mce: float | None = None
-    corruptions: dict | None = None
-    calibration: list[dict] | None = None
-    per_class: list[dict] | None = None
-    class_names: list[str] | None = None
-    confusion: list[list[int]] | None = None
-
-    def to_dict(self) -> dict:
-        """What applies of it."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-    def worst_classes(self, limit: int = 10) -> list[dict]:
-        """The entries of per_class with the lowest accuracy or average precision."""
-        score = "accuracy" if self.map is None else "average_precision"
-        return sorted(self.per_class or [], key=lambda one: one[score])[:limit]
-
-    def confusions(self, limit: int = 10) -> list[tuple[str, str, int]]:
-        """The most frequent mistakes: class, prediction, images."""
-        mistakes = [cell for cell in self.confusion or [] if cell[0] != cell[1]]
-        mistakes.sort(key=lambda cell: -cell[2])
-        return [(self.class_names[label], self.class_names[other], images) for label, other, images in mistakes[:limit]]
 
 
 @dataclass(frozen=True)
@@ -173,7 +128,7 @@ def evaluate(config: EvalConfig, track: Track | None = None) -> EvalResult | lis
     if config.json is not None:
         Path(config.json).write_text(_to_json(result), encoding="utf-8")
     if config.plots is not None:
-        from glocal.training.eval_plots import draw
+        from glocal.evaluation.plots import draw
 
         draw(result, Path(config.plots))
     return result
@@ -195,7 +150,7 @@ def _check_outputs(config: EvalConfig) -> None:
     if config.json is not None:
         check_target("--json", config.json)
     if config.plots is not None:
-        from glocal.training.eval_plots import check_matplotlib
+        from glocal.evaluation.plots import check_matplotlib
 
         check_matplotlib()
         if Path(config.plots).exists() and not Path(config.plots).is_dir():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from glocal.training.compare import compare
+from glocal.evaluation.compare import compare
 
 FIRST = {
     "model": "van_b0",

@@ -18,18 +18,12 @@ from msgspec import Meta
 
 from glocal.data.image import one_line
 from glocal.data.names import class_name, split_of
-from glocal.data.shards import (
-    SampleNumbers,
-    ShardedSamples,
-    end_of,
-    grouped,
-    label_text,
-    local_path,
-    open_shard,
-)
-from glocal.data.source import DEFAULT_VAL_FRACTION, DataSource, counted, fingerprint, quoted, stratified_split
+from glocal.data.samples import DataSource
+from glocal.data.shards import SampleNumbers, ShardedSamples, end_of, grouped, label_text, local_path, open_shard
+from glocal.data.splits import DEFAULT_VAL_FRACTION, fingerprint, stratified_split
+from glocal.data.walk import entries, is_folder
 from glocal.trust import runs_command
-from glocal.wording import shown
+from glocal.wording import counted, quoted, shown
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +54,18 @@ class _Info(msgspec.Struct):
     splits: dict[str, _Split] = {}
 
 
-def open_training_shards(data: str, val_fraction: float | None, seed: int) -> DataSource:
+def matches(data: str) -> bool:
+    """Whether `data` names WebDataset shards: an address, a pattern or a name of .tar files, or a folder of them."""
+    if data.startswith("pipe:") or "://" in data or data.startswith("file:"):
+        return True
+    path = Path(data)
+    if not path.is_dir():
+        return data.rstrip("}").endswith((".tar", ".tar.gz", ".tgz"))
+    inside = entries(path)
+    return any(entry.name.endswith(".tar") for entry in inside) and not any(is_folder(entry) for entry in inside)
+
+
+def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
     """Open the shards named train and val, or hold out some of the shards; see `open_for_training`."""
     notes: list[str] = []
     parts = _parts(data, notes)
@@ -86,7 +91,7 @@ def open_training_shards(data: str, val_fraction: float | None, seed: int) -> Da
     return source
 
 
-def open_evaluation_shards(data: str, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, held_out: dict | None) -> DataSource:
     """Open the shards named train and val, or all shards; see `open_for_evaluation`."""
     notes: list[str] = []
     parts = _parts(data, notes)

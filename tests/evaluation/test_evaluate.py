@@ -11,15 +11,15 @@ from PIL import Image
 from timm.data import RealLabelsImagenet
 
 from glocal.data.corruptions import ALEXNET_ERROR, Corruption, corrupt_transform
-from glocal.data.dataset import evaluation_loader
+from glocal.data.loaders import evaluation_loader
 from glocal.data.preprocessing import Preprocessing
-from glocal.data.robustness import imagenet_classes
-from glocal.data.source import DataSource, Samples
+from glocal.data.samples import DataSource, Samples
+from glocal.evaluation import evaluate as evaluation
+from glocal.evaluation.config import EvalConfig
+from glocal.evaluation.evaluate import evaluate
+from glocal.evaluation.robustness import imagenet_classes
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 from glocal.tasks.classifier import create_model, load_classifier
-from glocal.training import evaluate as evaluation
-from glocal.training.eval_config import EvalConfig
-from glocal.training.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

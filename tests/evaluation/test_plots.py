@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glocal.training.evaluate import EvalResult
+from glocal.evaluation.result import EvalResult
 
-plots = pytest.importorskip("glocal.training.eval_plots")
+plots = pytest.importorskip("glocal.evaluation.plots")
 pytest.importorskip("matplotlib", reason="plots need the extra [train]")
 
 COMMON = dict(

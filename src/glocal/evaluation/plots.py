@@ -11,7 +11,7 @@ from glocal.wording import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from glocal.training.evaluate import EvalResult
+    from glocal.evaluation.result import EvalResult
 
 MOST_NAMES = 40  # classes whose names fit along an axis
 MOST_NUMBERS = 15  # classes whose counts fit into the cells

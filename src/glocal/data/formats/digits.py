@@ -6,14 +6,30 @@ Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
 import numpy as np
 from PIL import Image
 
-from glocal.data.source import DataSource, Samples, stratified_split
+from glocal.data.samples import DataSource, Samples
+from glocal.data.splits import stratified_split
 
+NAME = "digits"
 SIZE = 32
 VAL_FRACTION = 0.2
 SPLIT_SEED = 0  # of the fixed split; independent of a run's seed, so that runs can be compared
 
 
-def open_digits() -> DataSource:
+def matches(data: str) -> bool:
+    return data == NAME
+
+
+def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
+    if val_fraction is not None:
+        raise ValueError(f"--val-fraction does not apply to {data}: its split is fixed")
+    return _open()
+
+
+def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+    return _open()
+
+
+def _open() -> DataSource:
     """The digits, up-sampled from 8×8 to 32×32 RGB, split 80/20 by class."""
     try:
         from sklearn.datasets import load_digits
@@ -28,7 +44,7 @@ def open_digits() -> DataSource:
     samples = Samples(images, digits.target.tolist())
     train, val = stratified_split(samples.labels, VAL_FRACTION, SPLIT_SEED)
     return DataSource(
-        name="digits",
+        name=NAME,
         class_names=[str(name) for name in digits.target_names],
         splits={"train": samples.subset(train), "val": samples.subset(val)},
         img_size=SIZE,

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from glocal.data.image import UnreadableImageError
-from glocal.data.source import open_for_evaluation, open_for_training
+from glocal.data.open import open_for_evaluation, open_for_training
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [data]")
 

@@ -14,7 +14,8 @@ from timm.data import ImageNetInfo
 
 from glocal.data.corruptions import ALEXNET_ERROR, SEVERITIES
 from glocal.data.image import images_below
-from glocal.data.source import DataSource, Samples, open_for_evaluation
+from glocal.data.open import open_for_evaluation
+from glocal.data.samples import DataSource, Samples
 
 # A and R have images of 200 classes each, and are measured among these (Hendrycks et al., arXiv 1907.07174, 2006.16241)
 SUBSETS = {"imagenet-a": 200, "imagenet-r": 200}

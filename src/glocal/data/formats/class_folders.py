@@ -5,26 +5,23 @@ from pathlib import Path
 
 from glocal.data.image import is_image_name, left_out
 from glocal.data.names import class_name, split_of
-from glocal.data.source import (
-    DataSource,
-    Samples,
-    check_classes,
-    counted,
-    fingerprint,
-    hold_out,
-    hold_out_again,
-    quoted,
-)
+from glocal.data.samples import DataSource, Samples
+from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
 from glocal.data.walk import entries, files_below, is_folder, parents
+from glocal.wording import counted, quoted
 
 
-def open_training_folder(root: Path, val_fraction: float | None, seed: int) -> DataSource:
-    """Open the training and the validation part of `root`, or split `root` itself; see `open_for_training`.
+def matches(data: str) -> bool:
+    return Path(data).exists()
+
+
+def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
+    """Open the training and the validation part of a folder, or split the folder itself; see `open_for_training`.
 
     Every class needs at least one training image: an empty class folder is refused, as it is nearly always a copy that
     failed. A class without validation images is only noted.
     """
-    notes: list[str] = []
+    root, notes = Path(data), []
     parts = _parts(root, notes)
     if parts:
         for part, other in (("train", "val"), ("val", "train")):
@@ -49,9 +46,9 @@ def open_training_folder(root: Path, val_fraction: float | None, seed: int) -> D
     return source
 
 
-def open_evaluation_folder(root: Path, held_out: dict | None) -> DataSource:
-    """Open what there is of a training and a validation part, or `root` itself; see `open_for_evaluation`."""
-    notes: list[str] = []
+def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+    """Open what there is of a training and a validation part, or the folder itself; see `open_for_evaluation`."""
+    root, notes = Path(data), []
     parts = _parts(root, notes)
     if parts:
         scanned = _scan(root, parts, notes)

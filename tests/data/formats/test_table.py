@@ -4,7 +4,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from glocal.data.source import open_for_evaluation, open_for_training
+from glocal.data.open import open_for_evaluation, open_for_training
 
 
 @pytest.fixture

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glocal.data.names import class_name, split_of
-from glocal.data.source import (
-    DataSource,
-    Samples,
-    check_classes,
-    counted,
-    fingerprint,
-    hold_out,
-    hold_out_again,
-    quoted,
-)
+from glocal.data.samples import DataSource, Samples
+from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
+from glocal.wording import counted, quoted
 
 PATH_COLUMNS = ("path", "image", "file", "filename")  # otherwise the first
 LABEL_COLUMNS = ("label", "class", "labels")
@@ -24,11 +17,16 @@ IS_VALID = {"1": "val", "true": "val", "yes": "val", "0": "train", "false": "tra
 MISSING = ("", "nan")  # what an empty cell is, and what pandas and NumPy write for one
 
 
-def open_training_table(file: Path, val_fraction: float | None, seed: int) -> DataSource:
+def matches(data: str) -> bool:
+    return data.lower().endswith(".csv") and Path(data).is_file()
+
+
+def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
     """Open the rows of `split` train and val, or split all rows; see `open_for_training`.
 
     A column `labels` holds any number of class names, separated by | or ;, a column `label` or `class` one.
     """
+    file = Path(data)
     table = _read(file)
     if table.splits is None:
         source = hold_out(table.source({"all": table.rows}), val_fraction, seed, table.fingerprint())
@@ -44,8 +42,9 @@ def open_training_table(file: Path, val_fraction: float | None, seed: int) -> Da
     return source
 
 
-def open_evaluation_table(file: Path, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, held_out: dict | None) -> DataSource:
     """Open the rows of each `split`, or all rows; see `open_for_evaluation`."""
+    file = Path(data)
     table = _read(file)
     if table.splits is not None:
         parts = {part: [row for row in table.rows if table.splits[row] == part] for part in ("train", "val")}

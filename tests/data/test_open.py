@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from glocal.data.source import Samples, fingerprint, open_for_evaluation, open_for_training, stratified_split
+from glocal.data.open import open_for_evaluation, open_for_training
+from glocal.data.samples import Samples
+from glocal.data.splits import fingerprint, stratified_split
 
 # Of 600 images, classes that 1 % to 50 % of them have.
 LABELS = [tuple(np.flatnonzero(row)) for row in np.random.RandomState(0).rand(600, 8) < np.linspace(0.01, 0.5, 8)]

@@ -1,0 +1,79 @@
+"""How a name, a file or a folder becomes a data set: the formats in the order in which they are asked."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol
+
+from glocal.data.formats import class_folders, digits, huggingface, idx, shards, table
+from glocal.data.samples import DataSource
+
+
+class Format(Protocol):
+    """A layout of data; the modules of `glocal.data.formats` are such objects."""
+
+    def matches(self, data: str) -> bool:
+        """Whether `data` names data of this format, by its name and by what lies there; nothing is read."""
+
+    def open_training(self, data: str, val_fraction: float | None, seed: int) -> DataSource:
+        """The data with the splits "train" and "val"; see `open_for_training`."""
+
+    def open_evaluation(self, data: str, held_out: dict | None) -> DataSource:
+        """The data with the splits that it has, or "all"; see `open_for_evaluation`."""
+
+
+FORMATS: tuple[Format, ...] = (huggingface, table, shards, idx, class_folders, digits)
+EMBEDDED = (digits.NAME,)
+
+
+def open_for_training(
+    data: str, val_fraction: float | None = None, seed: int = 0, formats: Sequence[Format] = FORMATS
+) -> DataSource:
+    """Open a data set with the splits "train" and "val".
+
+    data: a folder of images, a .csv file of paths and labels, WebDataset shards (a pattern such as
+        "dir/train-{0000..0099}.tar", addresses, or a folder of .tar files), a folder of the four files of MNIST's
+        format, "hf:" and the name or the folder of a Hugging Face data set, or the name of an embedded set.
+    val_fraction: the part of every class to hold out of data without a validation part (default 0.2), drawn with
+        `seed`; of shards, a part of the files.
+    formats: those to ask, in this order.
+
+    Raises ValueError or OSError, before any image is read, for data that cannot be trained on, and ImportError where
+    an extra is missing.
+    """
+    return format_of(data, formats).open_training(data, val_fraction, seed)
+
+
+def open_for_evaluation(
+    data: str, split: str = "auto", held_out: dict | None = None, formats: Sequence[Format] = FORMATS
+) -> tuple[DataSource, str]:
+    """Open a data set to measure a model on it; returns it with the name of the split to use.
+
+    split: "train", "val", "all", or "auto": "val" where the data set has one, "all" otherwise.
+    held_out: `DataSource.held_out` of the model's training; where the data holds the same files, its split is drawn
+        again, so that "auto" measures on the images that the model has not seen.
+    """
+    source = format_of(data, formats).open_evaluation(data, held_out)
+    if len(source.splits) == 1:
+        source.splits["all"] = next(iter(source.splits.values()))
+    if split == "all" and "all" not in source.splits:
+        source.splits["all"] = source.splits["train"] + source.splits["val"]
+    if split == "auto":
+        split = "val" if "val" in source.splits else "all"
+    if split not in source.splits:
+        raise ValueError(f"{data} has no split {split!r}: it has {' and '.join(source.splits)}")
+    return source, split
+
+
+def format_of(data: str, formats: Sequence[Format] = FORMATS) -> Format:
+    """The first format that `data` is of; FileNotFoundError where it is of none."""
+    for one in formats:
+        if one.matches(data):
+            return one
+    if data.lower().endswith(".csv"):
+        raise FileNotFoundError(f"there is no file {data!r}")
+    if Path(data).exists():
+        raise ValueError(f"{data} is of no format that this task reads")
+    hint = get_close_matches(data, EMBEDDED, n=1)
+    hint = f"did you mean {hint[0]!r}?" if hint else f"embedded sets: {', '.join(EMBEDDED)}"
+    raise FileNotFoundError(f"there is no folder {data!r}, and no embedded set of that name ({hint})")

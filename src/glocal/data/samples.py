@@ -1,0 +1,80 @@
+"""A data set: samples with labels, in splits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from glocal.data.image import read_image
+from glocal.data.shards import ShardedSamples
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images, and for each the index of its class or, with several labels per image, a tuple of indices.
+
+    An image is a path, an (H, W, 3) uint8 array, or an object that is decoded when it is needed: its `load()` returns
+    an RGB image or raises UnreadableImageError, its `str()` is its name.
+    """
+
+    images: list
+    labels: list[int] | list[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __add__(self, other: "Samples") -> "Samples":
+        return Samples([*self.images, *other.images], [*self.labels, *other.labels])
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are there as pixels, so that no process is needed to read them."""
+        return bool(self.images) and isinstance(self.images[0], np.ndarray)
+
+    def subset(self, indices) -> "Samples":
+        return Samples([self.images[i] for i in indices], [self.labels[i] for i in indices])
+
+    def relabel(self, new: Sequence[int]) -> "Samples":
+        """The same images, with `new[label]` in the place of each label."""
+        return Samples(
+            self.images,
+            [tuple(new[i] for i in label) if isinstance(label, tuple) else new[label] for label in self.labels],
+        )
+
+    def load(self, index: int) -> Image.Image:
+        """The image at `index` as RGB; raises UnreadableImageError."""
+        image = self.images[index]
+        if isinstance(image, str):
+            return read_image(image)
+        return Image.fromarray(image) if isinstance(image, np.ndarray) else image.load()
+
+    def content(self) -> tuple:
+        """What tells the samples from others, wherever they lie: the names of files, and the labels."""
+        return [Path(image).name for image in self.images if isinstance(image, str)], self.labels
+
+    def name(self, index: int) -> str:
+        image = self.images[index]
+        return f"embedded image {index}" if isinstance(image, np.ndarray) else str(image)
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A classification data set.
+
+    splits: "train" and "val", or "all" where nothing is held out.
+    held_out: how `splits` was drawn from one set, so that the same can be drawn again; None where it was given.
+    img_size, hflip: what suits the images, where that is known; None leaves it to the model and the recipe.
+    notes: what the user should know about the data, one line each.
+    multi_label: whether an image may have several labels, or none.
+    """
+
+    name: str
+    class_names: list[str]
+    splits: dict[str, Samples] | dict[str, ShardedSamples]
+    held_out: dict | None = None
+    img_size: int | None = None
+    hflip: float | None = None
+    notes: list[str] = field(default_factory=list)
+    multi_label: bool = False

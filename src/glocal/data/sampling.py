@@ -1,0 +1,89 @@
+"""Which samples a device takes in an epoch, and in which order."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from glocal.data.seeds import mix_seeds
+
+
+class TrainingSampler(Sampler):
+    """One device's share of an epoch's samples, as (index, seed) for `ImageDataset`, decided by (seed, epoch) alone.
+
+    The order is that of one device: of `world` devices, the one of `rank` takes every world-th sample, so that a step
+    sees the same samples, changed in the same way, on any number of devices and with any number of workers.
+
+    batch_size: samples of a step, over all devices. What remains of an epoch's whole steps is left out; where there is
+        not one, only what would give one device more samples than another. Fewer samples than devices: ValueError.
+    repeats: differently changed copies of an image that follow each other (repeated augmentation, Hoffer et al. 2020);
+        an epoch then sees a part of the images only.
+    weights: a probability per sample, to draw with replacement.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+        weights: Tensor | None = None,
+    ):
+        self.size = size
+        self.used = size // batch_size * batch_size or size // world * world
+        if not self.used:
+            raise ValueError(f"{size} samples are too few for {world} devices")
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.repeats = repeats
+        self.weights = weights
+        self.epoch = 0
+        self.begin = (0, 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def begin_at(self, epoch: int, done: int) -> None:
+        """Leave out the first `done` samples of an epoch, which were seen before the run was stopped."""
+        self.epoch, self.begin = epoch, (epoch, done)
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.used, self.world))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
+        if self.weights is None:
+            order = torch.randperm(self.size, generator=generator)
+        else:
+            order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
+        order = order.repeat_interleave(self.repeats)[: self.used]
+        seeds = torch.randint(2**62, (self.used,), generator=generator)
+        mine = slice(self.rank, None, self.world)
+        items = list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True))
+        return iter(items[self.begin[1] :] if self.epoch == self.begin[0] else items)
+
+
+class EvaluationSampler(Sampler):
+    """One device's share of all samples, in order; with None at the end, so that every device has as many."""
+
+    def __init__(self, size: int, rank: int = 0, world: int = 1):
+        self.size = size
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return -(-self.size // self.world)
+
+    def __iter__(self) -> Iterator[int | None]:
+        mine = list(range(self.rank, self.size, self.world))
+        return iter(mine + [None] * (len(self) - len(mine)))
+
+
+def class_balance(labels: list[int]) -> Tensor:
+    """A weight per sample with which all classes are drawn equally often."""
+    labels = torch.tensor(labels)
+    return 1.0 / labels.bincount()[labels].double()

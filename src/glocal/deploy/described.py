@@ -1,0 +1,51 @@
+"""A model as a file that describes itself: which model it is, its classes, and how it wants its images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from glocal.data.preprocessing import Preprocessing
+from glocal.deploy.calibration import calibration_images
+from glocal.deploy.config import ExportConfig
+from glocal.deploy.files import ExportResult, export
+from glocal.deploy.graph import Maps
+from glocal.tasks.classifier import create_model, load_classifier
+
+
+def export_as(config: ExportConfig, path: Path) -> ExportResult:
+    """Write the file that a configuration asks for, with what using it needs in its metadata; see `export`."""
+    metadata = {}
+    if config.untrained:
+        model = create_model(config.model)
+        name, preprocessing = config.model, Preprocessing.of_model(model)
+    else:
+        classifier = load_classifier(config.checkpoint, config.model)
+        name, preprocessing = classifier.name, Preprocessing(**classifier.preprocessing)
+        metadata["class_names"], metadata["descriptions"] = classifier.class_names, classifier.descriptions
+        metadata["multi_label"] = classifier.multi_label
+        model = classifier.model
+    if config.img_size is not None:
+        size = (preprocessing.input_size[0], config.img_size, config.img_size)
+        preprocessing = replace(preprocessing, input_size=size)
+    metadata |= {"model": name, "preprocessing": preprocessing.to_dict(), "features": config.features}
+    metadata["takes"] = "uint8 RGB images (B, H, W, 3)" if config.preprocess else "normalised images (B, C, H, W)"
+    batch_size = config.batch_size or 1
+    calibration = None
+    if config.calibration is not None:
+        images = calibration_images(config.calibration, config.calibration_images, preprocessing)
+        whole = -(-len(images) // batch_size) * batch_size
+        images = (images * batch_size)[:whole]
+        calibration = [np.stack(images[first : first + batch_size]) for first in range(0, len(images), batch_size)]
+    return export(
+        Maps(model) if config.features else model,
+        path,
+        config.to,
+        config.open_axes,
+        config.precision,
+        preprocessing.input_size,
+        batch_size,
+        metadata,
+        preprocessing if config.preprocess else None,
+        calibration,
+    )

@@ -1,0 +1,1 @@
+"""Measuring a trained model: one measurement for every task, its plots, and comparisons."""

@@ -1,0 +1,29 @@
+"""The files of a run that other commands read: its weights, and the options that say what it was trained on."""
+
+from pathlib import Path
+
+from glocal import trust
+from glocal.data.open import EMBEDDED
+from glocal.options import read_option
+from glocal.tasks.checkpoint import FILE_NAME, find_checkpoint, read_info
+
+BEST = FILE_NAME
+RAW = "model.raw.safetensors"
+CONFIG = "config.yaml"
+DEFAULT_DATA = "digits"  # of `glocal train`
+
+
+def own_data(checkpoint: str) -> tuple[str, Path]:
+    """The data that a run was trained on, and the file that says it; ValueError where none does, and for a command."""
+    file = find_checkpoint(checkpoint)
+    config = file.parent / CONFIG
+    if file.name in (BEST, RAW) and config.is_file():
+        data = read_option(config, "data", str, DEFAULT_DATA)
+        if trust.runs_command(data):
+            raise ValueError(f"{config} names a command as its data, {data!r}: to run it, type DATA")
+        return data, config
+    info = read_info(file)
+    name = None if info is None else info.data.get("name")
+    if name not in EMBEDDED:
+        raise ValueError(f"give DATA, the images to measure on: {file} does not say where they are")
+    return name, file
