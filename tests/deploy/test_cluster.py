@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from glocal.deploy import bulk, cluster
+from glocal.deploy import bulk, cluster, parts
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.tasks.checkpoint import read_info, save_checkpoint
 
@@ -82,7 +82,7 @@ def test_one_worker_writes_the_same_rows(checkpoint, tmp_path):
     rows, expected = (
         [
             row
-            for part in map(bulk.part_name, range(4))
+            for part in map(parts.part_name, range(4))
             for row in parquet.read_table(tmp_path / name / part).to_pylist()
         ]
         for name in ("out", "here")
@@ -131,7 +131,7 @@ def test_worker_that_dies_is_replaced_and_its_shard_begun_again(checkpoint, tmp_
     shown, _ = run.communicate(timeout=240)
     assert run.returncode == 1
     assert shown.endswith("12 images in 4 files in out\n")  # after Ray's own note of the death
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {*map(bulk.part_name, range(4)), "_plan.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {*map(parts.part_name, range(4)), "_plan.json"}
     assert sum(parquet.read_metadata(part).num_rows for part in (tmp_path / "out").glob("*.parquet")) == 12
 
 
@@ -153,7 +153,7 @@ def test_work_that_kills_its_workers_is_given_up(checkpoint, tmp_path):
     (tmp_path / "out").mkdir()
     worker = cluster.Worker(config(checkpoint, output="out"), 1, str(tmp_path))
     for process in range(cluster.TRIES):
-        (tmp_path / "out" / bulk.temporary_name(7, f"host-{process}")).touch()
+        (tmp_path / "out" / parts.temporary_name(7, f"host-{process}")).touch()
     files = [os.fsencode("photos/00.png")]
     assert worker({"number": 7, "files": files}) == {"number": 7, "error": "its worker died 3 times"}
     assert worker({"number": 6, "files": files}) == {"number": 6, "error": ""}
