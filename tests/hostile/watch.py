@@ -27,6 +27,8 @@ def _note(event: str, args: tuple) -> None:
         return
     if event in STARTS or event in CALLS:
         _notes.append(f"{event} {args!r}"[:300])
+    elif event == "os.truncate" and isinstance(args[0], int):
+        return  # a file that is open already: opening it was noted
     elif event in REMOVES or (event == "open" and _writes(args)):
         path = os.fsdecode(args[0]) if isinstance(args[0], (str, bytes, os.PathLike)) else ""
         if not os.path.abspath(path).startswith(_allowed):
