@@ -142,6 +142,7 @@ def check_unchanged(changes: list[Change]) -> None:
 def table(results: list[tuple[Change, str | None]]) -> str:
     """A table per file; the code stands last, because it is the longest."""
     lines = []
+    results = sorted(results, key=lambda result: result[0].file)  # two files of a folder may alternate in the YAML
     for file, of_file in itertools.groupby(results, key=lambda result: result[0].file):
         lines += ["", f"### `{file}`", "", "| effect on a user | noticed by | change |", "|---|---|---|"]
         for change, name in of_file:
