@@ -12,6 +12,7 @@ from PIL import Image
 
 import glocal.models  # noqa: F401 (registers the models)
 from glocal.data import loaders
+from glocal.data.batch import Example
 from glocal.data.dataset import ImageDataset
 from glocal.data.loaders import end_workers, evaluation_loader, training_loader
 from glocal.data.preprocessing import MAX_ASPECT, Augmentation, Preprocessing, crop_extreme_aspect
@@ -20,7 +21,11 @@ from glocal.data.sampling import EvaluationSampler, TrainingSampler, class_balan
 from glocal.data.seeds import random_state
 
 PREPROCESSING = Preprocessing((3, 8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-TRANSFORM = PREPROCESSING.transform()
+PATH = PREPROCESSING.transform()
+
+
+def TRANSFORM(image, label):
+    return Example(PATH(image), label)
 
 
 @pytest.fixture
@@ -39,37 +44,37 @@ def samples(tmp_path):
 class TestUnreadable:
     def test_training_replaces_it_by_another_sample(self, samples):
         dataset = ImageDataset(samples, TRANSFORM, replace=True)
-        image, label, unread = dataset[3]
-        assert unread == 3
+        (image, label, _), skipped = dataset[3]
+        assert skipped == f"{samples.images[3]}: not an image"
         assert label not in (3, 4)
-        assert torch.equal(image, dataset[label][0])
+        assert torch.equal(image, dataset[label].example.image)
 
     def test_always_by_the_same(self, samples):
         dataset = ImageDataset(samples, TRANSFORM, replace=True)
-        assert dataset[3][1] == dataset[3][1]
+        assert dataset[3].example.target == dataset[3].example.target
 
     def test_readable_ones_are_themselves(self, samples):
         dataset = ImageDataset(samples, TRANSFORM, replace=True)
-        assert [dataset[index][1:] for index in (0, 5, 9)] == [(0, -1), (5, -1), (9, -1)]
-
-    def test_reason_names_the_file(self, samples):
-        reason = ImageDataset(samples, TRANSFORM).reason(3)
-        assert samples.images[3] in reason
-        assert "not an image" in reason
+        items = [dataset[index] for index in (0, 5, 9)]
+        assert [(item.example.target, item.skipped) for item in items] == [(0, None), (5, None), (9, None)]
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_evaluation_leaves_it_out_and_reports_it(self, samples, workers):
-        labels, unread = [], []
-        for images, batch_labels, missing in evaluation_loader(samples, TRANSFORM, batch_size=4, workers=workers):
-            assert images.shape == (len(batch_labels), 3, 8, 8)
-            labels += batch_labels.tolist()
-            unread += missing.tolist()
-        assert labels == [0, 1, 2, -1, -1, 5, 6, 7, 8, 9]
-        assert unread == [-1, -1, -1, 3, 4, -1, -1, -1, -1, -1]
+        batches = list(evaluation_loader(samples, TRANSFORM, batch_size=4, workers=workers))
+        assert [len(batch) for batch in batches] == [3, 3, 2]
+        assert [batch.images.shape for batch in batches] == [(3, 3, 8, 8), (3, 3, 8, 8), (2, 3, 8, 8)]
+        assert [label for batch in batches for label in batch.targets.tolist()] == [0, 1, 2, 5, 6, 7, 8, 9]
+        broken = [f"{samples.images[place]}: not an image" for place in (3, 4)]
+        assert [batch.skipped for batch in batches] == [broken[:1], broken[1:], []]
 
     def test_no_sample_to_replace_it(self, samples):
-        _, label, unread = ImageDataset(samples.subset([3, 4]), TRANSFORM, replace=True)[1]
-        assert (label, unread) == (-1, 1)
+        item = ImageDataset(samples.subset([3, 4]), TRANSFORM, replace=True)[1]
+        assert item == (None, f"{samples.images[4]}: not an image")
+
+    def test_batch_of_nothing_that_can_be_read(self, samples):
+        (batch,) = training_loader(samples.subset([3, 4]), TRANSFORM, batch_size=2, workers=0, seed=0)
+        assert len(batch) == 0
+        assert len(batch.skipped) == 2
 
 
 class TestTrainingLoader:
@@ -78,7 +83,7 @@ class TestTrainingLoader:
         order = []
         for epoch in range(epochs):
             loader.sampler.set_epoch(epoch)
-            order += [label for _, labels, _ in loader for label in labels.tolist()]
+            order += [label for batch in loader for label in batch.targets.tolist()]
         return order
 
     def test_seed_decides_the_order(self, samples):
@@ -95,7 +100,7 @@ class TestTrainingLoader:
     def test_incomplete_batch_is_dropped_unless_it_is_the_only_one(self, samples):
         assert len(self.order(samples, seed=0, epochs=1)) == 8
         loader = training_loader(samples, TRANSFORM, batch_size=64, workers=0, seed=0)
-        assert [len(labels) for _, labels, _ in loader] == [10]
+        assert [len(batch) for batch in loader] == [10]
 
 
 class TestTrainingSampler:
@@ -179,28 +184,20 @@ class TestRandomState:
         assert self.draw() == expected
 
     def test_image_is_changed_as_its_seed_says_in_any_process(self, samples):
-        transform = PREPROCESSING.training_transform(Augmentation(0.1, 0.5, 0.5, 0.4, "rand-m9-mstd0.5", 1.0))
-        alone = {seed: ImageDataset(samples, transform)[(5, seed)][0] for seed in (1, 2)}
+        path = PREPROCESSING.training_transform(Augmentation(0.1, 0.5, 0.5, 0.4, "rand-m9-mstd0.5", 1.0))
+
+        def transform(image, label):
+            return Example(path(image), label)
+
+        alone = {seed: ImageDataset(samples, transform)[(5, seed)].example.image for seed in (1, 2)}
         assert not torch.equal(alone[1], alone[2])
         torch.manual_seed(3)
-        assert torch.equal(ImageDataset(samples, transform)[(5, 1)][0], alone[1])
+        assert torch.equal(ImageDataset(samples, transform)[(5, 1)].example.image, alone[1])
         batches = [
-            [images for images, _, _ in training_loader(samples, transform, 4, workers=workers, seed=0)]
+            [batch.images for batch in training_loader(samples, transform, 4, workers=workers, seed=0)]
             for workers in (0, 2)
         ]
         assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
-
-
-def test_several_labels_become_zeros_and_ones(samples):
-    several = Samples(samples.images[:3] + samples.images[5:6], [(0, 2), (), (1,), (2,)])
-    dataset = ImageDataset(several, TRANSFORM, classes=3)
-    assert torch.stack([dataset[index][1] for index in range(4)]).tolist() == [
-        [1, 0, 1],
-        [0, 0, 0],
-        [0, 1, 0],
-        [0, 0, 1],
-    ]
-    assert dataset[None][1].tolist() == [-1, -1, -1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -250,7 +247,7 @@ class TestPreprocessing:
         assert Preprocessing(**PREPROCESSING.to_dict()) == PREPROCESSING
 
     def test_normalises(self):
-        tensor = TRANSFORM(Image.new("RGB", (20, 10), (255, 0, 255)))
+        tensor = PATH(Image.new("RGB", (20, 10), (255, 0, 255)))
         assert tensor.shape == (3, 8, 8)
         assert torch.allclose(tensor[:, 0, 0], torch.tensor([1.0, -1.0, 1.0]))
 
@@ -293,4 +290,4 @@ class TestPreprocessing:
     def test_augmentation_that_is_off_changes_nothing_but_size(self):
         image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (8, 8, 3), dtype=np.uint8))
         off = Augmentation(crop_scale=1, crop_ratio=1, hflip=0, color_jitter=0, auto_augment=None, random_erasing=0)
-        assert torch.equal(PREPROCESSING.training_transform(off)(image), TRANSFORM(image))
+        assert torch.equal(PREPROCESSING.training_transform(off)(image), PATH(image))

@@ -11,7 +11,6 @@ from PIL import Image
 from timm.data import RealLabelsImagenet
 
 from glocal.data.corruptions import ALEXNET_ERROR, Corruption, corrupt_transform
-from glocal.data.loaders import evaluation_loader
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import DataSource, Samples
 from glocal.evaluation import evaluate as evaluation
@@ -122,13 +121,10 @@ class TestFigures:
         assert not {"mce", "map", "set"} & content.keys()
         assert f"[ 5, {result.confusion[0][1]}, {result.confusion[0][2]} ]" in text.replace("[5", "[ 5")
 
-    @pytest.mark.parametrize("filtered", [True, False], ids=["left out of the batch", "labelled -1"])
-    def test_unreadable_images_do_not_count(self, imagenet, pictures, tmp_path, monkeypatch, filtered):
+    def test_unreadable_images_do_not_count(self, imagenet, pictures, tmp_path):
         data = lay_out(tmp_path, pictures, [IDS[5]] * 12)
         expected = evaluate(config(data, imagenet))
         (data / IDS[5] / "broken.png").write_bytes(b"x")
-        if filtered:
-            monkeypatch.setattr(evaluation, "evaluation_loader", FilteredBatches)
         result = evaluate(config(data, imagenet))
         assert result.unread == [f"{data / IDS[5] / 'broken.png'}: not an image"]
         assert result.images == 12
@@ -139,19 +135,6 @@ class TestFigures:
         (tmp_path / IDS[5] / "broken.png").write_bytes(b"x")
         with pytest.raises(ValueError, match=r"none of the 1 images of .* can be read"):
             evaluate(config(tmp_path, imagenet))
-
-
-class FilteredBatches:
-    """A loader that leaves out what cannot be read, and lists it."""
-
-    def __init__(self, *args, **kwargs):
-        self.loader = evaluation_loader(*args, **kwargs)
-        self.dataset = self.loader.dataset
-
-    def __iter__(self):
-        for images, labels, unread in self.loader:
-            keep = labels >= 0
-            yield images[keep], labels[keep], [index for index in unread if index >= 0]
 
 
 class TestSizes:

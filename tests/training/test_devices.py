@@ -121,7 +121,9 @@ def test_the_limit_of_unreadable_files_is_for_all_devices(damaged, tmp_path):
 def test_batch_norm_over_all_devices_with_fsdp(monkeypatch):
     """Lightning knows it for DDP only."""
     model = timm.create_model("van_pico", num_classes=3)
-    module = ClassificationModule(model, TrainConfig(strategy="fsdp"), lr=0.1, classes=3, images=8, steps_per_epoch=1)
+    module = ClassificationModule(
+        model, TrainConfig(strategy="fsdp"), lr=0.1, classes=3, images=8, steps_per_epoch=1, input_size=(3, 8, 8)
+    )
     monkeypatch.setattr(ClassificationModule, "device_mesh", {"data_parallel": None})
     monkeypatch.setattr(torch.distributed.fsdp, "fully_shard", lambda part, mesh: None)
     module.sync_batch_norm = True

@@ -19,6 +19,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
+from glocal.data.batch import Batch
 from glocal.deploy.predictor import Predictor
 from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
@@ -229,7 +230,7 @@ class TestDistillation:
         torch.manual_seed(0)
         model, batch = (
             nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
-            (torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])),
+            Batch(torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]), [], []),
         )
         steps = []
         for teacher in (
@@ -237,11 +238,18 @@ class TestDistillation:
             SimpleNamespace(teach=lambda loss, logits, images: 2 * loss + logits.sum() + images.sum()),
         ):
             module = ClassificationModule(
-                model, TrainConfig(), lr=0.1, classes=3, images=4, steps_per_epoch=1, teacher=teacher
+                model,
+                TrainConfig(),
+                lr=0.1,
+                classes=3,
+                images=4,
+                steps_per_epoch=1,
+                input_size=(3, 8, 8),
+                teacher=teacher,
             )
             steps.append(module.training_step(batch, 0).item())
-        logits = model(batch[0])
-        assert steps[1] == pytest.approx(2 * steps[0] + logits.sum().item() + batch[0].sum().item(), rel=1e-5)
+        logits = model(batch.images)
+        assert steps[1] == pytest.approx(2 * steps[0] + logits.sum().item() + batch.images.sum().item(), rel=1e-5)
 
     @pytest.fixture(scope="class")
     def teacher_run(self, digits_folder, tmp_path_factory):
@@ -291,7 +299,9 @@ class TestMixing:
     def test_odd_batch_mixes_all_but_one_as_timm_does(self, option):
         images, labels = torch.arange(5.0).view(5, 1, 1, 1).repeat(1, 3, 32, 32) + 1, torch.arange(5)
         config = TrainConfig(**{option: 8.0}, label_smoothing=0.0)
-        module = ClassificationModule(nn.Identity(), config, lr=0.1, classes=5, images=5, steps_per_epoch=1)
+        module = ClassificationModule(
+            nn.Identity(), config, lr=0.1, classes=5, images=5, steps_per_epoch=1, input_size=(3, 8, 8)
+        )
         np.random.seed(2)
         mixed, targets = module._mix(images.clone(), labels)
         assert mixed.shape == images.shape
@@ -306,7 +316,9 @@ class TestMixing:
     @pytest.mark.parametrize("option", ["mixup", "cutmix"])
     def test_labels_are_smoothed_too(self, option):
         config = TrainConfig(**{option: 1.0}, label_smoothing=0.3)
-        module = ClassificationModule(nn.Identity(), config, lr=0.1, classes=5, images=4, steps_per_epoch=1)
+        module = ClassificationModule(
+            nn.Identity(), config, lr=0.1, classes=5, images=4, steps_per_epoch=1, input_size=(3, 8, 8)
+        )
         np.random.seed(0)
         _, targets = module._mix(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
         assert targets[:, 4].tolist() == pytest.approx([0.3 / 5] * 4)  # a class that none of the images shows
@@ -459,9 +471,9 @@ class TestEngine:
         def step(self, batch, batch_idx):
             model = copy.deepcopy(self.model)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                logits = model(batch[0].to(memory_format=torch.channels_last))
+                logits = model(batch.images.to(memory_format=torch.channels_last))
             assert logits.dtype == torch.bfloat16
-            smooth = 0.9 * F.one_hot(batch[1], 3) + 0.1 / 3
+            smooth = 0.9 * F.one_hot(batch.targets, 3) + 0.1 / 3
             expected.append(-(smooth * logits.float().log_softmax(1)).sum(1).mean().item())
             losses.append(original(self, batch, batch_idx))
             return losses[-1]

@@ -178,7 +178,7 @@ class TestOneProcess:
 
     def test_after_the_last_epoch_it_ends_well(self, digits_folder, tmp_path):
         def run():
-            before(ClassificationModule, "all_unread", 3, lambda module: os.kill(os.getpid(), signal.SIGTERM))
+            before(ClassificationModule, "all_unreadable", 3, lambda module: os.kill(os.getpid(), signal.SIGTERM))
             return self.train(digits_folder, tmp_path / "run", "--workers=0", "--save-every-minutes=1000")
 
         assert in_child(run) == 0

@@ -37,6 +37,6 @@ def write(config: EmbedConfig | PredictConfig) -> int:
         where = f" in {counted(results.files, 'file')}"
     console().print(f"{counted(results.images, 'image')}{where} in {config.output}", soft_wrap=True)
     if results.unreadable:
-        unread = counted(results.unreadable, "image")
-        print(f"error: {unread} could not be read: the column error says why", file=sys.stderr)
+        unreadable = counted(results.unreadable, "image")
+        print(f"error: {unreadable} could not be read: the column error says why", file=sys.stderr)
     return 1 if results.unreadable else 0

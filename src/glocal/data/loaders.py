@@ -4,12 +4,12 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch.utils.data import DataLoader
 
+from glocal.data.batch import Collate, Transform
 from glocal.data.dataset import ImageDataset
 from glocal.data.samples import Samples
 from glocal.data.sampling import EvaluationSampler, TrainingSampler, class_balance
@@ -21,7 +21,7 @@ SECONDS_AFTER_SIGTERM = 60
 
 def training_loader(
     samples: Samples,
-    transform: Callable,
+    transform: Transform,
     batch_size: int,
     workers: int | None,
     seed: int,
@@ -31,21 +31,20 @@ def training_loader(
     world: int = 1,
     repeats: int = 1,
     balanced: bool = False,
-    classes: int | None = None,
     pin_memory: bool = False,
     told=None,
 ) -> DataLoader:
-    """Batches of (images, labels, unread) in an order drawn from `seed`, anew every epoch; see `TrainingSampler`.
+    """Batches in an order drawn from `seed`, anew every epoch; see `Batch` and `TrainingSampler`.
 
     batch_size counts the samples of a step on all `world` devices; each gets its share in `parts` batches, one after
-    the other. An incomplete last step is dropped. classes: how many, for several labels per image. workers: processes
-    that read images, None for as many as suit them.
+    the other. An incomplete last step is dropped. In the place of an image that cannot be read comes another. workers:
+    processes that read images, None for as many as suit them.
 
     A place within an epoch is the sampler's `begin_at`, with any number of workers; of shards, it is the loader's
     `state_dict`, with the same number. told: a shared integer (multiprocessing.RawValue) for the number of a signal
     that a worker gets.
     """
-    own = own_share(batch_size, parts, world)
+    own, collate = own_share(batch_size, parts, world), Collate(fill=True)
     if isinstance(samples, ShardedSamples):
         if balanced or repeats > 1:
             option = "--balanced" if balanced else "--repeated-augmentation"
@@ -55,13 +54,14 @@ def training_loader(
 
         warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")
         options = _options(samples, workers, pin_memory, told, persistent=False)
-        return StatefulDataLoader(stream, batch_size=own, drop_last=len(samples) >= batch_size, **options)
+        drop_last = len(samples) >= batch_size
+        return StatefulDataLoader(stream, batch_size=own, drop_last=drop_last, collate_fn=collate, **options)
     weights = class_balance(samples.labels) if balanced else None
     sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights)
-    dataset = ImageDataset(samples, transform, replace=True, classes=classes)
-    generator = torch.Generator().manual_seed(seed)
+    dataset = ImageDataset(samples, transform, replace=True)
     options = _options(samples, workers, pin_memory, told)
-    return DataLoader(dataset, batch_size=own, sampler=sampler, generator=generator, **options)
+    options |= {"generator": torch.Generator().manual_seed(seed), "collate_fn": collate}
+    return DataLoader(dataset, batch_size=own, sampler=sampler, **options)
 
 
 def own_share(batch_size: int, parts: int, world: int) -> int:
@@ -77,28 +77,27 @@ def own_share(batch_size: int, parts: int, world: int) -> int:
 
 def evaluation_loader(
     samples: Samples,
-    transform: Callable,
+    transform: Transform,
     batch_size: int,
     workers: int | None,
     *,
     rank: int = 0,
     world: int = 1,
-    classes: int | None = None,
     pin_memory: bool = False,
     told=None,
 ) -> DataLoader:
-    """All samples once, in order, as batches of (images, labels, unread); this device's share of them.
+    """All samples once, in order, in batches; this device's share of them. workers: as of `training_loader`.
 
-    The label of a sample that cannot be read, or fills a batch, is -1; unread is its index or -1. workers: as of
-    `training_loader`.
+    Every device gets as many batches; what cannot be read, or is beyond the last sample, makes a batch smaller.
     """
     if isinstance(samples, ShardedSamples):
         stream = ShardStream(samples, transform, rank=rank, world=world, batch_size=batch_size)
         options = _options(samples, workers, pin_memory, told, persistent=False)
-        return DataLoader(stream, batch_size=batch_size, **options)
-    dataset = ImageDataset(samples, transform, classes=classes)
+        return DataLoader(stream, batch_size=batch_size, collate_fn=Collate(), **options)
     sampler = EvaluationSampler(len(samples), rank, world)
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_options(samples, workers, pin_memory, told))
+    options = _options(samples, workers, pin_memory, told)
+    dataset = ImageDataset(samples, transform)
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=Collate(), **options)
 
 
 def _options(samples: Samples, workers: int | None, pin_memory: bool, told, persistent: bool = True) -> dict:

@@ -54,10 +54,6 @@ class Samples:
         """What tells the samples from others, wherever they lie: the names of files, and the labels."""
         return [Path(image).name for image in self.images if isinstance(image, str)], self.labels
 
-    def name(self, index: int) -> str:
-        image = self.images[index]
-        return f"embedded image {index}" if isinstance(image, np.ndarray) else str(image)
-
 
 @dataclass(frozen=True)
 class DataSource:

@@ -1,14 +1,12 @@
 """The samples of WebDataset shards as a stream for a DataLoader: shuffled in training, shared out over devices."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
+from collections.abc import Iterable, Iterator
 
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from glocal.data.batch import Item, Transform
 from glocal.data.image import UnreadableImageError
 from glocal.data.seeds import mix_seeds, random_state
 from glocal.data.shards import ShardedSamples, read_shard
@@ -17,15 +15,13 @@ SHUFFLE_BUFFER = 1000
 
 
 class ShardStream(IterableDataset):
-    """One device's share of an epoch, sample by sample: (image tensor, label, unread), as of `ImageDataset`.
+    """One device's share of an epoch, sample by sample, as an `Item` for each.
 
-    unread is -1, or the index (over all shards) of the sample that could not be read; `reason` says why. In
-    training the last sample that could be read then takes its place; where there is none, and in evaluation, the label
-    is -1 and the image blank. So the counts are exact whatever is broken.
+    In training the last sample that could be read takes the place of one that cannot, where there is one.
 
     An epoch is a sequence of all samples, shard after shard, the shards in an order drawn anew for each. Every device
     gets an equal part of it: in training a remainder smaller than `world` is left out, in evaluation the last devices
-    get blank images with the label -1. Every worker of a DataLoader gets a part of its device's, in whole batches of
+    get items that hold nothing. Every worker of a DataLoader gets a part of its device's, in whole batches of
     `batch_size`. In training a worker shuffles its samples in a buffer of 1,000, so the order depends on the number of
     workers, and otherwise on (seed, epoch) alone; so do the random changes of an image.
 
@@ -35,7 +31,7 @@ class ShardStream(IterableDataset):
     def __init__(
         self,
         samples: ShardedSamples,
-        transform: Callable[[Image.Image], Tensor],
+        transform: Transform,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -63,10 +59,6 @@ class ShardStream(IterableDataset):
     def epoch(self) -> int:
         return int(self._epoch)
 
-    def reason(self, index: int) -> str:
-        """Why the sample `index`, counted over all shards, cannot be read, with its name."""
-        return self.samples.reason(index)
-
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the epoch that the next iterator goes through."""
         self._epoch.fill_(epoch)
@@ -79,7 +71,7 @@ class ShardStream(IterableDataset):
         """Let the next iterator continue where `state` was taken, on as many devices and workers as then."""
         self._loaded = dict(state)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int, int]]:
+    def __iter__(self) -> Iterator[Item]:
         info = get_worker_info()
         first, last = self._range(*((info.id, info.num_workers) if info else (0, 1)))
         self._state = self._loaded or {"epoch": self.epoch, "yielded": 0, "good": None}
@@ -97,7 +89,7 @@ class ShardStream(IterableDataset):
 
         return self.rank * len(self) + until(worker), self.rank * len(self) + until(worker + 1)
 
-    def _items(self, state: dict, first: int, last: int) -> Iterator[tuple[Tensor, int, int]]:
+    def _items(self, state: dict, first: int, last: int) -> Iterator[Item]:
         epoch, order = state["epoch"], list(range(first, last))
         shards = list(range(len(self.samples.shards)))
         if self.training:
@@ -109,33 +101,26 @@ class ShardStream(IterableDataset):
         ahead = _Ahead(self._raw(shards, sorted(read)))
         kept = ahead.take(good) if good is not None else None  # raw, not decoded: its random changes differ every time
         for position in wanted:
-            index, sample = ahead.take(position) if position < len(self.samples) else (-1, None)
+            sample = ahead.take(position) if position < len(self.samples) else None
             with random_state(mix_seeds(self.seed, epoch, position)):
-                item, is_good = self._item(index, sample, kept)
-            if is_good:
-                kept, state["good"] = (index, sample), position
+                item = self._item(sample, kept)
+            if item.example is not None and item.skipped is None:
+                kept, state["good"] = sample, position
             state["yielded"] += 1
             yield item
 
-    def _item(self, index: int, sample, kept) -> tuple[tuple[Tensor, int, int], bool]:
-        """The item of a sample, and whether that could be read."""
+    def _item(self, sample, kept) -> Item:
         if sample is None:
-            return (self._blank(), -1, -1), False
+            return Item(None)
         try:
-            image, label = self.samples.decode(sample)
-            return (self.transform(image), label, -1), True
-        except UnreadableImageError:
+            return Item(self.transform(*self.samples.decode(sample)))
+        except UnreadableImageError as error:
             if self.training and kept is not None:
-                image, label = self.samples.decode(kept[1])
-                return (self.transform(image), label, index), False
-            return (self._blank(), -1, index), False
+                return Item(self.transform(*self.samples.decode(kept)), str(error))
+            return Item(None, str(error))
 
-    def _blank(self) -> Tensor:
-        return self.transform(Image.new("RGB", (32, 32)))
-
-    def _raw(self, shards: list[int], wanted: list[int]) -> Iterator[tuple[int, tuple[int, object]]]:
-        """Read the samples at the positions `wanted` of the epoch's sequence: position → (index, sample)."""
-        starts = list(accumulate(self.samples.counts, initial=0))
+    def _raw(self, shards: list[int], wanted: list[int]) -> Iterator[tuple[int, object]]:
+        """Read the samples at the positions `wanted` of the epoch's sequence: position → sample."""
         begin, place = 0, 0
         for shard in shards:
             end, here = begin + self.samples.counts[shard], set()
@@ -144,7 +129,7 @@ class ShardStream(IterableDataset):
                 place += 1
             if here:
                 for number, sample in read_shard(self.samples.shards[shard], here, self.samples.counts[shard]):
-                    yield begin + number, (starts[shard] + number, sample)
+                    yield begin + number, sample
             begin = end
 
 

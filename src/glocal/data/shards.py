@@ -4,11 +4,10 @@ import json
 import os
 import re
 import tarfile
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby, takewhile
+from itertools import groupby, takewhile
 from typing import BinaryIO
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -54,23 +53,6 @@ class ShardedSamples:
         """What tells the samples from others, wherever they lie: the names and sizes of shards, and the labels."""
         return [shard.rpartition("/")[2] for shard in self.shards], self.counts, self.new_labels
 
-    def name(self, index: int) -> str:
-        """Where the sample `index` is, counted over all shards."""
-        shard, place = self._place(index)
-        return f"{self.shards[shard]}: sample {place}"
-
-    def reason(self, index: int) -> str:
-        """Why the sample `index` cannot be read, with its name; a shard that is not local is not read again."""
-        shard, place = self._place(index)
-        if local_path(self.shards[shard]) is None:
-            return f"{self.name(index)}: cannot be read"
-        try:
-            for _, sample in read_shard(self.shards[shard], {place}, self.counts[shard]):
-                self.decode(sample)
-        except UnreadableImageError as error:
-            return str(error)
-        return f"{self.name(index)}: could not be read before"
-
     def decode(self, sample: "RawSample | UnreadableImageError") -> tuple[Image.Image, int]:
         """The RGB image and the label of a sample; raises UnreadableImageError."""
         if isinstance(sample, UnreadableImageError):
@@ -88,11 +70,6 @@ class ShardedSamples:
         """Name or number of a class → its number; where a name is a number itself, it is taken for a number."""
         of_name = {name: label for label, name in enumerate(self.class_names)}
         return of_name | {str(label): label for label in range(len(self.class_names))}
-
-    def _place(self, index: int) -> tuple[int, int]:
-        starts = list(accumulate(self.counts, initial=0))
-        shard = bisect_right(starts, index) - 1
-        return shard, index - starts[shard]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from glocal.data.batch import Example
 from glocal.data.formats import class_folders
 from glocal.data.image import find_images
 from glocal.data.loaders import evaluation_loader
@@ -26,11 +27,11 @@ def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> l
         samples = splits.get("train") or next(iter(splits.values()))
         if isinstance(samples, Samples):
             samples = _shuffled(samples.images)
+    prepare = preprocessing.transform()
     images = (
         image.numpy()
-        for batch, labels, _ in evaluation_loader(samples, preprocessing.transform(), 32, workers=0)
-        for image, label in zip(batch, labels, strict=True)
-        if label >= 0
+        for batch in evaluation_loader(samples, lambda image, annotation: Example(prepare(image)), 32, workers=0)
+        for image in batch.images
     )
     found = list(islice(images, count))
     if not found:

@@ -6,11 +6,13 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from glocal.data.batch import Batch
 from glocal.data.corruptions import (
     ALEXNET_ERROR,
     SEVERITIES,
@@ -31,6 +33,7 @@ from glocal.evaluation.result import EvalResult
 from glocal.evaluation.robustness import SUBSETS, imagenet_classes, open_corrupted, open_real, open_robustness_set
 from glocal.files import check_target
 from glocal.tasks.classifier import Classifier, check_input_size, load_classifier
+from glocal.tasks.labels import LabelTransform, several
 from glocal.tasks.metrics import AcceptedLabelsMetrics, MultiLabelMetrics, SingleLabelMetrics
 from glocal.tasks.run_files import own_data
 from glocal.wording import quoted
@@ -68,22 +71,21 @@ class _Pass:
     condition: tuple[str, int] | None = None
     corruption: Corruption | None = None
     seconds: float = 0.0
-    unread: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.metrics = self.target.metrics()
 
-    def batches(self, config: EvalConfig) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels, without those that could not be read, which are kept in `unread`."""
-        transform = self.preprocessing.transform()
-        if self.corruption is not None:
-            transform = corrupt_transform(transform, self.corruption)
+    def batches(self, config: EvalConfig) -> Iterator[Batch]:
+        """The images in batches; keeps in `unreadable` why some could not be read."""
         classes = self.target.data_classes
-        loader = evaluation_loader(self.samples, transform, config.batch_size, config.workers, classes=classes)
-        for images, labels, missing in loader:
-            self.unread += [loader.dataset.reason(int(index)) for index in missing if index >= 0]
-            known = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
-            yield images[known], labels[known]
+        target = int if classes is None else partial(several, classes=classes)
+        transform = LabelTransform(self.preprocessing, target=target)
+        if self.corruption is not None:
+            transform.path = corrupt_transform(transform.path, self.corruption)
+        for batch in evaluation_loader(self.samples, transform, config.batch_size, config.workers):
+            self.unreadable += batch.skipped
+            yield batch
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, outputs), labels as the data has them."""
@@ -263,31 +265,31 @@ def _run(
 ) -> None:
     """Measure all passes, under one progress bar."""
     model = classifier.model.to(device, memory_format=torch.channels_last).eval()
-    batches = ((one, *batch) for one in passes for batch in one.batches(config))
+    batches = ((one, batch) for one in passes for batch in one.batches(config))
     total = sum(-(-len(one.samples) // config.batch_size) for one in passes)
     with torch.inference_mode():
         start = time.perf_counter()
-        for one, images, labels in batches if track is None else track(batches, total):
-            if len(labels):
-                images = images.to(device, memory_format=torch.channels_last)
-                one.update(model(images), labels)
+        for one, batch in batches if track is None else track(batches, total):
+            if len(batch):
+                images = batch.images.to(device, memory_format=torch.channels_last)
+                one.update(model(images), batch.targets)
             now = time.perf_counter()
             one.seconds += now - start
             start = now
-    for reason in _unread(passes):
+    for reason in _unreadable(passes):
         log.warning("skipped %s", reason)
     for one in passes:
         if not one.metrics.images:
             raise ValueError(f"none of the {len(one.samples)} images of {config.data} can be read")
 
 
-def _unread(passes: list[_Pass]) -> list[str]:
-    return list(dict.fromkeys(reason for one in passes for reason in one.unread))
+def _unreadable(passes: list[_Pass]) -> list[str]:
+    return list(dict.fromkeys(reason for one in passes for reason in one.unreadable))
 
 
 def _result(passes: list[_Pass], facts: dict, measured: dict) -> EvalResult:
     size = list(passes[0].preprocessing.input_size[1:])
-    return EvalResult(**facts, **measured, img_size=size, unread=_unread(passes))
+    return EvalResult(**facts, **measured, img_size=size, unread=_unreadable(passes))
 
 
 def _corruption_result(passes: list[_Pass], facts: dict, config: EvalConfig) -> EvalResult:

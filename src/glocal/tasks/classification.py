@@ -26,8 +26,7 @@ class ClassificationTotals:
         return int(self.sums[0])
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, classes), labels (B,); a label of -1 is left out, B may be 0."""
-        logits, labels = logits[labels >= 0], labels[labels >= 0]
+        """Add a batch: logits (B, classes), labels (B,); B may be 0."""
         if not len(labels):
             return
         logits = logits.float()
@@ -63,14 +62,13 @@ class MultiLabelTotals:
         self.labels: list[Tensor] = []
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, classes), labels (B, classes) of zeros and ones; rows of -1 are left out."""
-        known = labels[:, 0] >= 0
-        self.logits.append(logits[known].float().cpu())
-        self.labels.append(labels[known].cpu())
+        """Add a batch: logits (B, classes), labels (B, classes) of zeros and ones."""
+        self.logits.append(logits.float().cpu())
+        self.labels.append(labels.cpu())
 
     def compute(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """loss, and map in percent; empty without images. With several devices, gathers what all of them saw."""
-        logits, labels = torch.cat(self.logits), torch.cat(self.labels)
+        logits, labels = (torch.cat(part) if part else torch.zeros(0, 0) for part in (self.logits, self.labels))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, (logits, labels))

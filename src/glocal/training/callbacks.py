@@ -105,7 +105,7 @@ class KeepLast(Callback):
         wait = self.seconds if left > parts else self.seconds / 10
         if trainer.world_size > 1 and left > parts and (batch_idx + 1) // parts % STEPS_BETWEEN_TALKS:
             return
-        module.share_unread()
+        module.share_unreadable()
         stop = any_device(trainer, self.stop.number is not None)
         if stop or any_device(trainer, time.monotonic() - self.saved_at >= wait):
             module.fetch_losses()  # not after a loss that is not finite
@@ -121,7 +121,7 @@ class KeepLast(Callback):
 
     def on_train_epoch_end(self, trainer, module) -> None:
         module.data_epoch = trainer.current_epoch + 1
-        module.share_unread()
+        module.share_unreadable()
         self._save(trainer)
         stop = any_device(trainer, self.stop.number is not None)
         if stop and trainer.current_epoch + 1 < trainer.max_epochs:
@@ -182,7 +182,7 @@ class EpochLog(Callback):
             self.progress.start()
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        self.unread_before = module.unread.total()
+        self.unread_before = module.unreadable.total()
         self._start_clock()
 
     def _start_clock(self) -> None:
@@ -190,7 +190,7 @@ class EpochLog(Callback):
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        self.epoch_images += len(batch[1]) * trainer.world_size
+        self.epoch_images += len(batch) * trainer.world_size
         self.epoch_seconds = time.perf_counter() - self.start
         if self.progress is not None:
             rate = f"{self.epoch_images / self.epoch_seconds:,.0f} images/s, {memory_in_use(module.device)}"
@@ -201,8 +201,8 @@ class EpochLog(Callback):
         self.images += self.epoch_images
         self.seconds += self.epoch_seconds
         rate = self.epoch_images / self.epoch_seconds if self.epoch_seconds else 0.0
-        unread = torch.tensor([module.unread.total() - self.unread_before], dtype=torch.float64)
-        unread = int(module.sum_over_devices(unread))
+        unreadable = torch.tensor([module.unreadable.total() - self.unread_before], dtype=torch.float64)
+        unreadable = int(module.sum_over_devices(unreadable))
         epoch, loss = trainer.current_epoch + 1, module.train_loss
         lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         row = {"epoch": epoch, "lr": lr, "train_loss": loss, "train_images_per_second": rate}
@@ -210,7 +210,7 @@ class EpochLog(Callback):
         row |= {f"val_{name}": value for name, value in val.items()}
         if module.ema is not None:
             row |= {f"val_raw_{name}": value for name, value in module.raw_metrics.items()}
-        row["unread"] = unread
+        row["unread"] = unreadable
         self.rows.append(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
@@ -222,7 +222,7 @@ class EpochLog(Callback):
         if val:
             name = {"top1": "top-1", "map": "mAP"}[self.figure]
             line += f"val loss {val['loss']:.4f}  {name} {val[self.figure]:6.2f} %  "
-        line += f"{rate:,.0f} images/s" + (f"  {unread} unreadable" if unread else "")
+        line += f"{rate:,.0f} images/s" + (f"  {unreadable} unreadable" if unreadable else "")
         self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer, module) -> None:

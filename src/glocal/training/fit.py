@@ -37,7 +37,7 @@ class Outcome:
     """metrics of the epoch kept; how often each unreadable file was met; training speed."""
 
     metrics: dict
-    unread: dict[str, int]
+    unreadable: dict[str, int]
     images_per_second: float
 
 
@@ -98,8 +98,8 @@ def fit(
                 raise KeyboardInterrupt(f"stopped: {stop.kept}") from None
             finally:
                 data.end_workers()
-            unread = module.all_unread()
-    return Outcome(best.metrics, unread, epochs.images_per_second)
+            unreadable = module.all_unreadable()
+    return Outcome(best.metrics, unreadable, epochs.images_per_second)
 
 
 class _EndOthers(lightning.Callback):

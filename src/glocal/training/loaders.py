@@ -1,10 +1,12 @@
 """The batches of a run, on each of its devices, for Lightning."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningDataModule
 
 from glocal.data.loaders import end_workers, evaluation_loader, own_share, training_loader
+from glocal.tasks.labels import LabelTransform, several
 from glocal.training.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ class RunData(LightningDataModule):
         super().__init__()
         self.run = run
         self.loaders = []
+        classes = len(run.source.class_names)
+        self.target = partial(several, classes=classes) if run.source.multi_label else int
         self.common = dict(
-            classes=len(run.source.class_names) if run.source.multi_label else None,
             pin_memory=run.device.type == "cuda",
             told=stop.told,
         )
@@ -29,7 +32,7 @@ class RunData(LightningDataModule):
         samples = run.source.splits["train"]
         loader = training_loader(
             samples,
-            run.preprocessing.training_transform(run.augmentation),
+            LabelTransform(run.preprocessing, run.augmentation, self.target),
             run.batch_size,
             config.workers,
             config.seed,
@@ -54,7 +57,7 @@ class RunData(LightningDataModule):
         samples = run.source.splits["val"]
         loader = evaluation_loader(
             samples,
-            run.preprocessing.transform(),
+            LabelTransform(run.preprocessing, target=self.target),
             own_share(run.batch_size, config.accumulate, self.trainer.world_size),
             config.workers,
             rank=self.trainer.global_rank,

@@ -16,6 +16,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from glocal.data.batch import Batch
 from glocal.data.seeds import mix_seeds
 from glocal.tasks.classification import ClassificationTotals, MultiLabelTotals
 from glocal.training.config import TrainConfig, part_of
@@ -36,7 +37,7 @@ class ClassificationModule(LightningModule):
 
     Batches are those of `glocal.data.dataset`, of a set of `images` training images in `steps_per_epoch` steps;
     classes, multi_label: of their labels. data_key: stands for the data; a run goes on with the same only. lr: the
-    highest learning rate. `train_loss` and `val_metrics` hold the figures of the current epoch, `unread` counts how
+    highest learning rate. `train_loss` and `val_metrics` hold the figures of the current epoch, `unreadable` counts how
     often each unreadable file was met, by its message.
 
     Every step draws its random numbers (mixup, dropout, stochastic depth) from the seed and the step's place: no state
@@ -51,6 +52,7 @@ class ClassificationModule(LightningModule):
         classes: int,
         images: int,
         steps_per_epoch: int,
+        input_size: tuple[int, int, int],
         data_key: str = "",
         multi_label: bool = False,
         teacher: Teacher | None = None,
@@ -64,6 +66,7 @@ class ClassificationModule(LightningModule):
         self.images = images
         # Not asked of the trainer: it would make its loaders for the answer, before a saved place in them is known.
         self.steps_per_epoch = steps_per_epoch
+        self.input_size = input_size
         self.data_key = data_key
         self.data_epoch = 0  # of the next batch; at the end of an epoch, one ahead of the trainer's
         self.data_batches = 0  # of that epoch that were seen before the run was stopped
@@ -96,10 +99,10 @@ class ClassificationModule(LightningModule):
         self.raw_metrics: dict[str, float] = {}
         max_bad = part_of(config.max_bad, "--max-bad")
         self.max_bad = 1.0 if max_bad is None else max_bad
-        self.unread: Counter[str] = Counter()
-        self.unread_in_training: set[str] = set()
-        self.unread_elsewhere: set[str] = set()  # of the other devices, so far as they have said
-        self.unread_shared = 0  # how many files the other devices know of
+        self.unreadable: Counter[str] = Counter()
+        self.unreadable_in_training: set[str] = set()
+        self.unreadable_elsewhere: set[str] = set()  # of the other devices, so far as they have said
+        self.unreadable_shared = 0  # how many files the other devices know of
         self.loss_sum, self.loss_steps = 0.0, 0  # of the epoch's batches so far
         self.pending: list[tuple[int, Tensor]] = []  # steps, and their losses that are still on the device
         self.grouped = False
@@ -119,12 +122,12 @@ class ClassificationModule(LightningModule):
         values = values.to(self.device, torch.float32 if self.device.type == "mps" else values.dtype)
         return self.trainer.strategy.reduce(values, reduce_op="sum").cpu()
 
-    def all_unread(self) -> dict[str, int]:
+    def all_unreadable(self) -> dict[str, int]:
         """How often each unreadable file was met, on all devices."""
         if self.trainer.world_size == 1:
-            return dict(self.unread)
+            return dict(self.unreadable)
         parts = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(parts, self.unread)
+        torch.distributed.all_gather_object(parts, self.unreadable)
         return dict(sum(parts, Counter()))
 
     def configure_model(self) -> None:
@@ -178,54 +181,40 @@ class ClassificationModule(LightningModule):
         if self.teacher is not None:
             self.teacher.to(self.device)
 
-    def on_before_batch_transfer(self, batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Note the files that could not be read, while the batch is on the CPU; returns (images, labels)."""
-        images, labels, unread = batch
-        dataset = (self.trainer.train_dataloader if self.training else self.trainer.val_dataloaders).dataset
-        for index in unread[unread >= 0].tolist():
-            reason = dataset.reason(index)
-            if not self.unread[reason]:
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Note the files that could not be read."""
+        for reason in batch.skipped:
+            if not self.unreadable[reason]:
                 log.warning("skipped %s", reason)
-            self.unread[reason] += 1
+            self.unreadable[reason] += 1
             if self.training:
-                self.unread_in_training.add(reason)
+                self.unreadable_in_training.add(reason)
         if self.training:
             if self.trainer.world_size == 1:
-                self._check_unread()
-            images, labels = self._fill_up(images, labels)
-        return images, labels
+                self._check_unreadable()
+            if not len(batch):
+                raise TrainingStopped(f"too many images cannot be read, for instance {next(iter(self.unreadable))}")
+        return batch
 
-    def share_unread(self) -> None:
+    def share_unreadable(self) -> None:
         """Learn which files the other devices could not read, and stop where they are too many; all devices ask."""
         if self.trainer.world_size == 1:  # checked with each batch
             return
-        news = len(self.unread) > self.unread_shared
+        news = len(self.unreadable) > self.unreadable_shared
         if not self.trainer.strategy.reduce_boolean_decision(news, all=False):
             return
         parts = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(parts, (sorted(self.unread), sorted(self.unread_in_training)))
-        elsewhere = {reason for reasons, _ in parts for reason in reasons} - set(self.unread)
-        for reason in sorted(elsewhere - self.unread_elsewhere):
+        torch.distributed.all_gather_object(parts, (sorted(self.unreadable), sorted(self.unreadable_in_training)))
+        elsewhere = {reason for reasons, _ in parts for reason in reasons} - set(self.unreadable)
+        for reason in sorted(elsewhere - self.unreadable_elsewhere):
             log.warning("skipped %s", reason)
-        self.unread_elsewhere = elsewhere
-        self.unread_in_training.update(*(reasons for _, reasons in parts))
-        self.unread_shared = len(self.unread)
-        self._check_unread()
+        self.unreadable_elsewhere = elsewhere
+        self.unreadable_in_training.update(*(reasons for _, reasons in parts))
+        self.unreadable_shared = len(self.unreadable)
+        self._check_unreadable()
 
-    def _fill_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Put readable images of the batch in the place of those for which there was no replacement."""
-        known = (labels[:, 0] if labels.ndim > 1 else labels) >= 0
-        if known.all():
-            return images, labels
-        if not known.any():
-            raise TrainingStopped(f"too many images cannot be read, for instance {next(iter(self.unread))}")
-        good = known.nonzero()[:, 0]
-        place = torch.arange(len(labels))
-        place[~known] = good[torch.arange(int((~known).sum())) % len(good)]
-        return images[place], labels[place]
-
-    def _check_unread(self) -> None:
-        bad = self.unread_in_training
+    def _check_unreadable(self) -> None:
+        bad = self.unreadable_in_training
         if len(bad) > self.max_bad * self.images:
             raise TrainingStopped(
                 f"{len(bad)} of {self.images} images cannot be read, more than --max-bad {self.config.max_bad} allows, "
@@ -238,9 +227,8 @@ class ClassificationModule(LightningModule):
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        images = images.to(memory_format=torch.channels_last)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch.images.to(memory_format=torch.channels_last), batch.targets
         if self.mixup is not None:
             images, labels = self._mix(images, labels)
         try:
@@ -302,18 +290,21 @@ class ClassificationModule(LightningModule):
         for totals in self.val_totals.values():
             totals.reset()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        # Where the weights are shared out, the others wait for this device also when it has no image left.
+        images = batch.images if len(batch) else torch.zeros(1, *self.input_size, device=self.device)
         images = images.to(memory_format=torch.channels_last)
         models = [self.model] if self.ema is None else [self.ema.module, self.model]
         for model, totals in zip(models, self.val_totals.values(), strict=True):
-            totals.update(model(images), labels)
+            logits = model(images)
+            if len(batch):
+                totals.update(logits, batch.targets)
 
     def on_validation_epoch_end(self) -> None:
         metrics = [totals.compute(self.sum_over_devices) for totals in self.val_totals.values()]
         self.val_metrics, self.raw_metrics = metrics[0], metrics[-1]
         if not self.val_metrics:
-            raise TrainingStopped(f"no validation image can be read, for instance {next(iter(self.unread))}")
+            raise TrainingStopped(f"no validation image can be read, for instance {next(iter(self.unreadable))}")
         for values in metrics:
             value = values["loss"]
             self._check_finite(value, f"the validation loss is {value} after step {self.global_step}")
@@ -334,8 +325,8 @@ class ClassificationModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         sums = self.sum_over_devices(torch.tensor([self.loss_sum, self.loss_steps], dtype=torch.float64))
         checkpoint["epoch_so_far"] = {"loss_sum": sums[0].item(), "loss_steps": int(sums[1])}
-        checkpoint["unread"] = self.all_unread()
-        checkpoint["unread_in_training"] = sorted(self.unread_in_training)
+        checkpoint["unread"] = self.all_unreadable()
+        checkpoint["unread_in_training"] = sorted(self.unreadable_in_training)
         in_epoch = self.data_epoch == self.current_epoch
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if in_epoch else 0
         checkpoint["data"] = {"key": self.data_key, "epoch": self.data_epoch, "batches": batches}
@@ -350,8 +341,8 @@ class ClassificationModule(LightningModule):
         if self.trainer.is_global_zero:  # what all devices have counted so far
             self.loss_sum = checkpoint["epoch_so_far"]["loss_sum"]
             self.loss_steps = checkpoint["epoch_so_far"]["loss_steps"]
-            self.unread = Counter(checkpoint["unread"])
-            self.unread_in_training = set(checkpoint["unread_in_training"])
+            self.unreadable = Counter(checkpoint["unread"])
+            self.unreadable_in_training = set(checkpoint["unread_in_training"])
 
     def _check_finite(self, value: float, what: str) -> None:
         if not np.isfinite(value):

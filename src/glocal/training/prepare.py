@@ -116,6 +116,7 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
         classes=classes,
         images=images,
         steps_per_epoch=min(max(1, images // batch_size), QUICK_BATCHES if config.quick else images),
+        input_size=preprocessing.input_size,
         data_key=content_key(source),
         multi_label=multi_label,
         teacher=_teacher(config, preprocessing, source),

@@ -95,8 +95,8 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
             console.print(f"going on from {state}", highlight=False, soft_wrap=True)
         with _log_file(output / run_folder.LOG):
             outcome = fit(run, output, console, state, check, stop)
-            if outcome.unread:
-                files, times = len(outcome.unread), sum(outcome.unread.values())
+            if outcome.unreadable:
+                files, times = len(outcome.unreadable), sum(outcome.unreadable.values())
                 log.warning("%d file%s skipped, %d times in all", files, " was" if files == 1 else "s were", times)
         check()
         result = TrainResult(
@@ -109,7 +109,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
             images={split: len(samples) for split, samples in source.splits.items()},
             seconds=time.perf_counter() - start,
             images_per_second=outcome.images_per_second,
-            unread=outcome.unread,
+            unread=outcome.unreadable,
             samples=run_folder.write_samples(output, source) if leading else [],
         )
         if leading:

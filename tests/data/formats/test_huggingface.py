@@ -123,7 +123,7 @@ class TestImages:
         samples = open_for_evaluation(name)[0].splits["all"]
         with pytest.raises(UnreadableImageError, match=r"saved \(train\), row 1: not an image"):
             samples.load(1)
-        assert samples.name(1) == f"{name} (train), row 1"
+        assert str(samples.images[1]) == f"{name} (train), row 1"
 
     def test_missing_one_is_named(self, save):
         data = table(2).remove_columns("picture").add_column("picture", [image(0), None])

@@ -15,6 +15,7 @@ from torchvision import transforms
 
 import glocal.data.shard_stream
 import glocal.data.shards
+from glocal.data.batch import Collate, Example
 from glocal.data.open import open_for_evaluation, open_for_training
 from glocal.data.shard_stream import ShardStream
 
@@ -74,28 +75,40 @@ def red(image):
     return round(float(image[0, 0, 0]) * 255)
 
 
-TO_TENSOR = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])
+PATH = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])
 
 
-def noisy(image):
+def TO_TENSOR(image, label):
+    return Example(PATH(image), label)
+
+
+def noisy(image, label):
     """A transform with random changes from all three libraries in channels 1 and 2."""
     import random
 
     import numpy as np
 
-    tensor = TO_TENSOR(image)
+    tensor = PATH(image)
     tensor[1] = torch.rand(8, 8) + random.random()
     tensor[2] = float(np.random.rand())
-    return tensor
+    return Example(tensor, label)
 
 
 def numbers(stream, workers, batch_size):
-    loader = DataLoader(stream, batch_size=batch_size, num_workers=workers)
-    return [[red(image) for image in images] for images, _, _ in loader]
+    loader = DataLoader(stream, batch_size=batch_size, num_workers=workers, collate_fn=Collate())
+    return [[red(image) for image in batch.images] for batch in loader]
 
 
 def order_of(stream):
-    return [red(image) for image, _, _ in stream]
+    return [red(item.example.image) for item in stream]
+
+
+def seen(stream):
+    """Number, label and reason of every item."""
+    shown = []
+    for example, reason in stream:
+        shown.append((None, None, reason) if example is None else (red(example.image), example.target, reason))
+    return shown
 
 
 class TestOpening:
@@ -176,8 +189,7 @@ class TestOpening:
             (tmp_path / "classes.txt").write_text(f"{decomposed}\ndog\n", encoding="utf-8")
         samples = samples_of(tmp_path)
         assert samples.class_names == [composed, "dog"]
-        stream = ShardStream(samples, transforms.ToTensor())
-        assert [label for _, label, _ in stream] == [0, 1, 0] * 2
+        assert [item.example.target for item in ShardStream(samples, TO_TENSOR)] == [0, 1, 0] * 2
 
     def test_a_label_that_is_no_text_is_none(self, tmp_path):
         for label in (b"caf\xe9", b'{"label": "\\ud800"}'):
@@ -233,11 +245,11 @@ class TestOpening:
             (tmp_path / "d/classes.txt").write_text("ant\ncat\ndog\n")
         samples = samples_of(tmp_path / "d")
         assert samples.class_names == ["ant", "cat", "dog"]
-        assert [label for _, label, _ in ShardStream(samples, TO_TENSOR)] == [1, 2, 0]
+        assert [item.example.target for item in ShardStream(samples, TO_TENSOR)] == [1, 2, 0]
 
     def test_relabel(self, make):
         samples = samples_of(make([4])).relabel([5, 6, 7]).relabel([0, 0, 0, 0, 0, 8, 9, 10])
-        assert [label for _, label, _ in ShardStream(samples, TO_TENSOR)] == [8, 9, 10, 8]
+        assert [item.example.target for item in ShardStream(samples, TO_TENSOR)] == [8, 9, 10, 8]
 
     @pytest.mark.parametrize("form", ["sizes.json", "_info.json"])
     def test_written_counts_are_used(self, make, form):
@@ -255,7 +267,7 @@ class TestOpening:
     def test_members_that_belong_to_no_sample_are_not_counted(self, tmp_path):
         write(tmp_path / "d/a.tar", [("__x__/1.txt", b""), ("README", b""), *sample(0), ("__y__", b""), *sample(1)])
         samples = samples_of(tmp_path / "d")
-        assert [red(image) for image, _, _ in ShardStream(samples, TO_TENSOR)] == [0, 1]
+        assert order_of(ShardStream(samples, TO_TENSOR)) == [0, 1]
 
 
 def broken(tmp_path, kind):
@@ -412,30 +424,21 @@ class TestOrder:
     @pytest.mark.parametrize("workers", [0, 2])
     def test_evaluation_sees_every_sample_once_and_fills_up(self, make, world, workers):
         samples = samples_of(make([7, 1, 12, 9, 5, 3]))
-        labels, seen, lengths = [], [], set()
+        seen, lengths = [], set()
         for rank in range(world):
-            items = [
-                (red(image), int(label), int(unread))
-                for images, of_batch, missing in DataLoader(
-                    ShardStream(samples, TO_TENSOR, rank=rank, world=world, batch_size=4),
-                    batch_size=4,
-                    num_workers=workers,
-                )
-                for image, label, unread in zip(images, of_batch, missing, strict=True)
-            ]
-            lengths.add(len(items))
-            labels += [label for _, label, _ in items]
-            seen += [number for number, label, _ in items if label >= 0]
+            stream = ShardStream(samples, TO_TENSOR, rank=rank, world=world, batch_size=4)
+            batches = numbers(stream, workers, 4)
+            lengths.add((len(stream), len(batches)))
+            seen += chain.from_iterable(batches)
         assert sorted(seen) == list(range(37))
-        assert lengths == {-(-37 // world)}
-        assert labels.count(-1) == -(-37 // world) * world - 37
+        assert lengths == {(-(-37 // world), -(-37 // world // 4) if workers == 0 else len(batches))}
 
     def test_one_process_evaluates_in_order(self, make):
         assert numbers(ShardStream(samples_of(make([5, 4])), TO_TENSOR), 0, 9) == [list(range(9))]
 
     def test_labels_belong_to_the_images(self, make):
         stream = ShardStream(samples_of(make([7, 12])), TO_TENSOR, training=True)
-        assert all(label == red(image) % CLASSES and unread == -1 for image, label, unread in stream)
+        assert all(label == number % CLASSES and reason is None for number, label, reason in seen(stream))
 
     def test_training_is_shuffled_within_and_across_shards(self, make):
         order = order_of(ShardStream(samples_of(make([10] * 5)), TO_TENSOR, training=True))
@@ -467,28 +470,29 @@ class TestOrder:
         seen = []
         for epoch in (0, 1):
             stream.set_epoch(epoch)
-            seen += [(red(image), float(image[1, 0, 0]), float(image[2, 0, 0])) for image, _, _ in stream]
+            seen += [item.example.image[:, 0, 0].tolist() for item in stream]
         for channel in (1, 2):
             assert len({item[channel] for item in seen}) == 12
 
     def test_workers_that_persist_follow_the_epoch(self, make):
         stream = ShardStream(samples_of(make([6] * 4)), TO_TENSOR, training=True, batch_size=4)
-        loader = DataLoader(stream, batch_size=4, num_workers=2, persistent_workers=True)
+        loader = DataLoader(stream, batch_size=4, num_workers=2, persistent_workers=True, collate_fn=Collate())
         orders = []
         for epoch in (0, 1):
             stream.set_epoch(epoch)
-            orders.append([red(image) for images, _, _ in loader for image in images])
+            orders.append([red(image) for batch in loader for image in batch.images])
         assert orders[0] != orders[1]
         assert all(sorted(order) == list(range(24)) for order in orders)
 
     def test_random_changes_depend_on_seed_epoch_and_place_alone(self, make):
         stream = ShardStream(samples_of(make([6, 6])), noisy, seed=3)
         torch.manual_seed(1)
-        first = torch.stack([image for image, _, _ in stream])
+        first = torch.stack([item.example.image for item in stream])
         torch.manual_seed(2)
         before = torch.get_rng_state()
-        in_workers = [images for images, _, _ in DataLoader(stream, batch_size=1, num_workers=2)]
-        again = torch.stack([image for image, _, _ in stream])
+        loader = DataLoader(stream, batch_size=1, num_workers=2, collate_fn=Collate())
+        in_workers = [batch.images for batch in loader]
+        again = torch.stack([item.example.image for item in stream])
         assert torch.equal(torch.get_rng_state(), before) or len(in_workers) == 12  # the loader draws a seed itself
         assert torch.equal(first, again)
         in_order = sorted(in_workers, key=lambda images: red(images[0]))
@@ -509,42 +513,45 @@ class TestOrder:
 
 class TestUnreadable:
     def items(self, folder, **options):
-        return [
-            (red(image), label, unread)
-            for image, label, unread in ShardStream(samples_of(folder), TO_TENSOR, **options)
-        ]
+        return seen(ShardStream(samples_of(folder), TO_TENSOR, **options))
 
     @pytest.mark.parametrize("kind", ["cut", "cut between members", "header"])
     def test_what_a_broken_shard_lacks_is_reported(self, tmp_path, kind):
         folder = broken(tmp_path, kind)
         (folder / "sizes.json").write_text('{"train-0.tar": 3, "train-1.tar": 3}')
         (folder / "classes.txt").write_text("a\nb\nc\n")
-        whole = [(0, 0, -1), (1, 1, -1), (2, 2, -1), (0, 0, -1), (1, 1, -1)]
-        readable = whole[:4] if kind == "cut" else whole
-        assert self.items(folder) == readable + [(0, -1, index) for index in range(len(readable), 6)]
-        reason = samples_of(folder).reason(5)
-        assert "train-1.tar: sample 2" in reason
-        assert "of 3 samples" in reason
+        whole = [(0, 0, None), (1, 1, None), (2, 2, None), (0, 0, None), (1, 1, None)]
+        readable = 4 if kind == "cut" else 5
+        items = self.items(folder)
+        assert items[:readable] == whole[:readable]
+        for place, (number, label, reason) in enumerate(items[readable:], readable):
+            assert (number, label) == (None, None)
+            assert f"train-1.tar: sample {place - 3}: " in reason
+            assert "of 3 samples" in reason
+        assert len(items) == 6
 
     def test_missing_shard_is_reported(self, tmp_path):
         folder = broken(tmp_path, "")
         samples = samples_of(folder)
         (folder / "train-0.tar").unlink()
-        items = [(label, unread) for _, label, unread in ShardStream(samples, TO_TENSOR)]
-        assert items == [(-1, 0), (-1, 1), (-1, 2), (0, -1), (1, -1), (2, -1)]
-        assert "No such file" in samples.reason(0)
+        items = seen(ShardStream(samples, TO_TENSOR))
+        assert [label for _, label, _ in items] == [None, None, None, 0, 1, 2]
+        for place in range(3):
+            assert f"train-0.tar: sample {place}: " in items[place][2]
+            assert "No such file" in items[place][2]
+        assert [reason for _, _, reason in items[3:]] == [None] * 3
 
-    def test_evaluation_gives_a_blank_image(self, tmp_path):
+    def test_evaluation_leaves_it_out(self, tmp_path):
         folder = broken(tmp_path, "image")
-        assert self.items(folder)[3:] == [(0, 0, -1), (0, -1, 4), (2, 2, -1)]
-        assert samples_of(folder).reason(4).endswith("train-1.tar: 0001.png: not an image")
+        reason = f"{folder}/train-1.tar: 0001.png: not an image"
+        assert self.items(folder)[3:] == [(0, 0, None), (None, None, reason), (2, 2, None)]
 
     def test_training_repeats_the_last_that_could_be_read(self, tmp_path):
         items = self.items(broken(tmp_path, "image"), training=True)
         assert len(items) == 6
-        place = next(place for place, (_, _, unread) in enumerate(items) if unread == 4)
-        assert items[place][:2] == (items[place - 1][:2] if place else (0, -1))
-        assert sum(unread == -1 for _, _, unread in items) == 5
+        (place,) = (place for place, (_, _, reason) in enumerate(items) if reason is not None)
+        assert "train-1.tar: 0001.png: not an image" in items[place][2]
+        assert items[place][:2] == (items[place - 1][:2] if place else (None, None))
 
     @pytest.mark.parametrize(
         ("members", "reason"),
@@ -561,9 +568,9 @@ class TestUnreadable:
     def test_reason(self, tmp_path, members, reason):
         write(tmp_path / "d/a.tar", members)
         (tmp_path / "d/classes.txt").write_text("a\nb\n")
-        samples = samples_of(tmp_path / "d")
-        assert [item[1:] for item in ShardStream(samples, TO_TENSOR)] == [(-1, 0)]
-        assert samples.reason(0).endswith(reason)
+        ((number, label, found),) = self.items(tmp_path / "d")
+        assert (number, label) == (None, None)
+        assert found.endswith(reason)
 
 
 class TestResume:
@@ -584,7 +591,7 @@ class TestResume:
 
         def loader():
             stream = ShardStream(samples, noisy, seed=1, training=True, batch_size=4)
-            return stream, StatefulDataLoader(stream, batch_size=4, num_workers=workers)
+            return stream, StatefulDataLoader(stream, batch_size=4, num_workers=workers, collate_fn=Collate(fill=True))
 
         stream, whole = loader()
         expected = []
@@ -606,7 +613,9 @@ class TestResume:
         found += list(continued)
         assert len(found) == 18 - batches
         for batch, other in zip(found, expected[batches:], strict=True):
-            assert all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
+            assert torch.equal(batch.images, other.images)
+            assert torch.equal(batch.targets, other.targets)
+            assert batch.skipped == other.skipped
 
     def test_at_any_sample(self, tmp_path):
         """Also right before one that cannot be read, in whose place the last before the stop comes."""
@@ -617,12 +626,12 @@ class TestResume:
         ]
         write(tmp_path / "d/0.tar", members)
         samples = samples_of(tmp_path / "d")
-        whole = [(red(image), label, unread) for image, label, unread in ShardStream(samples, TO_TENSOR, training=True)]
+        whole = seen(ShardStream(samples, TO_TENSOR, training=True))
         for stop in range(14):
             stopped, continued = (ShardStream(samples, TO_TENSOR, training=True) for _ in range(2))
             list(zip(range(stop), stopped, strict=False))
             continued.load_state_dict(stopped.state_dict())
-            assert [(red(image), label, unread) for image, label, unread in continued] == whole[stop:]
+            assert seen(continued) == whole[stop:]
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_between_epochs(self, make, workers):
@@ -630,15 +639,15 @@ class TestResume:
 
         def loader():
             stream = ShardStream(samples, TO_TENSOR, training=True, batch_size=4)
-            return stream, StatefulDataLoader(stream, batch_size=4, num_workers=workers)
+            return stream, StatefulDataLoader(stream, batch_size=4, num_workers=workers, collate_fn=Collate(fill=True))
 
         stream, first = loader()
         list(first)
         state = first.state_dict()
         stream.set_epoch(1)
-        expected = [images for images, _, _ in first]
+        expected = [batch.images for batch in first]
         stream, second = loader()
         second.load_state_dict(state)
         stream.set_epoch(1)
-        found = [images for images, _, _ in second]
+        found = [batch.images for batch in second]
         assert torch.equal(torch.cat(found), torch.cat(expected))

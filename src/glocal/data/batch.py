@@ -1,0 +1,99 @@
+"""What a loader gives: images with their targets, and the files that could not be read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from glocal.data.geometry import Geometry
+
+
+class Example(NamedTuple):
+    """An image as a model takes it, (C, H, W), its target, and where it lies in its file's image; None: not said."""
+
+    image: Tensor
+    target: Any = None
+    geometry: Geometry | None = None
+
+
+class Item(NamedTuple):
+    """What a data set gives for a place: an example, why the file of that place could not be read, or both or neither.
+
+    Both: another example took its place. Neither: the place fills a device's share, and holds nothing.
+    """
+
+    example: Example | None
+    skipped: str | None = None
+
+
+Transform = Callable[[Image.Image, Any], Example]  # of an RGB image and its annotation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images (B, C, H, W), targets as the task has them, and of each image its geometry.
+
+    skipped: why each unreadable file was left out, with its name. Nothing stands for it in the other fields, so that B
+    may be 0; images are then of shape (0,).
+    """
+
+    images: Tensor
+    targets: Any
+    geometry: list[Geometry | None]
+    skipped: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory from which a GPU copies faster; a DataLoader asks for it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, images=change(self.images), targets=_changed(self.targets, change))
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value with each of its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _changed(one, change) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_changed(one, change) for one in value]
+    return value
+
+
+class Collate:
+    """Items to a `Batch`.
+
+    fill: readable examples of the batch take the place of those that are lacking, in turn, so that every batch of a
+    training is whole. targets: puts a list of targets together.
+    """
+
+    def __init__(self, fill: bool = False, targets: Callable[[list], Any] = default_collate):
+        self.fill = fill
+        self.targets = targets
+
+    def __call__(self, items: list[Item]) -> Batch:
+        examples = [item.example for item in items if item.example is not None]
+        if self.fill and examples:
+            fill = iter(examples * len(items))
+            examples = [next(fill) if item.example is None else item.example for item in items]
+        skipped = [item.skipped for item in items if item.skipped is not None]
+        if not examples:
+            return Batch(torch.zeros(0), [], [], skipped)
+        targets = [example.target for example in examples]
+        return Batch(
+            default_collate([example.image for example in examples]),
+            None if targets[0] is None else self.targets(targets),
+            [example.geometry for example in examples],
+            skipped,
+        )
