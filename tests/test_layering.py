@@ -24,6 +24,7 @@ LEVELS = [
     {"deploy", "explain", "training", "evaluation"},
     {"bench"},
     {"cli"},
+    {"testing"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
@@ -107,3 +108,9 @@ def modules_after(statement: str) -> set[str]:
 def test_import_costs_hardly_more_than_timm():
     extra = modules_after("import glocal") - modules_after("import timm, timm.data") - set(sys.stdlib_module_names)
     assert extra == {"glocal", "msgspec"}  # 0.04 s, of 4
+
+
+def test_import_leaves_the_checks_for_contributors_alone():
+    code = "import glocal, sys; assert 'glocal.models' in sys.modules; print('glocal.testing' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == "False\n"
