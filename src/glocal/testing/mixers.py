@@ -190,7 +190,7 @@ def hands_on_gradients(case: Case) -> None:
 
 
 def trains_on_one_value(case: Case) -> None:
-    module, x = case.build().train(), case.input((1, 1), batch=1).float()
+    module, x = case.build().train(), case.input((1, 1), batch=1).float().requires_grad_()
     try:
         case.call(module, x).sum().backward()
     except Exception as error:
