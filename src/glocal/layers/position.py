@@ -225,7 +225,7 @@ class LogCPB(SizeCached):
     def values_in_parts(self, y: Tensor, x: Tensor) -> Tensor:
         """As `values`, some rows at a time, as the hidden layer of a large map takes gigabytes."""
         values = self.values_by_sums if self.is_plain() else self.values
-        return by_rows(lambda part: values(part, x), y, max(1, self.MOST_HIDDEN // (len(x) * self.hidden_dim)))
+        return by_rows(lambda part: values(part, x), y, x.shape[0] * self.hidden_dim, self.MOST_HIDDEN)
 
     def values(self, y: Tensor, x: Tensor) -> Tensor:
         """The MLP at all pairs of an offset in y and one in x: (offsets y, offsets x, heads)."""

@@ -12,9 +12,13 @@ __all__ = ["by_rows"]
 NO_KERNEL = "it calls a function part by part"
 
 
-def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    """function(x) for a function that treats every row of x, (n, …), by itself: `rows` of them at a time.
+def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, numbers_per_row: int, most: int) -> Tensor:
+    """function(x) for a function that treats every row of x, (n, …), by itself, in parts of as many rows as fit.
 
-    In a graph the function gets all rows at once: the number of parts may not depend on a size.
+    In a graph the function gets all rows at once: no size may decide how many parts there are.
+
+    Args:
+        numbers_per_row: how many the function computes for a row.
+        most: how many it may compute at a time, but at least a row.
     """
-    return function(x) if dispatch.sizes_are_open() else reference.by_rows(function, x, rows)
+    return function(x) if dispatch.sizes_are_open() else reference.by_rows(function, x, numbers_per_row, most)
