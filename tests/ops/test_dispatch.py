@@ -63,11 +63,12 @@ def test_the_list_of_ops_comes_from_their_folders():
 
 
 @pytest.mark.parametrize("op", listing.ops(), ids=lambda op: op.name)
-def test_an_op_is_public_and_says_why_it_has_no_kernel(op):
+def test_an_op_is_public_has_tests_and_says_why_it_has_no_kernel(op):
     assert op.name in ops.__all__
     assert callable(getattr(ops, op.name))
     assert bool(op.no_kernel) == (op.name not in KERNELS)
     assert op.no_kernel != "there is no kernel"
+    assert (Path(__file__).parent / f"test_{op.name}.py").is_file()
 
 
 def test_a_view_of_a_tensor_too_large_to_count_in_32_bits():

@@ -117,9 +117,9 @@ def ffn(height, width):
 def of_scales(function):
     def call(x, expand, mean, variance, weight, bias, project, project_bias, **named):
         kernels, biases = ([named[f"{kind}{k}"] for k in (1, 3, 5)] for kind in ("kernel", "bias"))
-        moments, affine = (mean.detach(), variance.detach()), (weight, bias)  # statistics: without a gradient
-        zero = 0 * (mean.sum() + variance.sum())
-        return function(x, expand, moments, affine, 1e-5, kernels, biases, project, project_bias) + zero
+        norm = mean.detach(), variance.detach(), weight, bias, 1e-5  # its statistics have no gradient
+        parameters = ops.FFNParameters(expand, *norm, kernels, biases, project, project_bias)
+        return function(x, parameters) + 0 * (mean.sum() + variance.sum())
 
     return call
 

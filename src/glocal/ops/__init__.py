@@ -16,7 +16,7 @@ from glocal.ops.dispatch import can_keep_results, full_precision, records_calls
 from glocal.ops.grid_attention import grid_attention
 from glocal.ops.log_offsets import log_offsets
 from glocal.ops.mixed_kernels import kernel_contexts, mixed_kernels, mixture
-from glocal.ops.multi_scale_ffn import multi_scale_ffn
+from glocal.ops.multi_scale_ffn import FFNParameters, multi_scale_ffn
 from glocal.ops.pad_to_even import pad_to_even
 from glocal.ops.pointwise_conv import pointwise_conv, pointwise_halves
 from glocal.ops.resize_bias import resize_bias
@@ -24,6 +24,7 @@ from glocal.ops.sample_norm import sample_norm
 from glocal.ops.silu import silu
 
 __all__ = [
+    "FFNParameters",
     "adaptive_average_pool",
     "aggregated_attention",
     "biased_attention",

@@ -9,7 +9,7 @@ from glocal.layers.conv import convolve, depthwise, is_depthwise, is_plain, is_p
 from glocal.layers.fusion import absorb_input_norm, absorb_norm, absorb_residual
 from glocal.layers.graph import leaf
 from glocal.layers.norm import BatchNorm2d
-from glocal.ops import multi_scale_depthwise_conv, multi_scale_ffn
+from glocal.ops import FFNParameters, multi_scale_depthwise_conv, multi_scale_ffn
 
 
 @leaf
@@ -42,10 +42,10 @@ class MSFFN(nn.Module):
         else:
             weights, biases = self.kernels()
             if weights and self.is_merged():
-                moments = self.norm1.running_mean, self.norm1.running_var
-                affine = self.norm1.weight, self.norm1.bias
-                project, bias = self.fc2.weight, self.fc2.bias
-                x = multi_scale_ffn(x, self.fc1.weight, moments, affine, self.norm1.eps, weights, biases, project, bias)
+                norm, project = self.norm1, self.fc2
+                statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
+                parameters = FFNParameters(self.fc1.weight, *statistics, weights, biases, project.weight, project.bias)
+                x = multi_scale_ffn(x, parameters)
                 return self.norm3(x)
             x = self.norm1(convolve(self.fc1, x, gelu=True))
             if weights:

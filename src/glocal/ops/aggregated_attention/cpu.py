@@ -102,12 +102,21 @@ def _to_windows(x: Tensor, tile: tuple[int, int]) -> Tensor:
     return _Windows.apply(x, tile).flatten(4, 5).flatten(2, 3)
 
 
-def _with_batch(function: type[torch.autograd.Function], x: Tensor, tile: tuple[int, int]) -> Tensor:
-    """A function of batches for (mapped, B, …), as which torch.func hands over what it maps over."""
-    return function.apply(x.flatten(0, 1), tile).unflatten(0, x.shape[:2])
+class _OfTiles(torch.autograd.Function):
+    """A linear function of a tensor (B, …) and the sides of a tile; a subclass has its `forward` and `backward`."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
+        ctx.tile = inputs[1]
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
+        """What torch.func maps over becomes a part of the batch."""
+        x = x.movedim(in_dims[0], 0)
+        return cls.apply(x.flatten(0, 1), tile).unflatten(0, x.shape[:2]), 0
 
 
-class _Windows(torch.autograd.Function):
+class _Windows(_OfTiles):
     """(B, H + 2, W + 2, heads, d), H and W of whole tiles → (B, heads, rows, columns, y, x, d): the windows' copies."""
 
     @staticmethod
@@ -116,19 +125,11 @@ class _Windows(torch.autograd.Function):
         return x.permute(0, 3, 1, 2, 5, 6, 4).contiguous()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
-        ctx.tile = inputs[1]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
-        return _with_batch(_Windows, x.movedim(in_dims[0], 0), tile), 0
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Overlaps.apply(grad, ctx.tile), None
 
 
-class _Overlaps(torch.autograd.Function):
+class _Overlaps(_OfTiles):
     """The transpose of `_Windows`: at each position the sum of what the windows have there."""
 
     @staticmethod
@@ -146,14 +147,6 @@ class _Overlaps(torch.autograd.Function):
                 whole[:, :, : bottom - top, :, : right - left] += x[:, :, top:bottom, :, left:right]
         height, width = (rows - 1) * down + tall, (columns - 1) * across + wide
         return out[:, :height, :width]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
-        ctx.tile = inputs[1]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
-        return _with_batch(_Overlaps, x.movedim(in_dims[0], 0), tile), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -201,7 +194,7 @@ def _neighbours(x: Tensor, tile: tuple[int, int]) -> Tensor:
     return x.as_strided((*x.shape[:-2], *tile, 3, 3), (*x.stride()[:-2], *strides), x.storage_offset())
 
 
-class _Pick(torch.autograd.Function):
+class _Pick(_OfTiles):
     """(…, queries, keys) → (…, queries, 9): what each query has with its neighbours."""
 
     @staticmethod
@@ -209,19 +202,11 @@ class _Pick(torch.autograd.Function):
         return _neighbours(x.contiguous(), tile).reshape(*x.shape[:-1], 9)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
-        ctx.tile = inputs[1]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
-        return _Pick.apply(x.movedim(in_dims[0], 0), tile), 0
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Place.apply(grad, ctx.tile), None
 
 
-class _Place(torch.autograd.Function):
+class _Place(_OfTiles):
     """(…, queries, 9) → (…, queries, keys): the transpose of `_Pick`, zero elsewhere."""
 
     @staticmethod
@@ -229,14 +214,6 @@ class _Place(torch.autograd.Function):
         out = x.new_zeros(*x.shape[:-1], (tile[0] + 2) * (tile[1] + 2))
         _neighbours(out, tile).copy_(x.view(*x.shape[:-2], *tile, 3, 3))
         return out
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
-        ctx.tile = inputs[1]
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, tile: tuple[int, int]) -> tuple[Tensor, int]:
-        return _Place.apply(x.movedim(in_dims[0], 0), tile), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
