@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from agreement import random, randomised
 from glocal.layers.channel_mixers import MSFFN, ConvFFN, ConvGLU, InvertedResidual, ResidualConvFFN
@@ -107,6 +108,16 @@ def test_branches_of_a_graph_equal_the_whole(expansion, size, monkeypatch):
         monkeypatch.setattr(sys.modules[module], "multi_scale_depthwise_conv", None)  # not called
     with dispatch.as_exported():
         torch.testing.assert_close(mixer(x), expected)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_another_convolution_in_the_place_of_a_branch_is_called(fused):
+    mixer, x = randomised(MSFFN(DIM)).eval(), random(2, DIM, 9, 7)
+    mixer.convs[1] = randomised(nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6))
+    if fused:
+        mixer.reparameterize()
+    y = F.gelu(mixer.branch_by_branch(mixer.norm1(F.gelu(mixer.fc1(x)))))
+    torch.testing.assert_close(mixer(x), mixer.norm3(mixer.fc2(mixer.norm2(y))))
 
 
 @pytest.mark.parametrize(
