@@ -1,4 +1,4 @@
-"""The only four-stage skeleton, and the one place where timm's model contract is implemented.
+"""The only four-stage skeleton, and the only implementation of timm's model contract.
 
 A backbone is a stem and four stages; a stage is a downsample and blocks; a block is a token mixer and a channel mixer.
 """
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
     Args:
         dim: channels.
-        token_mixer, channel_mixer, norm1, norm2, scale1, scale2: modules; an identity where a family has none.
+        token_mixer, channel_mixer, norm1, norm2, scale1, scale2: modules; an identity if a family has none.
         drop_path: probability to drop a branch of a sample.
         position: added before the branches (its own residual included).
         uses_position: call the token mixer with the stage's shared position bias as well.
@@ -92,8 +92,8 @@ class Stage(nn.Module):
     Args:
         downsample: (B, C', H, W) → (B, C, ⌈H/2⌉, ⌈W/2⌉), an identity in the first stage.
         blocks: the stage's `Block`s.
-        norm: after the last block, an identity where a family has none.
-        position: computes from the stage's map the position bias that its blocks share; None where there is none.
+        norm: after the last block, an identity if a family has none.
+        position: computes from the stage's map the position bias that its blocks share; None if they share none.
     """
 
     shares_position: torch.jit.Final[bool]

@@ -1,7 +1,7 @@
-"""Convolutions are plain `nn.Conv2d`s, and `convolve` calls them by the fastest way there is.
+"""Convolutions are plain `nn.Conv2d`s, and `convolve` computes them in the fastest way.
 
-Adapters and quantisers put another module in a layer's place; hooks and parametrisations act where a layer is called.
-So a layer's weights are used without calling it only where the layer is a plain one that nobody watches (`is_plain`).
+Adapters and quantisers put another module in a layer's place; hooks and parametrisations act when a layer is called.
+So a layer's weights are used without calling the layer only if it is plain and has no hooks (`is_plain`).
 
 TorchScript cannot hand a layer to a function: under `torch.jit.is_scripting()` a mixer calls its layers itself.
 """
@@ -27,8 +27,8 @@ def depthwise(dim: int, kernel_size: int, dilation: int = 1, bias: bool = True) 
 def is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Conv2d) -> bool:
     """Whether a call of the layer is nothing but `kind.forward`.
 
-    Not so for a subclass (a parametrised layer is one), with a hook or a `forward` of its own, or while a graph is made
-    that names its layers (torch.jit.trace).
+    It is more for a subclass (a parametrised layer is one), for a layer with a hook or with a `forward` of its own, and
+    while torch.jit.trace makes a graph that names its layers.
     """
     return (
         type(layer) is kind
@@ -71,7 +71,7 @@ def _keeps_channels(conv: nn.Conv2d) -> bool:
 def convolve(
     layer: nn.Module, x: Tensor, gelu: bool = False, residual: Tensor | None = None, factor: Tensor | None = None
 ) -> Tensor:
-    """residual + factor · GELU(layer(x)), less what is not asked for: in one operation where there is one.
+    """residual + factor · GELU(layer(x)), each part if it is asked for, in one operation if one can compute it.
 
     Args:
         layer: maps (B, C, H, W) to (B, D, H, W).

@@ -8,7 +8,7 @@ from torch.fx import Proxy, Tracer
 
 
 def leaf(kind: type[nn.Module]) -> type[nn.Module]:
-    """Mark a module whose `forward` decides by shapes: FX makes one node of it, whoever traces.
+    """Mark a module whose `forward` decides by shapes: FX makes one node of it, with any tracer.
 
     timm's tracer asks a list, others only take what belongs to torch.nn for a leaf.
     """

@@ -38,12 +38,11 @@ class DynamicPositionEncoding(nn.Module):
 class SizeCache:
     """The last few tensors that a module computed from its parameters alone, by feature size.
 
-    An entry is used as long as the parameters hold the very numbers that it was computed from, of which there is a
-    copy. Nothing less shows that it is fresh: fused optimizers, writes to `.data` and NumPy views of it leave no trace.
+    An entry is used as long as the parameters equal a copy of those that it was computed from. Nothing less shows that
+    it is fresh: fused optimizers, writes to `.data` and NumPy views of a parameter leave no trace.
 
-    Not used while training, tracing or compiling, nor where a gradient could be asked for; and on a CPU only, as other
-    devices would have to wait for the comparison. Copies and pickles of it start empty, and it is no part of the state
-    dict.
+    It is not used while training, nor where the ops say that results cannot be kept (`can_keep_results`). Copies and
+    pickles of it start empty, and it is no part of the state dict.
     """
 
     LIMIT = 4
@@ -59,7 +58,7 @@ class SizeCache:
         self.state: tuple[list[Tensor], dict[tuple[int, ...], Tensor]] = [], {}
 
     def get(self, module: nn.Module, sources: list[Tensor], compute: Callable[..., Tensor], *sizes: int) -> Tensor:
-        """Return `compute(*sizes)`, from the cache where it is safe. sources: all that it depends on besides."""
+        """Return `compute(*sizes)`, from the cache if that is safe. sources: the parameters that it depends on."""
         if (
             module.training
             or not can_keep_results(sources)
@@ -108,7 +107,7 @@ class RelativePosition(SizeCached):
         reduction: spatial reduction of the keys.
 
     `forward(x)` returns (1, heads, H·W, H_s·W_s) for the (B, C, H, W) map x: the parameter, resized with bicubic
-    interpolation over its last two axes where the size differs. Source: arXiv 2310.19380, section III-B.
+    interpolation over its last two axes if the size differs. Source: arXiv 2310.19380, section III-B.
     """
 
     def __init__(self, num_heads: int, size: tuple[int, int], reduction: int):

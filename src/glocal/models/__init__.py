@@ -22,7 +22,7 @@ def model_names() -> list[str]:
 
 
 def published_top1(name: str) -> float | None:
-    """Published ImageNet-1K top-1 in percent of a name with its tag (or of the default tag), None if there is none."""
+    """Published ImageNet-1K top-1 in percent of a name, with its tag or of the default tag; None if not published."""
     for family in FAMILIES.values():
         model, _, tag = name.partition(".")
         if model in family.default_cfgs:

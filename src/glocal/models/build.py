@@ -141,7 +141,7 @@ def build(
 def keep_classifier(variant: str, config: Any, kwargs: dict[str, Any]) -> None:
     """Let timm know how many classes the file of weights is for, or it drops the classifier without a word.
 
-    Says so where the model is for another number of classes, whose classifier then starts anew.
+    The log says so if the model has another number of classes; its classifier then starts anew.
     """
     if not config.file or config.source or kwargs.get("features_only", False):
         return

@@ -11,7 +11,7 @@ from torch import Tensor
 
 logger = logging.getLogger("glocal")
 
-# Where training scripts keep the weights, the averaged ones first; and the prefixes that wrappers put before the names.
+# The keys under which training scripts keep the weights, averaged weights first; and the prefixes that wrappers add.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 SHOWN = 5  # names in an error message

@@ -2,7 +2,7 @@
 
 `reference.py` is pure PyTorch and right; `triton.py`, `cpu.py` and `graph.py`, if an op has them, compute the same
 faster on a GPU, faster on a CPU, and in the form that exporters like. `dispatch.py` answers what can run;
-`listing.py` reads from the folders which ops there are.
+`listing.py` reads the list of ops from the folders.
 """
 
 from glocal.ops.adaptive_average_pool import adaptive_average_pool, pooled_side

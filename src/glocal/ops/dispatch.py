@@ -1,8 +1,8 @@
 """Decides which backend computes a call of an op, and says why the others do not.
 
-GLOCAL_OPS in the environment, or `set_backend`, chooses: "auto" (the default) takes the Triton kernels where they can
+GLOCAL_OPS in the environment, or `set_backend`, chooses: "auto" (the default) takes the Triton kernels if they can
 run, an op's `cpu.py`, if it has one, on a CPU, and torch's own operations elsewhere; "reference" takes torch's own
-operations everywhere; "triton" always takes the kernels, and is an error where they cannot run.
+operations everywhere; "triton" always takes the kernels, and is an error if they cannot run.
 
 Only ops ask these questions. Layers call ops.
 """

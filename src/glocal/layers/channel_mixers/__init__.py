@@ -1,4 +1,4 @@
-"""Channel mixers: every one is built as `mixer(dim, proj_drop=…)` and maps (B, C, H, W) to (B, C, H, W)."""
+"""Channel mixers: each is built as `mixer(dim, proj_drop=…)` and maps (B, C, H, W) to (B, C, H, W)."""
 
 from glocal.layers.channel_mixers.conv_ffn import ConvFFN, ResidualConvFFN
 from glocal.layers.channel_mixers.conv_glu import ConvGLU

@@ -1,4 +1,4 @@
-"""Token mixers: every one is built as `mixer(dim, proj_drop=…)` and maps (B, C, H, W) to (B, C, H, W)."""
+"""Token mixers: each is built as `mixer(dim, proj_drop=…)` and maps (B, C, H, W) to (B, C, H, W)."""
 
 from glocal.layers.token_mixers.aggregated_attention import AggregatedAttention, CosineAttention
 from glocal.layers.token_mixers.conv_modulation import ConvModulation

@@ -176,7 +176,7 @@ class SqueezedTokenEnhancer(nn.Module):
         self.norm2 = BatchNorm2d(hidden)
         self.expand = pointwise(hidden, dim)
         self.norm3 = BatchNorm2d(dim)
-        self.register_parameter("input_scale", None)  # of x, where a LayerScale has been merged
+        self.register_parameter("input_scale", None)  # of x, once a LayerScale has been merged
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():

@@ -21,7 +21,7 @@ class HierarchicalAttention(nn.Module):
         dim: channels, a multiple of `head_dim`.
         head_dim: width of a head.
         grid: side of a grid cell; 1 attends globally in one step.
-        reduction: pooling of the second step's keys; they are never fewer than one per axis.
+        reduction: pooling of the second step's keys; at least 1 stays along each axis.
         norm: built as `norm(dim)`.
     """
 

@@ -22,7 +22,7 @@ class LargeKernelAttention(nn.Module):
         self.attention = nn.Sequential(depthwise(dim, 5), depthwise(dim, 7, dilation=3), pointwise(dim, dim))
         self.proj = pointwise(dim, dim)
         self.drop = nn.Dropout(proj_drop)
-        self.register_parameter("input_scale", None)  # of x, where a LayerScale has been merged
+        self.register_parameter("input_scale", None)  # of x, once a LayerScale has been merged
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():

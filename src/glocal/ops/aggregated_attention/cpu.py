@@ -135,7 +135,7 @@ class _Overlaps(_OfTiles):
     @staticmethod
     def forward(x: Tensor, tile: tuple[int, int]) -> Tensor:
         batch, heads, rows, columns, tall, wide, d = x.shape
-        # The last two rows and columns of a window lie in the next one, if there is a next one.
+        # The last two rows and columns of a window lie in the next window, if it is not the last.
         down = tile[0] if rows > 1 else tall
         across = tile[1] if columns > 1 else wide
         out = x.new_zeros(batch, (rows + 1) * down, (columns + 1) * across, heads, d)

@@ -116,7 +116,7 @@ def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def _blocks(x: Tensor) -> tuple[int, dict]:
-    """How many positions there are in all samples, and the blocks."""
+    """The number of positions of all samples, and the blocks."""
     count = x.shape[0] * x.shape[2] * x.shape[3]
     block_c = triton.next_power_of_2(x.shape[1])
     block_n = min(triton.next_power_of_2(count), max(1, TILE // block_c))

@@ -40,7 +40,7 @@ def convolve_groups(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: in
 
 
 def finish(y: Tensor, residual: Tensor | None, factor: Tensor | None) -> Tensor:
-    """residual + factor · y, in the place of y, which nobody else has, where no gradient asks for it."""
+    """residual + factor · y, written over y if no gradient needs y: nothing else holds it."""
     for other, function in ((factor, torch.mul), (residual, torch.add)):
         if other is not None:
             in_place = other.dtype == y.dtype and other.shape == y.shape and dispatch.can_use_inference_ops(y, other)

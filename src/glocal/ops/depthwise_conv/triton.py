@@ -47,7 +47,7 @@ def _convolve(
     REACH: tl.constexpr, KEEP: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """y = residual + factor · gelu(z), z = weight * x + bias; each part where it is asked for, z stored with KEEP.
+    """y = residual + factor · gelu(z), z = weight * x + bias; each part if its flag is set, z stored with KEEP.
 
     FLIP mirrors the kernels: the gradient of the map. REACH: kernels that are zero beyond a distance of each channel.
     """

@@ -11,7 +11,7 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, grid: int) -> Tensor:
 
 
 def attend_in_cells(q: Tensor, k: Tensor, v: Tensor, down: int, across: int, always_pad: bool = False) -> Tensor:
-    """Attention within cells of down × across positions. always_pad: also where nothing is missing from a cell."""
+    """Attention within cells of down × across positions. always_pad: also if nothing is missing from a cell."""
     batch, heads, width_per_head, height, width = q.shape
     rows, columns = (height + down - 1) // down, (width + across - 1) // across
     pad_bottom, pad_right = rows * down - height, columns * across - width
