@@ -1,7 +1,7 @@
 """Imports run one way only, down, between the folders and inside each.
 
 cli → bench → deploy, explain, training, evaluation → tasks → data, models → backbone → layers → ops → options →
-terminal, safe_yaml, trust, files, device → wording
+terminal, safe_yaml, trust, files, device → wording, errors
 """
 
 import ast
@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "glocal"
 LEVELS = [
-    {"wording"},
+    {"wording", "errors"},
     {"terminal", "safe_yaml", "trust", "files", "device"},
     {"options"},
     {"ops"},

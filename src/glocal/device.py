@@ -5,6 +5,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from glocal.errors import InvalidValueError
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,9 +21,9 @@ def resolve_device(device: str) -> "torch.device":
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"there is no device {device!r} here") from None
+        raise InvalidValueError(f"there is no device {device!r} here") from None
     if resolved.type == "meta":
-        raise ValueError("the device 'meta' computes nothing")
+        raise InvalidValueError("the device 'meta' computes nothing")
     return resolved
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from glocal.errors import MissingPathError, NotAFileError
+
 
 def write_atomically(
     path: str | Path, content: "bytes | Callable[[BinaryIO], None]", temporary: Path | None = None
@@ -59,6 +61,6 @@ class _File(io.FileIO):
 def check_target(option: str, file: str | Path) -> None:
     """Raise OSError for the name of a file that cannot be written, before the work that it is to hold."""
     if Path(file).is_dir():
-        raise IsADirectoryError(f"{option} {file}: this is a folder, not a file")
+        raise NotAFileError(f"{option} {file}: this is a folder, not a file")
     if not Path(file).parent.is_dir():
-        raise FileNotFoundError(f"{option} {file}: there is no such folder")
+        raise MissingPathError(f"{option} {file}: there is no such folder")

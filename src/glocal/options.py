@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 import msgspec
 
 from glocal import safe_yaml
+from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.wording import shown
 
 NO_NAME = re.compile("[\0\ud800-\udfff]")  # no file's name has a NUL, no text of a file half a letter
@@ -114,7 +115,7 @@ def numeric_fields(config: type) -> dict[str, type]:
 def check_number(name: str, value: Any, kind: type, allowed: Range) -> None:
     """Raise TypeError for what is no number of its kind, ValueError for one out of range."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
-        raise TypeError(f"{name} must be {wanted(kind)}, got {shown(value)}")
+        raise InvalidTypeError(f"{name} must be {wanted(kind)}, got {shown(value)}")
     low, high, most, above, below = allowed
     enough = value > low if above else value >= low
     little = (value < high if below else value <= high) and value != math.inf
@@ -122,9 +123,9 @@ def check_number(name: str, value: Any, kind: type, allowed: Range) -> None:
         bounds = [f"more than {low:g}" if above else f"at least {low:g}"]
         if high != math.inf:
             bounds.append(f"less than {_text(high)}" if below else f"at most {_text(high)}")
-        raise ValueError(f"{name} must be {' and '.join(bounds)}, got {_text(value)}")
+        raise InvalidValueError(f"{name} must be {' and '.join(bounds)}, got {_text(value)}")
     if value > most:
-        raise ValueError(f"{name} must be at most {_text(most)}, got {_text(value)}")
+        raise InvalidValueError(f"{name} must be at most {_text(most)}, got {_text(value)}")
 
 
 def whole_numbers(text: str, name: str, like: str, allowed: Range) -> list[int]:
@@ -134,10 +135,10 @@ def whole_numbers(text: str, name: str, like: str, allowed: Range) -> list[int]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() and len(part) <= safe_yaml.MAX_NUMBER for part in parts):
-        raise ValueError(f"{name} must be {like}, got {shown(text)}")
+        raise InvalidValueError(f"{name} must be {like}, got {shown(text)}")
     found = list(dict.fromkeys(map(int, parts)))
     if min(found) < allowed.low:
-        raise ValueError(f"{name} must be {like}, got {shown(text)}")
+        raise InvalidValueError(f"{name} must be {like}, got {shown(text)}")
     for number in found:
         check_number(name, number, int, allowed)
     return found
@@ -157,7 +158,7 @@ def read_options(file: Path, config: type, label: str, otherwise: str = "") -> d
             same = name.replace("-", "_")
             close = [same] if same in hints else get_close_matches(same, hints, n=2, cutoff=0.6)
             hint = f"did you mean {' or '.join(map(option, close))}?" if close else otherwise
-            raise ValueError(f"{label}: unknown option {shown(str(name))}" + (f"; {hint}" if hint else ""))
+            raise InvalidValueError(f"{label}: unknown option {shown(str(name))}" + (f"; {hint}" if hint else ""))
     return {str(name): _typed(f"{label}: {option(name)}", value, hints[name]) for name, value in content.items()}
 
 
@@ -189,13 +190,13 @@ def _read(file: Path, label: str) -> dict[safe_yaml.Scalar, Any]:
         with open(file, "rb") as stream:
             text = stream.read(safe_yaml.MAX_BYTES + 1).decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{label}: not a text file in UTF-8") from None
+        raise InvalidValueError(f"{label}: not a text file in UTF-8") from None
     try:
         content = safe_yaml.read(text)
     except safe_yaml.YamlError as error:
-        raise ValueError(f"{label}: broken YAML: {error}") from None
+        raise InvalidValueError(f"{label}: broken YAML: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(name.resolve(), str) for name in content):
-        raise ValueError(f"{label}: expected `option: value` on each line")
+        raise InvalidValueError(f"{label}: expected `option: value` on each line")
     return content
 
 
@@ -209,12 +210,12 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         found = _written(value) if written else safe_yaml.plain(value)
     for text in found if isinstance(found, list) else [found]:
         if isinstance(text, str) and NO_NAME.search(text):
-            raise ValueError(f"{name} holds what no name can hold: {shown(text)}")
+            raise InvalidValueError(f"{name} holds what no name can hold: {shown(text)}")
     lax = isinstance(found, str) and not written and len(found) <= safe_yaml.MAX_NUMBER  # "3" is as good as 3
     try:
         return msgspec.convert(found, hint, strict=not lax)
     except msgspec.ValidationError:
-        raise ValueError(f"{name} must be {wanted(hint)}, got {shown(found)}") from None
+        raise InvalidValueError(f"{name} must be {wanted(hint)}, got {shown(found)}") from None
 
 
 def _written(value: Any) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from glocal.errors import InvalidValueError
+
 MAX_BYTES = 1 << 16
 MAX_DEPTH = 10
 MAX_VALUES = 10_000
@@ -21,7 +23,7 @@ FLOAT = re.compile(
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-class YamlError(ValueError):
+class YamlError(InvalidValueError):
     """A text that is no YAML, or more than options need."""
 
 

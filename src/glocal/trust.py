@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from glocal.errors import InvalidValueError
+
 DATA = ("data", "calibration", "images")  # options that name data
 MODELS = ("model", "teacher", "name", "models", "baseline")  # options that name models
 HOW = "give it yourself, or --trust"
@@ -23,15 +25,15 @@ def check_option(label: str, name: str, value: Any) -> None:
     texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
     for text in texts:
         if name in DATA and runs_command(text):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{label} names a command as its data, {text!r}: to run it, type {name.upper()} again or give --trust"
             )
         if name in MODELS and ":" in text.partition(",")[0]:
-            raise ValueError(f"{label} names a model from elsewhere, {text!r}: {HOW}")
+            raise InvalidValueError(f"{label} names a model from elsewhere, {text!r}: {HOW}")
     if name == "overwrite" and value:
-        raise ValueError(f"{label} says overwrite: {HOW}")
+        raise InvalidValueError(f"{label} says overwrite: {HOW}")
     if name == "json" and texts and os.path.lexists(texts[0]):
-        raise ValueError(f"{label} names --json {texts[0]!r}, which is there already: {HOW}")
+        raise InvalidValueError(f"{label} names --json {texts[0]!r}, which is there already: {HOW}")
 
 
 def provenance(values: dict[str, tuple[Any, Path]]) -> list[str]:

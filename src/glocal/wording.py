@@ -15,9 +15,21 @@ def printable(text: object) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
-def one_line(text: object) -> str:
-    """A message of any number of lines as one, and `printable`."""
-    return printable(" ".join(str(text).split()))
+def one_line(text: object, limit: int | None = None, first_only: bool = False) -> str:
+    """A text, or what an error says, as one line, and `printable`.
+
+    An error without a message is called by its type; a KeyError, whose message is only the key, says what it lacks.
+    limit: letters; a longer line is cut and ends with "…". first_only: leave out the lines after the first.
+    """
+    message = str(text)
+    if isinstance(text, KeyError):
+        message = f"it lacks {message}"
+    if isinstance(text, BaseException) and not message.strip():
+        message = type(text).__name__
+    if first_only:
+        message = message.strip().partition("\n")[0]
+    line = printable(" ".join(message.split()))
+    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
 def shown(value: object) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
+from glocal.errors import InvalidValueError
 from glocal.options import IMAGES, PIXELS, check_number, check_numbers, whole_numbers
 from glocal.wording import shown
 
@@ -54,17 +55,17 @@ class BenchConfig:
         parse_sizes(self.sizes)
         for name, choices in (("mode", ("infer", "train")), ("precision", ("fp32", "bf16", "fp16"))):
             if getattr(self, name) not in choices:
-                raise ValueError(f"--{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise InvalidValueError(f"--{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.fuse and self.mode == "train":
-            raise ValueError("--fuse is for inference: a fused model is not for training")
+            raise InvalidValueError("--fuse is for inference: a fused model is not for training")
         if self.engine != "torch":
             for name, value in (("mode", "infer"), ("fuse", False), ("compile", False), ("channels_last", True)):
                 if getattr(self, name) != value:
-                    raise ValueError(f"--{name.replace('_', '-')} is for --engine torch, not {self.engine}")
+                    raise InvalidValueError(f"--{name.replace('_', '-')} is for --engine torch, not {self.engine}")
             if self.precision not in (("fp32", "bf16") if self.engine == "openvino" else ("fp32",)):
-                raise ValueError(f"--engine {self.engine} does not compute in {self.precision}")
+                raise InvalidValueError(f"--engine {self.engine} does not compute in {self.precision}")
             if self.device not in ("auto", "cpu"):
-                raise ValueError(f"--engine {self.engine} computes on a CPU, not on {self.device}")
+                raise InvalidValueError(f"--engine {self.engine} computes on a CPU, not on {self.device}")
 
 
 def numbers(text: str, option: str) -> list[int]:
@@ -76,7 +77,7 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
     """Heights and widths, given as `224,512x384`; ValueError for anything else."""
     parts = [part.strip() for part in str(text).split(",")]
     if not all(re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})?", part, re.ASCII) for part in parts):
-        raise ValueError(f"--sizes must be numbers such as 224,512x384, got {shown(text)}")
+        raise InvalidValueError(f"--sizes must be numbers such as 224,512x384, got {shown(text)}")
     sizes = [[int(side) for side in part.split("x")] for part in parts]
     for side in chain.from_iterable(sizes):
         check_number("--sizes", side, int, PIXELS)
@@ -90,7 +91,7 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not key.isidentifier():
-            raise ValueError(f"models are given as NAME or NAME,argument=value, got {text!r}")
+            raise InvalidValueError(f"models are given as NAME or NAME,argument=value, got {text!r}")
         try:
             options[key] = literal_eval(value)
         except (ValueError, SyntaxError):

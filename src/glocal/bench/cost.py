@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.backbone import Backbone
+from glocal.errors import InvalidValueError
 from glocal.layers.position import SizeCached
 from glocal.layers.token_mixers import AggregatedAttention
 from glocal.tasks.classifier import create_model
@@ -51,7 +52,7 @@ def measure(name: str, size: int | tuple[int, int] | None = None) -> Cost:
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         if min(height, width) < 1:
-            raise ValueError(f"size must be positive, got {size}")
+            raise InvalidValueError(f"size must be positive, got {size}")
     image = torch.empty(1, channels, height, width, device="meta")
     shapes: dict[str, tuple[int, ...]] = {}
     extra: dict[str, int] = {}
@@ -64,7 +65,7 @@ def measure(name: str, size: int | tuple[int, int] | None = None) -> Cost:
             model(image)
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"{name} does not take images of {height}×{width} pixels: {reason}") from error
+            raise InvalidValueError(f"{name} does not take images of {height}×{width} pixels: {reason}") from error
         for part, module in model.named_modules():
             if isinstance(module, AggregatedAttention):
                 hooks.append(module.register_forward_hook(local_products(part, extra)))

@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 
 from glocal.device import keep_freed_memory
+from glocal.errors import UserError, WorkError
 from glocal.wording import one_line, printable, tame_libraries
 
 COMMANDS = {
@@ -36,6 +37,11 @@ COMMANDS = {
 
 OWN_SIGNALS = ("train", "serve")  # they finish something first
 PACKAGE = Path(__file__).parents[1]
+
+OUT_OF_MEMORY = (
+    "out of memory: try a smaller --batch-size or --img-size, and in training --accumulate or --grad-checkpointing ({})"
+)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # full, or broken
 
 # Threads that wait by sleeping, not by spinning: on two idle cores a small model trains a tenth slower, beside another
 # busy process five times as fast (measured: 90-160 against 15-30 images/s). OpenMP reads it when torch is loaded.
@@ -97,34 +103,30 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `glocal … | head`
         sys.stderr.close()
         return 1
-    except (ValueError, TypeError, ImportError, RuntimeError, OSError, MemoryError) as error:
+    except Exception as error:
         code = _exit_code(error)
         if code is None:
             raise
-        return _fail(str(error) or type(error).__name__, code)
+        return _fail(OUT_OF_MEMORY.format(one_line(error, first_only=True)) if _lacks_memory(error) else error, code)
 
 
 def _exit_code(error: Exception) -> int | None:
     """2 for what the user asked wrongly, 1 for work that failed, None for a bug, whose traceback should be seen.
 
-    The library raises ValueError, TypeError, ImportError and OSError for what the user asked wrongly, and RuntimeError
-    for work that failed. The same types escaping from elsewhere are bugs, but for what the system refuses: a full disk,
-    too little memory.
+    `glocal.errors` has the library's own errors. Of all others, only what the system refuses is no bug: memory, a file.
     """
-    if hasattr(error, "exit_code"):
+    if _lacks_memory(error) or (isinstance(error, OSError) and error.errno in DISK):
+        return 1
+    if isinstance(error, (UserError, WorkError)):
         return error.exit_code
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "t allocate memory" in str(error):
-        error.args = (
-            "out of memory: try a smaller --batch-size or --img-size, and in training --accumulate or "
-            f"--grad-checkpointing ({_first_line(error)})",
-        )
-        return 1
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-        return 1
     last = traceback.extract_tb(error.__traceback__)[-1]
     if PACKAGE in Path(last.filename).parents and (last.line or "raise").startswith("raise"):
         return 1 if isinstance(error, RuntimeError) else 2
     return 1 if isinstance(error, OSError) and error.errno is not None else None
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "t allocate memory" in str(error)
 
 
 class _TerminatedError(KeyboardInterrupt):
@@ -148,13 +150,9 @@ def _tidy_end():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: object, code: int) -> int:
     print(f"error: {one_line(message)}", file=sys.stderr)
     return code
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _overview() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glocal.bench.config import BenchConfig, parse_model
 from glocal.cli.output import console, track
+from glocal.errors import InvalidValueError
 from glocal.files import check_target
 from glocal.terminal import Table
 
@@ -24,7 +25,7 @@ def check_untrusted(config: BenchConfig, files: dict[str, Path]) -> None:
         try:
             check_model_arguments(name, args)
         except ValueError as error:
-            raise ValueError(f"{next(iter(files.values()))} names the model {name}: {error}") from None
+            raise InvalidValueError(f"{next(iter(files.values()))} names the model {name}: {error}") from None
 
 
 def run(config: BenchConfig) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glocal.cli.output import console
 from glocal.deploy.config import ENDINGS, ExportConfig
+from glocal.errors import ExistingPathError
 from glocal.terminal import facts, line
 
 CONFIG = ExportConfig
@@ -24,7 +25,7 @@ def run(config: ExportConfig) -> int:
     check_target("--output", path)
     for file in files_of(path):
         if file.exists() and not config.overwrite:
-            raise FileExistsError(f"{file} exists: --overwrite replaces it")
+            raise ExistingPathError(f"{file} exists: --overwrite replaces it")
     with console().status(line(f"writing {path} …")):
         result = export_as(config, path)
     error = f"{result.difference:.1e} standard deviations"

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from glocal.cli.output import console
+from glocal.errors import InvalidValueError
 from glocal.files import check_target
 from glocal.terminal import Table
 
@@ -38,7 +39,7 @@ def run(config: ListConfig) -> int:
     if not entries:
         wider = next((wider for wider in (f"{config.pattern}*", f"*{config.pattern}*") if catalog(wider)), None)
         hint = f"did you mean {wider!r}?" if wider is not None else "`glocal list` shows them all"
-        raise ValueError(f"no model matches {config.pattern!r}; {hint}")
+        raise InvalidValueError(f"no model matches {config.pattern!r}; {hint}")
     table = Table()
     table.add_column("model", no_wrap=True)
     for heading in ("size", "params\n(M)", "MACs\n(G)", "top-1\n(%)"):

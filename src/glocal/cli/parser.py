@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import ActionYesNo, DefaultHelpFormatter
 
 from glocal import safe_yaml, trust
+from glocal.errors import InvalidValueError
 from glocal.options import numeric_fields, read_options, wanted
 from glocal.wording import printable, shown
 
@@ -21,7 +22,7 @@ TRUSTED = "a command to run (pipe:…), a model from elsewhere, or to overwrite"
 NO_DEFAULT = ("help", "recipe", "config", "print_config", "trust")
 
 
-class UsageError(ValueError):
+class UsageError(InvalidValueError):
     """A command line that cannot be understood."""
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from glocal.errors import InvalidValueError, MissingExtraError
+
 if TYPE_CHECKING:  # the names of the corruptions are options, which are to be known without torch
     from torchvision.transforms import Compose
 
@@ -69,10 +71,10 @@ def check_corruptions(names: list[str], input_size: tuple[int, int, int]) -> Non
         import imagecorruptions  # noqa: F401
     except ImportError as error:
         missing = f"--corruptions needs imagecorruptions-imaug ({error}): pip install 'glocal[robustness]'"
-        raise ImportError(missing) from None
+        raise MissingExtraError(missing) from None
     if min(input_size[1:]) < SMALLEST:
         size = "×".join(map(str, input_size[1:]))
-        raise ValueError(f"--corruptions needs images of at least {SMALLEST} pixels, the model takes {size}")
+        raise InvalidValueError(f"--corruptions needs images of at least {SMALLEST} pixels, the model takes {size}")
     if "glass_blur" in names:  # compiled here once, not in every process that reads images
         Corruption("glass_blur", 1)(Image.new("RGB", (SMALLEST, SMALLEST)))
 

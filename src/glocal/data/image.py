@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from glocal.data import libtiff
 from glocal.data.repair import ended, is_mendable, pixels_only, share_missing
 from glocal.data.walk import files_below, is_hidden
+from glocal.errors import InvalidValueError, PathError
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ MOST_MISSING = 0.05  # of a JPEG's pixels
 MOST_NOTES = 20  # of one process, on files that were read in spite of a fault
 
 
-class UnreadableImageError(OSError):
+class UnreadableImageError(PathError):
     """A file that cannot be read as an image: `path` ("" for an image from memory), and `reason` in a few words."""
 
     def __init__(self, path: str, reason: str):
@@ -285,7 +286,7 @@ def one_line(error: Exception) -> str:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to upright 8-bit RGB; see `read_image`. ValueError for one without pixels."""
     if 0 in image.size:
-        raise ValueError(f"no pixels: {image.width} wide, {image.height} high")
+        raise InvalidValueError(f"no pixels: {image.width} wide, {image.height} high")
     image.load()
     turn = TURNS.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
@@ -323,7 +324,7 @@ def _to_8_bit(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         white = 1.0 if high <= 1 else 255.0
     if not (low >= 0 and high <= white):
-        raise ValueError(f"grey values from {low:g} to {high:g}, expected 0 to {white:g}")
+        raise InvalidValueError(f"grey values from {low:g} to {high:g}, expected 0 to {white:g}")
     return np.rint(pixels.astype(np.float64) * (255.0 / white)).astype(np.uint8)
 
 

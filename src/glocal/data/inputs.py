@@ -10,6 +10,7 @@ from glocal.data.formats.shards import expand_shards
 from glocal.data.formats.shards import matches as is_shards
 from glocal.data.image import StoredImage, find_images, images_below, one_line, read_image
 from glocal.data.walk import entries
+from glocal.errors import InvalidValueError, MissingExtraError
 from glocal.wording import quoted
 
 TAR = (".tar", ".tar.gz", ".tgz")
@@ -82,7 +83,7 @@ def _files(source: str) -> list[str]:
     if os.path.isdir(source):
         inside = [file.path for file in entries(Path(source)) if file.name.lower().endswith((*TAR, TABLE))]
         if inside and images_below(source)[0]:
-            raise ValueError(f"{source} holds images and {quoted(inside, 2)}: name the ones or the others")
+            raise InvalidValueError(f"{source} holds images and {quoted(inside, 2)}: name the ones or the others")
         found = inside or find_images([source])
     else:
         found = [source] if is_shards(source) else find_images([source])
@@ -97,19 +98,21 @@ def _rows(path: str, column: str) -> int:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise ImportError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
+        raise MissingExtraError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
 
     try:
         with parquet.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read as a Parquet file: {one_line(error)}") from None
+        raise InvalidValueError(f"{path} cannot be read as a Parquet file: {one_line(error)}") from None
     if column not in schema.names:
-        raise ValueError(f"{path} has no column {column!r}: it has {quoted(schema.names)}; see --image-column")
+        raise InvalidValueError(f"{path} has no column {column!r}: it has {quoted(schema.names)}; see --image-column")
     kind = schema.field(column).type
     inner = kind.field("bytes").type if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (pyarrow.types.is_binary(inner) or pyarrow.types.is_large_binary(inner)):
-        raise ValueError(f"{path}: the column {column!r} holds {kind}, not images (bytes, or a struct with bytes)")
+        raise InvalidValueError(
+            f"{path}: the column {column!r} holds {kind}, not images (bytes, or a struct with bytes)"
+        )
     return rows
 
 

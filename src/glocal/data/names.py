@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+from glocal.errors import InvalidValueError
+
 WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
@@ -25,5 +27,5 @@ def class_name(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the name {name!r} is not UTF-8") from None
+        raise InvalidValueError(f"the name {name!r} is not UTF-8") from None
     return unicodedata.normalize("NFC", name)

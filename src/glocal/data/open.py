@@ -7,6 +7,7 @@ from typing import Protocol
 
 from glocal.data.formats import class_folders, digits, huggingface, idx, shards, table
 from glocal.data.samples import DataSource
+from glocal.errors import InvalidValueError, MissingPathError
 
 
 class Format(Protocol):
@@ -61,7 +62,7 @@ def open_for_evaluation(
     if split == "auto":
         split = "val" if "val" in source.splits else "all"
     if split not in source.splits:
-        raise ValueError(f"{data} has no split {split!r}: it has {' and '.join(source.splits)}")
+        raise InvalidValueError(f"{data} has no split {split!r}: it has {' and '.join(source.splits)}")
     return source, split
 
 
@@ -71,9 +72,9 @@ def format_of(data: str, formats: Sequence[Format] = FORMATS) -> Format:
         if one.matches(data):
             return one
     if data.lower().endswith(".csv"):
-        raise FileNotFoundError(f"there is no file {data!r}")
+        raise MissingPathError(f"there is no file {data!r}")
     if Path(data).exists():
-        raise ValueError(f"{data} is of no format that this task reads")
+        raise InvalidValueError(f"{data} is of no format that this task reads")
     hint = get_close_matches(data, EMBEDDED, n=1)
     hint = f"did you mean {hint[0]!r}?" if hint else f"embedded sets: {', '.join(EMBEDDED)}"
-    raise FileNotFoundError(f"there is no folder {data!r}, and no embedded set of that name ({hint})")
+    raise MissingPathError(f"there is no folder {data!r}, and no embedded set of that name ({hint})")

@@ -9,6 +9,8 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
+from glocal.errors import InvalidValueError
+
 # Of an image longer than this many times its width, both ends are cut off before resizing. A centre crop looks at the
 # middle square only, and resizing would make a 20,000×20 image 256,000 pixels wide; with borders, 0 pixels high.
 MAX_ASPECT = 16
@@ -61,7 +63,7 @@ class Preprocessing:
             if augmentation.auto_augment is None:
                 raise
             policy = augmentation.auto_augment
-            raise ValueError(
+            raise InvalidValueError(
                 f"--auto-augment {policy!r} is no policy that timm knows, such as rand-m9-mstd0.5"
             ) from error
 

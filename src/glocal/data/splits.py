@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from glocal.data.samples import DataSource, Samples
+from glocal.errors import InvalidValueError
 from glocal.wording import quoted
 
 DEFAULT_VAL_FRACTION = 0.2
@@ -16,7 +17,7 @@ def hold_out(source: DataSource, val_fraction: float | None, seed: int, files: s
     val_fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
     divided = hold_out_again(source, {"val_fraction": val_fraction, "seed": seed, "files": files})
     if not divided.splits["val"].labels:
-        raise ValueError(f"{source.name}: every class has a single image, so that none can be held out")
+        raise InvalidValueError(f"{source.name}: every class has a single image, so that none can be held out")
     single = [name for label, name in enumerate(source.class_names) if label not in _occurring(divided.splits["val"])]
     if single:
         few = "too few images of their own" if source.multi_label else "a single image, kept for training"
@@ -39,11 +40,11 @@ def check_classes(source: DataSource) -> None:
     names = source.class_names
     if len(names) < 2:
         held = f"a single class, {names[0]!r}" if names else "no labels"
-        raise ValueError(f"{source.name} holds {held}: there is nothing to tell apart")
+        raise InvalidValueError(f"{source.name} holds {held}: there is nothing to tell apart")
     train, val = _occurring(source.splits["train"]), _occurring(source.splits["val"])
     unknown = [name for label, name in enumerate(names) if label in val - train]
     if unknown:
-        raise ValueError(f"{source.name}: val holds classes that train does not: {quoted(unknown)}")
+        raise InvalidValueError(f"{source.name}: val holds classes that train does not: {quoted(unknown)}")
     missing = [name for label, name in enumerate(names) if label not in val]
     if missing and source.held_out is None:
         source.notes.append(f"{source.name}: no validation images of {quoted(missing)}")

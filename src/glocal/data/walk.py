@@ -4,6 +4,8 @@ import os
 from collections import deque
 from collections.abc import Iterable
 
+from glocal.errors import path_error
+
 # What systems and archives lay beside photos, by names in lower case: thumbnails, a Mac's second files, waste.
 # fmt: off
 SYSTEM = frozenset([
@@ -24,7 +26,7 @@ def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
         with os.scandir(folder) as inside:
             return sorted((entry for entry in inside if not is_hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
-        raise type(error)(f"the folder {str(folder)!r} cannot be read: {error.strerror}") from None
+        raise path_error(error, f"the folder {str(folder)!r} cannot be read: {error.strerror}") from None
 
 
 def is_folder(entry: os.DirEntry) -> bool:

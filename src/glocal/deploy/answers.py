@@ -2,10 +2,12 @@
 
 from typing import Literal
 
+from glocal.errors import MissingExtraError
+
 try:
     from pydantic import BaseModel, Field, FiniteFloat
 except ImportError:
-    raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+    raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
 
 class Prediction(BaseModel):

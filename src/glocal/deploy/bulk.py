@@ -12,6 +12,7 @@ from glocal.data.inputs import Shard, inputs_key, plan
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.deploy.parts import part_name, write_shard
 from glocal.deploy.results import Results, Track, expect_images, load_predictor
+from glocal.errors import InvalidValueError, MissingExtraError, NotAFolderError
 from glocal.files import write_atomically
 from glocal.tasks.checkpoint import find_checkpoint, read_info
 from glocal.wording import quoted
@@ -19,7 +20,7 @@ from glocal.wording import quoted
 try:
     from pyarrow import parquet
 except ImportError:
-    raise ImportError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
+    raise MissingExtraError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _content_key(path: Path) -> str:
 def _parts_there(folder: Path, run: Run, overwrite: bool) -> set[str]:
     """The names of files that need not be computed; ValueError for those of another run."""
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--output {folder}: this is a file, not a folder")
+        raise NotAFolderError(f"--output {folder}: this is a file, not a folder")
     there = _parts(folder)
     if not there:
         return there
@@ -118,7 +119,7 @@ def _parts_there(folder: Path, run: Run, overwrite: bool) -> set[str]:
     changed = [name.replace("_", " ") for name in Run.__struct_fields__ if getattr(known, name) != getattr(run, name)]
     if changed:
         what = " and ".join(changed)
-        raise ValueError(f"{folder} holds the results of a run with another {what}; --overwrite begins anew")
+        raise InvalidValueError(f"{folder} holds the results of a run with another {what}; --overwrite begins anew")
     return there
 
 
@@ -132,8 +133,8 @@ def _known_run(folder: Path, there: set[str]) -> Run:
         except FileNotFoundError:
             continue
         except (OSError, msgspec.MsgspecError, RecursionError):
-            raise ValueError(f"{folder / name} does not say what run this is: choose another folder") from None
-    raise ValueError(f"{folder} holds {quoted(sorted(there), 2)} without {PLAN}: choose another folder")
+            raise InvalidValueError(f"{folder / name} does not say what run this is: choose another folder") from None
+    raise InvalidValueError(f"{folder} holds {quoted(sorted(there), 2)} without {PLAN}: choose another folder")
 
 
 def _parts(folder: Path) -> set[str]:

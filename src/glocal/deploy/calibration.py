@@ -12,6 +12,7 @@ from glocal.data.loaders import evaluation_loader
 from glocal.data.open import format_of, open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import Samples
+from glocal.errors import InvalidValueError
 
 
 def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> list[np.ndarray]:
@@ -35,7 +36,7 @@ def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> l
     )
     found = list(islice(images, count))
     if not found:
-        raise ValueError(f"no image of {data} can be read: int8 needs some for calibration")
+        raise InvalidValueError(f"no image of {data} can be read: int8 needs some for calibration")
     return found
 
 

@@ -12,6 +12,7 @@ from glocal.data.inputs import Shard
 from glocal.deploy.config import EmbedConfig, ImagesConfig, PredictConfig
 from glocal.deploy.parts import part_name, temporary_name, write_shard
 from glocal.deploy.results import load_predictor
+from glocal.errors import InvalidValueError, MissingExtraError, WorkError
 from glocal.wording import counted
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that starts here reports to nobody
@@ -20,7 +21,7 @@ try:
     import ray
     import ray.data
 except ImportError:
-    raise ImportError("--ray needs Ray: pip install 'glocal[cluster]'") from None
+    raise MissingExtraError("--ray needs Ray: pip install 'glocal[cluster]'") from None
 
 TRIES = 3  # of a shard whose worker dies
 
@@ -58,7 +59,7 @@ class Worker:
         """
         output = Path(self.config.output)
         if len([*output.glob(temporary_name(number, "*"))]) >= TRIES:
-            raise RuntimeError(f"its worker died {TRIES} times")
+            raise WorkError(f"its worker died {TRIES} times")
         (output / temporary_name(number)).touch()
 
 
@@ -82,12 +83,12 @@ def write_on_cluster(config: PredictConfig | EmbedConfig, shards: list[Shard]) -
         )
         for row in done.iter_rows():
             if row["error"]:
-                raise RuntimeError(f"{part_name(row['number'])}: {row['error']}")
+                raise WorkError(f"{part_name(row['number'])}: {row['error']}")
             yield row["number"]
     except ray.exceptions.UserCodeException:  # a bug
         raise
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"Ray gave up: {str(error).splitlines()[0]}") from error
+        raise WorkError(f"Ray gave up: {str(error).splitlines()[0]}") from error
     finally:
         if started:
             ray.shutdown()
@@ -100,7 +101,9 @@ def share(config: ImagesConfig, shards: int, resources: dict[str, float], machin
     most, kind = (gpus, "GPU") if on_gpus else (cpus, "CPU")
     workers = config.workers or (gpus if on_gpus else machines)
     if workers > most or not workers:
-        raise ValueError(f"the cluster has {counted(most, kind)}, too few for {counted(max(1, workers), 'worker')}")
+        raise InvalidValueError(
+            f"the cluster has {counted(most, kind)}, too few for {counted(max(1, workers), 'worker')}"
+        )
     workers = min(workers, shards)
     # Of the CPUs half is left to what Ray Data itself runs, or actors and its tasks would wait for each other.
     return workers, max(1, cpus // workers), {"num_gpus": 1} if on_gpus else {"num_cpus": 0.5}
@@ -120,7 +123,7 @@ def _connect(address: str | None) -> None:
         with _without_stderr():
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
-        raise RuntimeError(f"there is no Ray cluster at {address}: {one_line(error)}") from None
+        raise WorkError(f"there is no Ray cluster at {address}: {one_line(error)}") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from glocal.errors import InvalidValueError
 from glocal.options import RANGES, Range, check_numbers, option
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}  # of the files for each runtime
@@ -58,16 +59,16 @@ class ImagesConfig:
     def __post_init__(self):
         check_numbers(self, workers=Range(1, most=RANGES["workers"].most))
         if self.checkpoint is None and self.model is None:
-            raise ValueError("give --checkpoint, or --model for a model's published weights")
+            raise InvalidValueError("give --checkpoint, or --model for a model's published weights")
         needs = {"ray": ("ray_address", "workers"), "output": ("shard_size", "image_column", "overwrite", "ray")}
         for needed, names in needs.items():
             for name in names:
                 if getattr(self, name) != getattr(type(self), name) and not getattr(self, needed):
-                    raise ValueError(f"{option(name)} needs {option(needed)}")
+                    raise InvalidValueError(f"{option(name)} needs {option(needed)}")
         if self.ray and ":" in self.device:
-            raise ValueError(f"--device {self.device}: with --ray every worker has a device of its own")
+            raise InvalidValueError(f"--device {self.device}: with --ray every worker has a device of its own")
         if self._ending in OTHER_TABLES and not Path(self.output).is_dir():
-            raise ValueError(f"--output {self.output}: {self._outputs}")
+            raise InvalidValueError(f"--output {self.output}: {self._outputs}")
 
     @property
     def _ending(self) -> str:
@@ -103,7 +104,7 @@ class PredictConfig(ImagesConfig):
         super().__post_init__()
         for name in ("ray", "shard_size"):
             if self.to_table and getattr(self, name) != getattr(type(self), name):
-                raise ValueError(f"{option(name)} is for an --output folder, not for the file {self.output}")
+                raise InvalidValueError(f"{option(name)} is for an --output folder, not for the file {self.output}")
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ class EmbedConfig(ImagesConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.output is None:
-            raise ValueError("give --output, the folder for the embeddings")
+            raise InvalidValueError("give --output, the folder for the embeddings")
         if self._ending in TABLES and not Path(self.output).is_dir():
-            raise ValueError(f"--output {self.output}: {self._outputs}")
+            raise InvalidValueError(f"--output {self.output}: {self._outputs}")
 
     @property
     def _outputs(self) -> str:
@@ -160,25 +161,29 @@ class ExportConfig:
 
     def __post_init__(self):
         if self.checkpoint is None and self.model is None:
-            raise ValueError("give --checkpoint, or --model for a model's published weights")
+            raise InvalidValueError("give --checkpoint, or --model for a model's published weights")
         if self.untrained and (self.model is None or self.checkpoint is not None):
-            raise ValueError("--untrained is for a --model without --checkpoint")
+            raise InvalidValueError("--untrained is for a --model without --checkpoint")
         check_numbers(self)
         if self.to == "torch" and self.precision != "fp32":
-            raise ValueError("--to torch writes fp32")
+            raise InvalidValueError("--to torch writes fp32")
         if self.output is not None and Path(self.output).suffix != ENDINGS[self.to]:
-            raise ValueError(f"--output {self.output}: a file for {self.to} ends with {ENDINGS[self.to]}")
+            raise InvalidValueError(f"--output {self.output}: a file for {self.to} ends with {ENDINGS[self.to]}")
         if (self.precision == "int8") != (self.calibration is not None):
-            raise ValueError("--precision int8 and --calibration DATA are for each other")
+            raise InvalidValueError("--precision int8 and --calibration DATA are for each other")
         axes = self.open_axes
         if self.preprocess:
             if "size" not in axes:
-                raise ValueError(f"--preprocess takes images of any size: --dynamic {self.dynamic} fixes it")
+                raise InvalidValueError(f"--preprocess takes images of any size: --dynamic {self.dynamic} fixes it")
             if self.precision == "int8" or (self.precision, self.to) == ("fp16", "onnx"):
-                raise ValueError(f"--preprocess with --precision {self.precision} is not built for --to {self.to}")
+                raise InvalidValueError(
+                    f"--preprocess with --precision {self.precision} is not built for --to {self.to}"
+                )
         for name, axis in (("img_size", "size"), ("batch_size", "batch")):
             if getattr(self, name) is not None and axis in axes and not (name == "img_size" and self.preprocess):
-                raise ValueError(f"{option(name)} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open")
+                raise InvalidValueError(
+                    f"{option(name)} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open"
+                )
 
     @property
     def open_axes(self) -> tuple[str, ...]:
@@ -188,7 +193,7 @@ class ExportConfig:
         names = tuple(self.dynamic.split(","))
         for name in names:
             if name not in ("batch", "size"):
-                raise ValueError(f"--dynamic takes batch, size or both, or none, not {name!r}")
+                raise InvalidValueError(f"--dynamic takes batch, size or both, or none, not {name!r}")
         return names
 
 
@@ -238,17 +243,19 @@ class ServeConfig:
 
     def __post_init__(self):
         if self.checkpoint is None and self.model is None:
-            raise ValueError("give --checkpoint, or --model for a model's published weights")
+            raise InvalidValueError("give --checkpoint, or --model for a model's published weights")
         if isinstance(self.port, int) and not 0 <= self.port < 65536:
-            raise ValueError(f"--port must be from 0 to 65535, got {self.port}")
+            raise InvalidValueError(f"--port must be from 0 to 65535, got {self.port}")
         check_numbers(self)
         if self.max_images > self.max_queue:
-            raise ValueError(f"--max-images {self.max_images} is more than --max-queue {self.max_queue} ever lets in")
+            raise InvalidValueError(
+                f"--max-images {self.max_images} is more than --max-queue {self.max_queue} ever lets in"
+            )
         if self.root_path is not None and not ROOT_PATH.fullmatch(self.root_path):
-            raise ValueError(f"--root-path must look like /glocal, got {self.root_path!r}")
+            raise InvalidValueError(f"--root-path must look like /glocal, got {self.root_path!r}")
         for name in self.allowed_hosts.split(",") if self.allowed_hosts is not None else ():
             if not HOST.fullmatch(name):
-                raise ValueError(f"--allowed-hosts: {name!r} is neither a host's name, nor *.NAME, nor *")
+                raise InvalidValueError(f"--allowed-hosts: {name!r} is neither a host's name, nor *.NAME, nor *")
 
     @property
     def known_hosts(self) -> list[str]:

@@ -10,6 +10,8 @@ import math
 import signal
 import time
 
+from glocal.errors import MissingExtraError
+
 try:
     import resource
 except ImportError:  # Windows, where sockets are no file descriptors
@@ -19,7 +21,7 @@ try:
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError:
-    raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+    raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
 HEAD = 16_384  # bytes of a request's first line and headers
 QUEUE = 2048  # connections that the system keeps until they are accepted

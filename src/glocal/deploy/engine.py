@@ -29,6 +29,7 @@ from glocal.deploy.graph import device_of, first_line, measuring
 from glocal.deploy.record import write_openvino
 from glocal.deploy.reparameterize import fuse
 from glocal.device import torch_threads
+from glocal.errors import InvalidValueError
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,9 @@ def compile(
     """
     name = choose(engine)
     if precision not in ("fp32", "bf16") or (precision == "bf16" and name != "openvino"):
-        raise ValueError(f"{name} computes in fp32{' or bf16' if name == 'openvino' else ''}, not in {precision!r}")
+        raise InvalidValueError(
+            f"{name} computes in fp32{' or bf16' if name == 'openvino' else ''}, not in {precision!r}"
+        )
     sample = Sample.of(model, input_size)
     if name != "torch":
         try:
@@ -133,7 +136,7 @@ def choose(engine: str) -> str:
     Raises ValueError for an unknown engine, ImportError for one that is not installed.
     """
     if engine not in ENGINES:
-        raise ValueError(f"the engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        raise InvalidValueError(f"the engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine in FORMATS:
         runtimes.require(FORMATS[engine])
     if engine != "auto":
@@ -287,7 +290,7 @@ def _channels(model: nn.Module) -> int:
     for part in model.modules():
         if isinstance(part, nn.Conv2d):
             return part.in_channels
-    raise ValueError("the model has no convolution that says how many channels an image has: give input_size")
+    raise InvalidValueError("the model has no convolution that says how many channels an image has: give input_size")
 
 
 class OpenVINO:

@@ -18,6 +18,7 @@ from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, PRECISIONS
 from glocal.deploy.graph import DYNAMIC, device_of, first_line, measuring, trace
 from glocal.deploy.preprocess import Preprocess
+from glocal.errors import InvalidValueError, WorkError
 from glocal.tasks.classifier import check_finite
 
 # The largest difference from PyTorch, in standard deviations of PyTorch's own results.
@@ -42,7 +43,7 @@ class ExportResult:
     seconds: float
 
 
-class ExportMismatchError(RuntimeError):
+class ExportMismatchError(WorkError):
     """A file that does not compute what the model does; it is not kept."""
 
 
@@ -83,13 +84,15 @@ def export(
     path = Path(path)
     to = to or next((target for target, ending in ENDINGS.items() if path.suffix == ending), None)
     if to not in ENDINGS:
-        raise ValueError(f"the file must end with one of {', '.join(ENDINGS.values())}, or say which of them it is")
+        raise InvalidValueError(
+            f"the file must end with one of {', '.join(ENDINGS.values())}, or say which of them it is"
+        )
     if precision not in PRECISIONS:
-        raise ValueError(f"the precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise InvalidValueError(f"the precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if path.suffix != ENDINGS[to]:
-        raise ValueError(f"a file for {to} ends with {ENDINGS[to]}, not {path.suffix or 'nothing'}")
+        raise InvalidValueError(f"a file for {to} ends with {ENDINGS[to]}, not {path.suffix or 'nothing'}")
     if (precision == "int8") != (calibration is not None and len(calibration) > 0):
-        raise ValueError("int8 needs images for calibration, other precisions none")
+        raise InvalidValueError("int8 needs images for calibration, other precisions none")
     if isinstance(calibration, np.ndarray) and calibration.ndim == 4:
         calibration = [*calibration[:, None]]
     runtimes.require(to)
@@ -98,9 +101,11 @@ def export(
     raw = preprocessing is not None
     if raw:
         if precision == "int8":
-            raise ValueError("a file with its preprocessing is not int8")
+            raise InvalidValueError("a file with its preprocessing is not int8")
         if "size" not in dynamic:
-            raise ValueError("a file with its preprocessing takes images of any size: dynamic must leave it open")
+            raise InvalidValueError(
+                "a file with its preprocessing takes images of any size: dynamic must leave it open"
+            )
         model, input_size = nn.Sequential(Preprocess(preprocessing), model), preprocessing.input_size
         model[0].to(device_of(model))
     program = trace(model, input_size, batch, dynamic, raw)
@@ -204,7 +209,7 @@ def _write_onnx(program, path: Path, outputs: list[str], precision: str, metadat
             names = {"input_names": ["images"], "output_names": outputs}
             result = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
     except torch.onnx.OnnxExporterError as error:
-        raise ValueError(f"ONNX does not take this model: {_reason(error)}") from error
+        raise InvalidValueError(f"ONNX does not take this model: {_reason(error)}") from error
     images = result.model.graph.inputs[0]
     axes = ("batch", "height", "width", "") if images.dtype.name == "UINT8" else ("batch", "", "height", "width")
     found = zip(images.shape, axes, strict=True)
@@ -233,7 +238,7 @@ def _write_openvino(program, path: Path, outputs: list[str], precision: str, met
         with runtimes.quiet():
             graph = openvino.convert_model(program)
     except Exception as error:  # of its own types, which share no other
-        raise ValueError(f"OpenVINO does not take this model: {_reason(error)}") from error
+        raise InvalidValueError(f"OpenVINO does not take this model: {_reason(error)}") from error
     images = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     sides = images.meta["val"].shape
     graph.reshape(openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides]))  # else all are open
@@ -276,5 +281,5 @@ def _quantized(graph, calibration: Sequence[np.ndarray]):
 
 def _write_torch(program, path: Path, outputs: list[str], precision: str, metadata: str, calibration) -> None:
     if precision != "fp32":
-        raise ValueError(f"a file for torch is fp32, not {precision}")
+        raise InvalidValueError(f"a file for torch is fp32, not {precision}")
     torch.export.save(program, path, extra_files={METADATA_KEY: metadata})

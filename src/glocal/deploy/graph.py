@@ -10,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbols
 
 from glocal.deploy.reparameterize import fuse
+from glocal.errors import InvalidValueError
 
 INEQUALITY = re.compile(r".* != \d+")
 DYNAMIC = ("batch", "size")
@@ -58,7 +59,7 @@ def trace(
     """
     for name in dynamic:
         if name not in DYNAMIC:
-            raise ValueError(f"dynamic may be {' or '.join(DYNAMIC)}, got {name!r}")
+            raise InvalidValueError(f"dynamic may be {' or '.join(DYNAMIC)}, got {name!r}")
     channels, height, width = input_size
     open_axes = {}
     if "batch" in dynamic:
@@ -79,7 +80,7 @@ def trace(
             program = torch.export.export(model, (sample,), dynamic_shapes=(open_axes or None,))
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError, AssertionError) as error:
             what = f" with {' and '.join(dynamic)} left open" if dynamic else ""
-            raise ValueError(f"torch.export does not take this model{what}: {first_line(error)}") from error
+            raise InvalidValueError(f"torch.export does not take this model{what}: {first_line(error)}") from error
     # Where torch asks how a map lies in memory, it notes that the batch, or a side, is not 1, as a condition of the
     # graph, though the operations are the same. (`export` compares the file with the model for a batch of 1, too.)
     program._guards_code = [guard for guard in program._guards_code if not INEQUALITY.fullmatch(guard)]

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from http import HTTPStatus
 
+from glocal.errors import MissingExtraError
+
 try:
     from fastapi import HTTPException
     from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +17,7 @@ try:
 
     from glocal.deploy.service import Service
 except ImportError:
-    raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+    raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
 PATHS = ("/", "/predict", "/embed", "/health", "/metrics", "/docs", "/openapi.json")  # metrics call others "other"
 QUIET = 1.0  # seconds without a byte after which what is left of a refused body is not waited for

@@ -13,13 +13,14 @@ from glocal.data.image import set_strict
 from glocal.data.inputs import Shard
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.deploy.results import Track, embedding_row, prediction_row
+from glocal.errors import MissingExtraError
 from glocal.files import write_atomically
 
 try:
     import pyarrow
     from pyarrow import parquet
 except ImportError:
-    raise ImportError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
+    raise MissingExtraError("Parquet files need pyarrow: pip install 'glocal[parquet]'") from None
 
 if TYPE_CHECKING:
     from glocal.deploy.predictor import Predictor

@@ -19,6 +19,7 @@ from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
 from glocal.deploy.graph import LogitsAndEmbedding
 from glocal.device import resolve_device
+from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.tasks.classifier import check_finite, load_classifier
 
 ImageLike = str | Path | Image.Image | np.ndarray | StoredImage
@@ -83,11 +84,11 @@ class Predictor:
         threads: int | None = None,
     ):
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise InvalidValueError(f"batch_size must be at least 1, got {batch_size}")
         self.device = resolve_device(device)
         on_cpu = self.device.type == "cpu"
         if not on_cpu and engine not in ("auto", "torch"):
-            raise ValueError(f"{engine} computes on a CPU, not on {self.device}")
+            raise InvalidValueError(f"{engine} computes on a CPU, not on {self.device}")
         chosen = choose(engine)
         self.engine = chosen if on_cpu and engine != "auto" else "torch"  # that computed last
         self._engine_asked = engine
@@ -110,7 +111,7 @@ class Predictor:
     def stream(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> Iterator[Prediction]:
         """The same, one after the other; images are taken from the iterable up to two batches ahead."""
         if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
+            raise InvalidValueError(f"top_k must be at least 1, got {top_k}")
         for source, row in self._rows(images, self._probabilities):
             if isinstance(row, UnreadableImageError):
                 yield Prediction(source, [], [], row)
@@ -135,7 +136,9 @@ class Predictor:
         with torch.inference_mode():
             shape = LogitsAndEmbedding(self.model)(image)[1].shape
         if len(shape) != 2:
-            raise ValueError(f"{self.classifier.name} has no vector before its classifier, but {tuple(shape[1:])}")
+            raise InvalidValueError(
+                f"{self.classifier.name} has no vector before its classifier, but {tuple(shape[1:])}"
+            )
         return shape[1]
 
     def _rows(
@@ -224,7 +227,7 @@ class Predictor:
 def _as_rgb(image: ImageLike) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-            raise TypeError(
+            raise InvalidTypeError(
                 "an array must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), "
                 f"got {image.dtype} of shape {image.shape}"
             )
@@ -234,7 +237,7 @@ def _as_rgb(image: ImageLike) -> Image.Image:
     if isinstance(image, StoredImage):
         return image.load()
     if not isinstance(image, str | Path):
-        raise TypeError(f"an image must be a path, a PIL image or a uint8 array, got {type(image).__name__}")
+        raise InvalidTypeError(f"an image must be a path, a PIL image or a uint8 array, got {type(image).__name__}")
     return read_image(image)
 
 

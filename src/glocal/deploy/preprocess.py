@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.data.preprocessing import MAX_ASPECT, Preprocessing
+from glocal.errors import InvalidValueError
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 CROPS = ("center", "squash")
@@ -27,13 +28,13 @@ class Preprocess(nn.Module):
         super().__init__()
         channels, height, width = preprocessing.input_size
         if channels != 3:
-            raise ValueError(f"preprocessing in a file is for RGB images, the model takes {channels} channels")
+            raise InvalidValueError(f"preprocessing in a file is for RGB images, the model takes {channels} channels")
         if preprocessing.interpolation not in INTERPOLATIONS:
-            raise ValueError(
+            raise InvalidValueError(
                 f"preprocessing in a file resizes {' or '.join(INTERPOLATIONS)}, not {preprocessing.interpolation}"
             )
         if preprocessing.crop_mode not in CROPS or (preprocessing.crop_mode == "center" and height != width):
-            raise ValueError(
+            raise InvalidValueError(
                 "preprocessing in a file crops squares from the centre or squashes, "
                 f"not {preprocessing.crop_mode!r} of {height}×{width}"
             )

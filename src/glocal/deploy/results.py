@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from glocal.data.image import set_strict
 from glocal.data.inputs import Shard, plan
 from glocal.deploy.config import ImagesConfig, PredictConfig
+from glocal.errors import ExistingPathError
 from glocal.files import check_target, write_atomically
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def write_table(config: PredictConfig, track: Track = lambda items, total, unit:
     path = Path(config.output)
     check_target("--output", path)
     if path.exists() and not config.overwrite:
-        raise FileExistsError(f"--output {path} exists: --overwrite replaces it")
+        raise ExistingPathError(f"--output {path} exists: --overwrite replaces it")
     shards = plan(config.images, config.shard_size, config.image_column)
     predictor = load_predictor(config)
     total = expect_images(predictor, shards)

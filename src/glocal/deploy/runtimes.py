@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from glocal.errors import MissingExtraError
+
 # What each needs, and int8.
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "int8": ("nncf",)}
 
@@ -19,7 +21,7 @@ def require(runtime: str) -> None:
     missing = [package for package in PACKAGES[runtime] if find_spec(package) is None]
     if missing:
         extra = "int8" if runtime == "int8" else "export"
-        raise ImportError(f"{runtime} needs {' and '.join(missing)}: pip install 'glocal[{extra}]'")
+        raise MissingExtraError(f"{runtime} needs {' and '.join(missing)}: pip install 'glocal[{extra}]'")
 
 
 def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:

@@ -12,6 +12,7 @@ from importlib.resources import files
 from torch import Tensor
 
 from glocal.deploy.config import ServeConfig
+from glocal.errors import MissingExtraError, WorkError
 from glocal.tasks.classifier import Classifier, load_classifier
 
 try:
@@ -25,7 +26,7 @@ try:
     from glocal.deploy.limits import Dress, KnownHosts, LimitBodies, Measure, Rooted
     from glocal.deploy.service import Service
 except ImportError:
-    raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+    raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def serve(config: ServeConfig) -> None:
     try:
         listening = socket.create_server((config.host, config.port), family=family)
     except OSError as error:
-        raise RuntimeError(f"cannot listen on {config.host}, port {config.port}: {error.strerror}") from None
+        raise WorkError(f"cannot listen on {config.host}, port {config.port}: {error.strerror}") from None
     with listening:
         app = create_app(config)
         host, port = listening.getsockname()[:2]

@@ -17,6 +17,7 @@ from glocal.deploy.config import ServeConfig
 from glocal.deploy.engine import compile
 from glocal.deploy.graph import LogitsAndEmbedding
 from glocal.deploy.uploads import read_images
+from glocal.errors import MissingExtraError
 from glocal.tasks.classifier import Classifier, check_finite
 
 try:
@@ -24,7 +25,7 @@ try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
     from starlette.requests import ClientDisconnect
 except ImportError:
-    raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+    raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
 READERS = 2  # threads that decode images
 # Each scan of a JPEG goes over all of its pixels: a file of 140 kB with 1,000 of them takes 20 s. Encoders write 10.

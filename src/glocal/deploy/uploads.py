@@ -5,13 +5,15 @@ import base64
 import binascii
 import json
 
+from glocal.errors import MissingExtraError
+
 try:
     from fastapi import HTTPException, Request
     from python_multipart.multipart import parse_options_header
     from starlette.datastructures import Headers, UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
 except ImportError:
-    raise ImportError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+    raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
 
 async def read_images(request: Request, most: int) -> list[tuple[str, bytes]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from glocal.errors import InvalidValueError, MissingPathError
+
 # Of a result: name, unit, digits, and whether more is better.
 MEASURES = {
     "top1": ("top-1", " %", 2, True),
@@ -62,12 +64,12 @@ def _read(file: str) -> list[tuple[str, dict]]:
     try:
         content = msgspec.json.decode(Path(file).read_bytes())
     except OSError as error:
-        raise FileNotFoundError(f"--compare {file}: {error.strerror or error}") from None
+        raise MissingPathError(f"--compare {file}: {error.strerror or error}") from None
     except (ValueError, RecursionError):
-        raise ValueError(f"--compare {file}: not a JSON file") from None
+        raise InvalidValueError(f"--compare {file}: not a JSON file") from None
     results = content if isinstance(content, list) else [content]
     if not results or not all(map(_is_result, results)):
-        raise ValueError(f"--compare {file}: not a result of glocal eval --json")
+        raise InvalidValueError(f"--compare {file}: not a result of glocal eval --json")
     if len(results) == 1:
         return [(file, results[0])]
     return [(f"{file} at {_fact(result.get('img_size'))}", result) for result in results]

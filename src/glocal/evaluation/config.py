@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from glocal.data.corruptions import ALEXNET_ERROR
+from glocal.errors import InvalidValueError
 from glocal.options import PIXELS, check_numbers, whole_numbers
 
 SPLITS = ("auto", "train", "val", "all")
@@ -54,20 +55,20 @@ class EvalConfig:
     def __post_init__(self):
         check_numbers(self)
         if self.split not in SPLITS:
-            raise ValueError(f"--split must be auto, train, val or all, got {self.split!r}")
+            raise InvalidValueError(f"--split must be auto, train, val or all, got {self.split!r}")
         if self.set is not None and self.set not in SETS:
-            raise ValueError(f"--set must be {', '.join(SETS[:-1])} or {SETS[-1]}, got {self.set!r}")
+            raise InvalidValueError(f"--set must be {', '.join(SETS[:-1])} or {SETS[-1]}, got {self.set!r}")
         if self.set is not None and self.split not in ("auto", "all"):
-            raise ValueError(f"--split {self.split} does not apply to --set {self.set}, which is one part")
+            raise InvalidValueError(f"--split {self.split} does not apply to --set {self.set}, which is one part")
         _exclude(self, "sizes", "img_size")
         _exclude(self, "sizes", "corruptions")
         _exclude(self, "set", "corruptions")
         if self.set == "imagenet-c":
             _exclude(self, "sizes", "set")
         if self.set is not None and self.data is None:
-            raise ValueError(f"--set {self.set} needs DATA, the folder of that set")
+            raise InvalidValueError(f"--set {self.set} needs DATA, the folder of that set")
         if len(self.compare) == 1:
-            raise ValueError("--compare needs at least two files")
+            raise InvalidValueError("--compare needs at least two files")
         self.size_list()
         self.corruption_list()
 
@@ -84,10 +85,10 @@ class EvalConfig:
         names = list(dict.fromkeys(part.strip() for part in self.corruptions.split(",")))
         for name in names:
             if name not in ALEXNET_ERROR:
-                raise ValueError(f"--corruptions: {name!r} is none of {', '.join(ALEXNET_ERROR)} (or all)")
+                raise InvalidValueError(f"--corruptions: {name!r} is none of {', '.join(ALEXNET_ERROR)} (or all)")
         return names
 
 
 def _exclude(config: EvalConfig, one: str, other: str) -> None:
     if getattr(config, one) is not None and getattr(config, other) is not None:
-        raise ValueError(f"--{one} and --{other.replace('_', '-')} exclude each other")
+        raise InvalidValueError(f"--{one} and --{other.replace('_', '-')} exclude each other")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glocal.errors import MissingExtraError
 from glocal.wording import printable
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def check_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ImportError("--plots needs matplotlib: pip install 'glocal[train]'") from None
+        raise MissingExtraError("--plots needs matplotlib: pip install 'glocal[train]'") from None
 
 
 def draw(result: "EvalResult | list[EvalResult]", folder: Path) -> list[Path]:

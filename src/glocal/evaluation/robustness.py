@@ -16,6 +16,7 @@ from glocal.data.corruptions import ALEXNET_ERROR, SEVERITIES
 from glocal.data.image import images_below
 from glocal.data.open import open_for_evaluation
 from glocal.data.samples import DataSource, Samples
+from glocal.errors import InvalidValueError, MissingPathError
 
 # A and R have images of 200 classes each, and are measured among these (Hendrycks et al., arXiv 1907.07174, 2006.16241)
 SUBSETS = {"imagenet-a": 200, "imagenet-r": 200}
@@ -42,7 +43,7 @@ def open_robustness_set(name: str, root: Path, model_classes: Sequence[str]) -> 
         ids = imagenet_classes()
         beyond = [label for label in names if int(label) >= len(ids)]
         if beyond:
-            raise ValueError(f"{root}: the folder {beyond[0]!r} is no number of a class, which go from 0 to 999")
+            raise InvalidValueError(f"{root}: the folder {beyond[0]!r} is no number of a class, which go from 0 to 999")
         source = replace(source, class_names=[ids[int(label)] for label in names])
     if len(names) != SUBSETS.get(name, len(names)):
         source.notes.append(f"{root} holds {len(names)} classes; {name} has {SUBSETS[name]}")
@@ -62,7 +63,7 @@ def open_corrupted(root: Path) -> dict[tuple[str, int], DataSource]:
             if places and (places[0] / str(severity)).is_dir():
                 found[corruption, severity], _ = open_for_evaluation(str(places[0] / str(severity)), "all")
     if not found:
-        raise ValueError(f"{root} holds no folder such as gaussian_noise/1: is it ImageNet-C?")
+        raise InvalidValueError(f"{root} holds no folder such as gaussian_noise/1: is it ImageNet-C?")
     return found
 
 
@@ -91,9 +92,9 @@ def open_real(root: Path) -> tuple[Samples, list[tuple[int, ...]], int]:
         else:
             unlabelled += 1
     if beyond:
-        raise ValueError(f"{file} has {len(accepted):,} entries, too few for {beyond:,} of the images in {root}")
+        raise InvalidValueError(f"{file} has {len(accepted):,} entries, too few for {beyond:,} of the images in {root}")
     if not paths:
-        raise ValueError(f"{root} holds no image named like ILSVRC2012_val_00000001.JPEG that has ReaL labels")
+        raise InvalidValueError(f"{root} holds no image named like ILSVRC2012_val_00000001.JPEG that has ReaL labels")
     return Samples(paths, labels), accepted, unlabelled
 
 
@@ -101,10 +102,10 @@ def _parse_real(text: str, file: Path) -> list[tuple[int, ...]]:
     try:
         accepted = [tuple(labels) for labels in msgspec.json.decode(text, type=_Real)]
     except (ValueError, RecursionError):
-        raise ValueError(f"{file} is no list with a list of class numbers (0 to 999) per image") from None
+        raise InvalidValueError(f"{file} is no list with a list of class numbers (0 to 999) per image") from None
     return accepted
 
 
 def _check_folder(name: str, root: Path) -> None:
     if not root.is_dir():
-        raise FileNotFoundError(f"--set {name} needs the folder of that set, and there is no folder {str(root)!r}")
+        raise MissingPathError(f"--set {name} needs the folder of that set, and there is no folder {str(root)!r}")

@@ -3,6 +3,7 @@
 from types import ModuleType
 from typing import Any
 
+from glocal.errors import InvalidValueError
 from glocal.models import conv2former, hat_net, transcnn, transnext, transxnet, van
 from glocal.models.arguments import TIMM, check_arguments
 
@@ -38,4 +39,4 @@ def check_model_arguments(name: str, args: Any) -> None:
     try:
         check_arguments(args, TIMM if family is None else family.ARGUMENTS)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise InvalidValueError(f"{name}: {error}") from None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from glocal.errors import InvalidValueError
 from glocal.wording import one_line, shown
 
 STAGES = Meta(min_length=4, max_length=4)
@@ -80,11 +81,11 @@ def check_arguments(args: Any, declared: dict[str, Any]) -> None:
     args: name → value, as JSON and YAML have them. declared: name → type, as msgspec understands it.
     """
     if not isinstance(args, dict):
-        raise ValueError("the arguments of a model must be names with values")
+        raise InvalidValueError("the arguments of a model must be names with values")
     for name, value in args.items():
         if name not in declared:
-            raise ValueError(f"a checkpoint holds no argument {shown(name)}, only {', '.join(sorted(declared))}")
+            raise InvalidValueError(f"a checkpoint holds no argument {shown(name)}, only {', '.join(sorted(declared))}")
         try:
             msgspec.convert(value, declared[name])
         except msgspec.ValidationError as error:
-            raise ValueError(f"the argument {name}: {one_line(error)[:300]}") from None
+            raise InvalidValueError(f"the argument {name}: {one_line(error)[:300]}") from None

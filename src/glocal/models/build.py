@@ -29,6 +29,7 @@ from timm.models._hub import load_state_dict_from_path
 from torch import nn
 
 from glocal.backbone import FeatureBackbone
+from glocal.errors import InvalidValueError, MissingPathError, WorkError
 from glocal.models import official
 
 logger = logging.getLogger("glocal")
@@ -46,7 +47,7 @@ SAFE_GLOBALS = [
 ]
 
 
-class NoWeightsError(RuntimeError):
+class NoWeightsError(WorkError):
     """Weights that no program can fetch.
 
     name: of the model. source: address of the page where a person can get the file; None if there is no file.
@@ -203,14 +204,14 @@ def explain_unread(config: Any, error: Exception):
     blocked = blocked_global(error, config.file)
     if blocked is not None:
         file = config.file or config.url
-        raise RuntimeError(f"refused to load {file}: it needs {blocked}, which can run code") from error
+        raise WorkError(f"refused to load {file}: it needs {blocked}, which can run code") from error
     if config.file:
         read = load_state_dict_from_path if config.source == "local-dir" else load_state_dict
         try:
             with reading_weights():
                 read(config.file)
         except Exception:
-            raise ValueError(f"{config.file} is not a checkpoint, or a damaged one") from error
+            raise InvalidValueError(f"{config.file} is not a checkpoint, or a damaged one") from error
 
 
 def blocked_global(error: BaseException | None, file: str | None) -> str | None:
@@ -239,19 +240,19 @@ def pickled_globals(file: str) -> Iterator[str]:
 def check_out_indices(indices: int | Sequence[int]):
     if isinstance(indices, int):
         if not 1 <= indices <= 4:
-            raise ValueError(f"out_indices must be the last 1 to 4 stages, not {indices}")
+            raise InvalidValueError(f"out_indices must be the last 1 to 4 stages, not {indices}")
     elif not indices or any(not -4 <= index <= 3 for index in indices):
-        raise ValueError(f"out_indices must be stages 0 to 3 (or -4 to -1), not {tuple(indices)}")
+        raise InvalidValueError(f"out_indices must be stages 0 to 3 (or -4 to -1), not {tuple(indices)}")
 
 
 def check_source(variant: str, config: Any):
     """Say where the weights are if a program cannot fetch them, and which file is not there."""
     if config.source == "local-dir":
         if not Path(config.file).is_dir():
-            raise FileNotFoundError(f"there is no folder {str(config.file)!r}")
+            raise MissingPathError(f"there is no folder {str(config.file)!r}")
         return
     if config.file and not os.path.isfile(config.file):
-        raise FileNotFoundError(f"there is no checkpoint {str(config.file)!r}")
+        raise MissingPathError(f"there is no checkpoint {str(config.file)!r}")
     if config.state_dict or config.file or config.url or config.hf_hub_id or config.source:
         return
     name = f"{variant}.{config.tag}" if config.tag else variant

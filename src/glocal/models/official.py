@@ -9,6 +9,8 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
+from glocal.errors import InvalidValueError
+
 logger = logging.getLogger("glocal")
 
 # The keys under which training scripts keep the weights, averaged weights first; and the prefixes that wrappers add.
@@ -79,7 +81,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     weights = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
     if not weights:
         there = f", only {listed(checkpoint)}" if checkpoint else ": it is empty"
-        raise ValueError(f"the checkpoint holds no weights{there}")
+        raise InvalidValueError(f"the checkpoint holds no weights{there}")
     stripped = True
     while stripped:
         stripped = False
@@ -123,7 +125,7 @@ def check(
         {name: tensor.shape for name, tensor in target.items() if not optional(name)},
     )
     if found:
-        raise ValueError(f"not a checkpoint of this {family} model: {found}")
+        raise InvalidValueError(f"not a checkpoint of this {family} model: {found}")
 
 
 def misfits(shapes: Mapping[str, Sequence[int]], target: Mapping[str, Sequence[int]]) -> str:
@@ -149,5 +151,5 @@ def ceil_sizes(img_size: int | tuple[int, int], stages: int, argument: str = "im
     """(H, W) of every stage's map for an image of `img_size`, halved with ceil from stride 4 on."""
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"{argument} must be a positive side or (height, width), not {img_size}")
+        raise InvalidValueError(f"{argument} must be a positive side or (height, width), not {img_size}")
     return [(math.ceil(size[0] / (4 * 2**i)), math.ceil(size[1] / (4 * 2**i))) for i in range(stages)]

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from glocal.errors import InvalidValueError, WorkError
+
 CHOICES = ("auto", "reference", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOWEST_CAPABILITY = (8, 0)
@@ -61,7 +63,7 @@ def can_use_triton(op: str, tensors: Sequence[Tensor | None], limits: Callable[[
     if reason is None:
         return True
     if _choice == "triton":
-        raise RuntimeError(f"GLOCAL_OPS=triton, but {op} cannot run there: {reason}")
+        raise WorkError(f"GLOCAL_OPS=triton, but {op} cannot run there: {reason}")
     if not torch.compiler.is_compiling() and (op, reason) not in _said:
         _said.add((op, reason))
         log.warning("%s is computed by the reference: %s", op, reason)
@@ -241,4 +243,4 @@ def _against(tensors: Sequence[Tensor | None]) -> str | None:
 
 def _check(choice: str, name: str) -> None:
     if choice not in CHOICES:
-        raise ValueError(f"{name} must be one of {', '.join(CHOICES)}, got {choice!r}")
+        raise InvalidValueError(f"{name} must be one of {', '.join(CHOICES)}, got {choice!r}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from glocal.errors import InvalidValueError, MissingPathError
 from glocal.files import write_atomically
 from glocal.tasks.description import CheckpointInfo, parse_description
 
@@ -33,12 +34,12 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
     path = Path(checkpoint)
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
-            raise FileNotFoundError(f"{path} holds no {FILE_NAME}: is it the --output of a `glocal train`?")
+            raise MissingPathError(f"{path} holds no {FILE_NAME}: is it the --output of a `glocal train`?")
         return path / FILE_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}")
+        raise MissingPathError(f"there is no checkpoint {str(path)!r}")
     if path.stat().st_size == 0:
-        raise ValueError(f"the checkpoint {path} is empty")
+        raise InvalidValueError(f"the checkpoint {path} is empty")
     return path
 
 
@@ -56,7 +57,9 @@ def read_info(path: str | Path) -> CheckpointInfo | None:
     try:
         return parse_description(metadata[METADATA_KEY])
     except ValueError as error:
-        raise ValueError(f"{path}: its description is not one that this version of glocal reads: {error}") from None
+        raise InvalidValueError(
+            f"{path}: its description is not one that this version of glocal reads: {error}"
+        ) from None
 
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -77,4 +80,4 @@ def _opened(path: str | Path, framework: str):
         with safe_open(path, framework=framework) as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
+        raise InvalidValueError(f"{path} is not a whole safetensors file ({error})") from None

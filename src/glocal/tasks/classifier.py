@@ -12,10 +12,14 @@ from timm.models._hub import load_model_config_from_hf, load_model_config_from_p
 from torch import nn
 
 from glocal.backbone import Backbone
+from glocal.errors import InvalidTypeError, InvalidValueError, MissingPathError, UserError, WorkError
 from glocal.models import check_model_arguments, official
 from glocal.models.build import NoWeightsError, classes_in_file, log_new_classifier, reading_weights
 from glocal.tasks.checkpoint import find_checkpoint, read_info, read_shapes, read_weights
 from glocal.tasks.description import CheckpointInfo, check_class_names, check_preprocessing
+from glocal.wording import one_line
+
+LETTERS = 300  # of a library's message in one of ours
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Classifier:
 def check_finite(values: torch.Tensor) -> torch.Tensor:
     """The values that a model gives, as they are; RuntimeError for NaN and infinity."""
     if not values.isfinite().all():
-        raise RuntimeError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
+        raise WorkError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
     return values
 
 
@@ -60,24 +64,31 @@ def check_name(name: str) -> None:
     if not timm.is_model(architecture):
         close = get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
-        raise ValueError(f"unknown model {name!r}: {hint}")
+        raise InvalidValueError(f"unknown model {name!r}: {hint}")
     tags = timm.models.get_arch_pretrained_cfgs(architecture)
     if tag and name not in tags:
         known = ", ".join(known for known in tags if known != architecture) or "none"
-        raise ValueError(f"unknown weights {name!r}: {architecture} has {known}")
+        raise InvalidValueError(f"unknown weights {name!r}: {architecture} has {known}")
 
 
 def create_model(name: str, **kwargs) -> nn.Module:
-    """timm.create_model with errors for people: ValueError for an unknown name, TypeError for an unknown argument."""
+    """timm.create_model with errors for people.
+
+    Raises ValueError for an unknown name and for a wrong value, TypeError for an unknown argument.
+    """
     check_name(name)
     try:
         model = timm.create_model(name, **kwargs)
         if ":" in name:  # its configuration is a file's
             _check_configuration(name, model)
         return model
+    except UserError:
+        raise
+    except ValueError as error:  # of a layer, for the value of an argument
+        raise InvalidValueError(str(error)) from error
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
-            raise TypeError(f"{name}: {error}") from None
+            raise InvalidTypeError(f"{name}: {error}") from None
         raise
 
 
@@ -88,7 +99,7 @@ def _check_configuration(name: str, model: nn.Module) -> None:
         if model.pretrained_cfg.get("label_names"):
             check_class_names(model.pretrained_cfg["label_names"], model.pretrained_cfg["num_classes"])
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"{name}: {_one_line(error)}") from None
+        raise InvalidValueError(f"{name}: {one_line(error, LETTERS)}") from None
 
 
 def load_classifier(checkpoint: str | Path | None = None, model: str | None = None) -> Classifier:
@@ -101,7 +112,7 @@ def load_classifier(checkpoint: str | Path | None = None, model: str | None = No
     """
     if checkpoint is None:
         if model is None:
-            raise ValueError("give --checkpoint, or --model for a model's published weights")
+            raise InvalidValueError("give --checkpoint, or --model for a model's published weights")
         return _of_published_weights(model, _pretrained(model))
     path = find_checkpoint(checkpoint)
     info = read_info(path)
@@ -109,9 +120,11 @@ def load_classifier(checkpoint: str | Path | None = None, model: str | None = No
         check_model_name(path, info, model)
         return _of_run(path, info)
     if path.suffix == ".ckpt":
-        raise ValueError(f"{path} keeps the state of a training; its weights for use are model.safetensors beside it")
+        raise InvalidValueError(
+            f"{path} keeps the state of a training; its weights for use are model.safetensors beside it"
+        )
     if model is None:
-        raise ValueError(f"{path} does not say of which model it is: give --model too")
+        raise InvalidValueError(f"{path} does not say of which model it is: give --model too")
     known = classes_in_file(model, path)
     return _of_published_weights(model, _pretrained(model, path, **({} if known is None else {"num_classes": known})))
 
@@ -134,7 +147,7 @@ def load_for_finetuning(name: str, checkpoint: str | Path | None, num_classes: i
         except ValueError as error:
             if path is not None or error.__cause__ is None:  # a broken file, or an unknown name
                 raise
-            raise ValueError(f"{error}; --no-pretrained starts from random weights") from error
+            raise InvalidValueError(f"{error}; --no-pretrained starts from random weights") from error
         if path is None:
             known = model.pretrained_cfg.get("num_classes")
     if known is not None and known != num_classes:
@@ -170,11 +183,11 @@ def _configuration(name: str) -> tuple[str, dict]:
     try:
         _, architecture, arguments = read(place)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: there is no config.json of a timm model") from None
+        raise MissingPathError(f"{name}: there is no config.json of a timm model") from None
     except Exception as error:  # of a network, or of a file that is no such configuration
-        raise ValueError(f"{name}: its configuration cannot be read: {_one_line(error)}") from None
+        raise InvalidValueError(f"{name}: its configuration cannot be read: {one_line(error, LETTERS)}") from None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise ValueError(f"{name}: its configuration names no model that timm knows, but {architecture!r}")
+        raise InvalidValueError(f"{name}: its configuration names no model that timm knows, but {architecture!r}")
     if isinstance(arguments, dict):  # the weights say it too
         arguments = {argument: value for argument, value in arguments.items() if argument != "num_classes"}
     check_model_arguments(architecture, arguments)
@@ -184,7 +197,7 @@ def _configuration(name: str) -> tuple[str, dict]:
 def check_model_name(path: Path, info: CheckpointInfo, model: str | None) -> None:
     """Raise ValueError where a checkpoint is of another model than the one asked for."""
     if model is not None and model.partition(".")[0] != info.model.partition(".")[0]:
-        raise ValueError(f"{path} is of the model {info.model}, not {model}")
+        raise InvalidValueError(f"{path} is of the model {info.model}, not {model}")
 
 
 def check_input_size(model: nn.Module, input_size: tuple[int, int, int], option: str = "--img-size") -> None:
@@ -195,7 +208,9 @@ def check_input_size(model: nn.Module, input_size: tuple[int, int, int], option:
             model.eval()(torch.zeros(2, *input_size))
     except (RuntimeError, AssertionError, ValueError) as error:
         size = "×".join(map(str, input_size[1:]))
-        raise ValueError(f"{option}: the model does not take images of {size} pixels: {_one_line(error)}") from error
+        raise InvalidValueError(
+            f"{option}: the model does not take images of {size} pixels: {one_line(error, LETTERS)}"
+        ) from error
     finally:
         model.train(training)
 
@@ -214,7 +229,7 @@ def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
             model = create_model(info.model, **arguments)
         misfits = official.misfits(read_shapes(path), {name: t.shape for name, t in model.state_dict().items()})
     if misfits:
-        raise ValueError(f"{path} does not fit {info.model}: {misfits}")
+        raise InvalidValueError(f"{path} does not fit {info.model}: {misfits}")
     if isinstance(model, Backbone):
         model.to_empty(device="cpu")  # all that a backbone holds is in the file
     else:
@@ -231,9 +246,9 @@ def _explained(path: Path, info: CheckpointInfo):
     try:
         yield
     except (RuntimeError, TypeError, AssertionError, ArithmeticError, LookupError, AttributeError) as error:
-        raise ValueError(f"{path} does not fit {info.model}: {_one_line(error)}") from error
+        raise InvalidValueError(f"{path} does not fit {info.model}: {one_line(error, LETTERS)}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {_one_line(error)}") from error
+        raise InvalidValueError(f"{path}: {one_line(error, LETTERS)}") from error
 
 
 def _of_run(path: Path, info: CheckpointInfo) -> Classifier:
@@ -266,18 +281,12 @@ def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:
         with reading_weights():
             return create_model(name, pretrained=True, **overlay, **kwargs)
     except NoWeightsError as error:
-        raise ValueError(error.message("give it with --checkpoint FILE")) from error
+        raise InvalidValueError(error.message("give it with --checkpoint FILE")) from error
     except TypeError:
         raise  # an argument that the model does not have
     except Exception as error:  # unpickling a foreign file raises nearly anything
         if path is not None:
-            raise ValueError(f"{path} cannot be loaded into {name}: {_one_line(error)}") from error
-        raise ValueError(
-            f"no weights for {name}: {_one_line(error)} (--checkpoint FILE takes them from a file)"
+            raise InvalidValueError(f"{path} cannot be loaded into {name}: {one_line(error, LETTERS)}") from error
+        raise InvalidValueError(
+            f"no weights for {name}: {one_line(error, LETTERS)} (--checkpoint FILE takes them from a file)"
         ) from error
-
-
-def _one_line(error: BaseException, limit: int = 300) -> str:
-    text = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-    text = text or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

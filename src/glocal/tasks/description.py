@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from glocal.errors import InvalidValueError
 from glocal.wording import one_line
 
 LARGEST = 32 * 2**20  # bytes of a description; of 100,000 class names it has 5 million
@@ -56,12 +57,12 @@ def parse_description(text: str) -> CheckpointInfo:
     the model's family when it is built (`glocal.models.check_model_arguments`).
     """
     if len(text) > LARGEST:
-        raise ValueError(f"it has {len(text):,} characters, more than {LARGEST:,}")
+        raise InvalidValueError(f"it has {len(text):,} characters, more than {LARGEST:,}")
     try:
         description = msgspec.json.decode(text)
         msgspec.convert(description, _Description)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(one_line(error)[:300]) from None  # it may hold a value of any length
+        raise InvalidValueError(one_line(error)[:300]) from None  # it may hold a value of any length
     return CheckpointInfo(**description)
 
 
@@ -70,7 +71,7 @@ def check_preprocessing(values: object) -> None:
     try:
         msgspec.convert(values, _Preprocessing)
     except msgspec.ValidationError as error:
-        raise ValueError(f"the preprocessing: {error}") from None
+        raise InvalidValueError(f"the preprocessing: {error}") from None
 
 
 def check_class_names(names: object, count: int) -> None:
@@ -78,11 +79,11 @@ def check_class_names(names: object, count: int) -> None:
     try:
         names = msgspec.convert(names, _ClassNames)
     except msgspec.ValidationError as error:
-        raise ValueError(f"the class names: {error}") from None
+        raise InvalidValueError(f"the class names: {error}") from None
     if len(set(names)) < len(names):
-        raise ValueError("the class names hold one twice")
+        raise InvalidValueError("the class names hold one twice")
     if len(names) != count:
-        raise ValueError(f"there are {len(names):,} class names for {count:,} classes")
+        raise InvalidValueError(f"there are {len(names):,} class names for {count:,} classes")
 
 
 _Short = Annotated[str, Meta(max_length=4096)]
@@ -111,9 +112,11 @@ class _Preprocessing(_Strict):
     def __post_init__(self):
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.input_size[0]):
-                raise ValueError(f"{name} has not one value for each of {self.input_size[0]} channels")
+                raise InvalidValueError(f"{name} has not one value for each of {self.input_size[0]} channels")
         if max(self.input_size[1:]) / self.crop_pct > MOST_PIXELS:
-            raise ValueError(f"crop_pct {self.crop_pct:g} resizes images to more than {MOST_PIXELS:,} pixels a side")
+            raise InvalidValueError(
+                f"crop_pct {self.crop_pct:g} resizes images to more than {MOST_PIXELS:,} pixels a side"
+            )
 
 
 class _HeldOut(_Strict):
@@ -139,4 +142,4 @@ class _Description(_Strict):
 
     def __post_init__(self):
         if len(set(self.class_names)) < len(self.class_names):
-            raise ValueError("class_names names a class twice")
+            raise InvalidValueError("class_names names a class twice")

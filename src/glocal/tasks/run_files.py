@@ -4,6 +4,7 @@ from pathlib import Path
 
 from glocal import trust
 from glocal.data.open import EMBEDDED
+from glocal.errors import InvalidValueError
 from glocal.options import read_option
 from glocal.tasks.checkpoint import FILE_NAME, find_checkpoint, read_info
 
@@ -20,10 +21,10 @@ def own_data(checkpoint: str) -> tuple[str, Path]:
     if file.name in (BEST, RAW) and config.is_file():
         data = read_option(config, "data", str, DEFAULT_DATA)
         if trust.runs_command(data):
-            raise ValueError(f"{config} names a command as its data, {data!r}: to run it, type DATA")
+            raise InvalidValueError(f"{config} names a command as its data, {data!r}: to run it, type DATA")
         return data, config
     info = read_info(file)
     name = None if info is None else info.data.get("name")
     if name not in EMBEDDED:
-        raise ValueError(f"give DATA, the images to measure on: {file} does not say where they are")
+        raise InvalidValueError(f"give DATA, the images to measure on: {file} does not say where they are")
     return name, file

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from glocal.errors import InvalidValueError
 from glocal.options import Range, check_number, check_numbers, read_options
 from glocal.wording import shown
 
@@ -178,12 +179,12 @@ class TrainConfig:
         _choose(self, "sync_bn", "auto", "always", "never")
         for logger in self.loggers.split(",") if self.loggers else ():
             if logger not in LOGGERS:
-                raise ValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
+                raise InvalidValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
         part_of(self.max_bad, "--max-bad")
         if self.teacher_checkpoint is None and self.teacher is None and self.distillation != "soft":
-            raise ValueError("--distillation needs a --teacher or a --teacher-checkpoint")
+            raise InvalidValueError("--distillation needs a --teacher or a --teacher-checkpoint")
         if self.overwrite and self.resume:
-            raise ValueError("--overwrite and --resume exclude each other")
+            raise InvalidValueError("--overwrite and --resume exclude each other")
 
     @property
     def world_size(self) -> int:
@@ -215,7 +216,7 @@ def _choose(config, name: str, *choices: str | None) -> None:
     value = getattr(config, name)
     if value not in choices:
         known = ", ".join(choice for choice in choices if choice is not None)
-        raise ValueError(f"--{name.replace('_', '-')} must be one of {known}, got {shown(value)}")
+        raise InvalidValueError(f"--{name.replace('_', '-')} must be one of {known}, got {shown(value)}")
 
 
 def part_of(text: str | None, name: str) -> float | None:
@@ -225,7 +226,7 @@ def part_of(text: str | None, name: str) -> float | None:
     number = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", str(text))
     value = float(number[1]) / (100 if number[2] else 1) if number else math.nan
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a part such as 1% or 0.01, got {shown(text)}")
+        raise InvalidValueError(f"{name} must be a part such as 1% or 0.01, got {shown(text)}")
     return value
 
 
@@ -244,8 +245,8 @@ def find_recipe(name: str, model: str | None = None) -> Path:
     if name not in known:
         close = get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(f"unknown recipe {shown(name)}; {hint}there are {', '.join(known)}")
+        raise InvalidValueError(f"unknown recipe {shown(name)}; {hint}there are {', '.join(known)}")
     own = None if model is None else read_options(path, TrainConfig, f"the recipe {name}").get("model")
     if own is not None and model != own:
-        raise ValueError(f"the recipe {name} is for the model {own}, not {model}")
+        raise InvalidValueError(f"the recipe {name} is for the model {own}, not {model}")
     return path

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from glocal.errors import InvalidValueError, MissingExtraError
 from glocal.tasks import run_files
 from glocal.training import run_folder
 from glocal.training.config import QUICK_BATCHES, TrainConfig
@@ -20,7 +21,7 @@ from glocal.training.config import QUICK_BATCHES, TrainConfig
 try:
     import lightning.pytorch as lightning
 except ImportError:
-    raise ImportError("training needs Lightning: pip install 'glocal[train]'") from None
+    raise MissingExtraError("training needs Lightning: pip install 'glocal[train]'") from None
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from glocal.training.callbacks import AtomicCheckpointIO, EpochLog, KeepBest, KeepLast
@@ -151,7 +152,7 @@ def _strategy(config: TrainConfig):
 
 def _syncs_batch_norm(config: TrainConfig, device: torch.device) -> bool:
     if config.sync_bn == "always" and device.type != "cuda":
-        raise ValueError("--sync-bn always: torch has it on GPUs only")
+        raise InvalidValueError("--sync-bn always: torch has it on GPUs only")
     several = config.world_size > 1 and device.type == "cuda"
     return config.sync_bn == "always" or (config.sync_bn == "auto" and several)
 
@@ -172,7 +173,7 @@ def _loggers(config: TrainConfig, output: Path) -> list:
         try:
             loggers.append(makers[name]())
         except ImportError:
-            raise ImportError(f"--loggers {name} needs the package of that name: pip install {name}") from None
+            raise MissingExtraError(f"--loggers {name} needs the package of that name: pip install {name}") from None
     return loggers
 
 

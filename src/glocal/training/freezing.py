@@ -4,6 +4,8 @@ import re
 
 from torch import nn
 
+from glocal.errors import InvalidValueError
+
 
 def freeze(model: nn.Module, parts: str) -> list[nn.Module]:
     """Take the parts out of the training and into eval mode, where their batch norms keep their statistics.
@@ -20,10 +22,10 @@ def freeze(model: nn.Module, parts: str) -> list[nn.Module]:
         for name in _expand(pattern.strip()):
             if name not in modules or not name:
                 known = ", ".join(name for name, _ in model.named_children())
-                raise ValueError(f"--freeze: the model has no part {name!r}; it has {known}")
+                raise InvalidValueError(f"--freeze: the model has no part {name!r}; it has {known}")
             frozen.append(modules[name].requires_grad_(False).eval())
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"--freeze {parts} leaves nothing to train")
+        raise InvalidValueError(f"--freeze {parts} leaves nothing to train")
     return frozen
 
 

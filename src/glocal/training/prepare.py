@@ -7,10 +7,12 @@ from pathlib import Path
 import timm.optim
 import torch
 
+from glocal.errors import InvalidValueError, MissingExtraError
+
 try:
     import lightning.pytorch as lightning
 except ImportError:
-    raise ImportError("training needs Lightning: pip install 'glocal[train]'") from None
+    raise MissingExtraError("training needs Lightning: pip install 'glocal[train]'") from None
 
 from glocal.data.loaders import own_share
 from glocal.data.names import class_name
@@ -81,7 +83,7 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
     device = resolve_device(config.device)
     if config.precision == "fp16" and (device.type == "cpu" or config.strategy == "fsdp"):
         where = "with --strategy fsdp" if config.strategy == "fsdp" else "on a CPU"
-        raise ValueError(f"--precision fp16 is not for training {where}: bf16 is")
+        raise InvalidValueError(f"--precision fp16 is not for training {where}: bf16 is")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     check_name(name)
     img_size = config.img_size or source.img_size
@@ -130,9 +132,9 @@ def _teacher(config: TrainConfig, preprocessing: Preprocessing, source: DataSour
     classifier = load_classifier(config.teacher_checkpoint, config.teacher)
     names, classes = [class_name(name) for name in classifier.class_names], source.class_names
     if len(names) != len(classes):
-        raise ValueError(f"the teacher {classifier.name} has {len(names)} classes, the data {len(classes)}")
+        raise InvalidValueError(f"the teacher {classifier.name} has {len(names)} classes, the data {len(classes)}")
     if classifier.info is not None and names != classes:
-        raise ValueError(f"the classes of the teacher {classifier.name} are not those of the data")
+        raise InvalidValueError(f"the classes of the teacher {classifier.name} are not those of the data")
     check_input_size(classifier.model, preprocessing.input_size)
     return Teacher(
         classifier,
@@ -177,18 +179,18 @@ def _check_batch(config: TrainConfig, batch_size: int, multi_label: bool) -> Non
     own = own_share(batch_size, config.accumulate, config.world_size)
     mixed = bool(config.mixup or config.cutmix)
     if mixed and own == 1:
-        raise ValueError(
+        raise InvalidValueError(
             "--mixup and --cutmix need two images at a time on each device: give a larger --batch-size or a smaller "
             "--accumulate"
         )
     if multi_label:
         for name in ("mixup", "cutmix", "balanced", "teacher", "teacher_checkpoint"):
             if getattr(config, name):
-                raise ValueError(f"--{name.replace('_', '-')} is for one label per image")
+                raise InvalidValueError(f"--{name.replace('_', '-')} is for one label per image")
     if multi_label and config.loss == "ce":
-        raise ValueError("--loss ce is for one label per image: bce and asl take several")
+        raise InvalidValueError("--loss ce is for one label per image: bce and asl take several")
     if mixed and config.loss == "asl":
-        raise ValueError("--loss asl takes no mixed labels: --mixup 0 --cutmix 0")
+        raise InvalidValueError("--loss asl takes no mixed labels: --mixup 0 --cutmix 0")
 
 
 def _check_optimizer(name: str) -> None:
@@ -196,4 +198,4 @@ def _check_optimizer(name: str) -> None:
     if name not in known:
         close = get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.optim.list_optimizers() lists the names"
-        raise ValueError(f"--optimizer: timm has no {name!r}; {hint}")
+        raise InvalidValueError(f"--optimizer: timm has no {name!r}; {hint}")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from glocal import trust
 from glocal.data.samples import DataSource
+from glocal.errors import ExistingPathError, MissingPathError, PathError
 from glocal.files import write_atomically
 from glocal.options import read_options
 from glocal.tasks.run_files import BEST, CONFIG, RAW
@@ -48,16 +49,16 @@ def settle(folder: Path, config: TrainConfig) -> tuple[TrainConfig, Path | None]
     overwritten.
     """
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"--output {folder} is a file, a folder is needed")
+        raise ExistingPathError(f"--output {folder} is a file, a folder is needed")
     if config.resume and not existing_run(folder):
-        raise FileNotFoundError(f"--resume: {folder} holds no run")
+        raise MissingPathError(f"--resume: {folder} holds no run")
     if config.overwrite or not existing_run(folder):
         return config, None
     saved = (folder / BEST).is_file() or (folder / LAST).is_file()
     if not saved and not config.resume:
         return config, None
     if finished(folder) or not (folder / CONFIG).is_file():
-        raise FileExistsError(f"{folder} holds a run already: give another --output, or --overwrite to replace it")
+        raise ExistingPathError(f"{folder} holds a run already: give another --output, or --overwrite to replace it")
     before = _read_config(folder)
     given = {field.name: getattr(config, field.name) for field in fields(config)}
     if config.resume:
@@ -94,7 +95,7 @@ def _refuse_changes(folder: Path, before: TrainConfig, given: dict) -> None:
     for name, value in given.items():
         if name in HOW or value == getattr(before, name):
             continue
-        raise FileExistsError(
+        raise ExistingPathError(
             f"{folder} holds an unfinished run with other options (--{name.replace('_', '-')} "
             f"{getattr(before, name)}, not {value}): give another --output, "
             + ("" if given.get("resume") else "--resume to continue it as it was, ")
@@ -107,7 +108,7 @@ def make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"--output {folder} cannot be made: {error.strerror}") from None
+        raise PathError(f"--output {folder} cannot be made: {error.strerror}") from None
 
 
 def start_output(folder: Path, config: TrainConfig, keep: bool = False) -> None:

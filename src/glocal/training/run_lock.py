@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from glocal.errors import ExistingPathError, PathError, WorkError
+
 LOCK = ".lock"  # in the output folder, while a run writes to it; what a killed run has left locks nothing
 NO_LOCKS = {getattr(errno, name) for name in ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP") if hasattr(errno, name)}
 
@@ -34,19 +36,19 @@ def hold(folder: Path) -> Iterator[Callable[[], None]]:
     try:
         lock.acquire()
     except Timeout:
-        raise FileExistsError(
+        raise ExistingPathError(
             f"another run is writing to {folder}: wait for its end, or give another --output"
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise OSError(f"--output {folder} cannot be written to: {error.strerror}") from None
+            raise PathError(f"--output {folder} cannot be written to: {error.strerror}") from None
         log.warning("%s lies on a drive without file locks: start no second run there", folder)
         path.touch()
     own = _identity(path)
 
     def check() -> None:
         if _identity(path) != own:
-            raise RuntimeError(
+            raise WorkError(
                 f"{folder} was deleted, moved or emptied while the run was writing to it: the same command starts "
                 "anew; if it was moved, --output NEW_PLACE --resume goes on"
             )

@@ -9,19 +9,24 @@ import threading
 import time
 from collections.abc import Callable
 
+from glocal.errors import WorkError
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 SECONDS_TO_NOTICE = 30  # for the main process, mostly at once: what it waits for does not come
 SECONDS_TO_END = 5
 MAIN = "GLOCAL_MAIN_PROCESS"  # variable of the processes for further devices: which has started them
 
 
-class TrainingInterrupted(RuntimeError):
+class TrainingInterrupted(WorkError):
     """A run that a signal has stopped; it can be resumed. exit_code: 128 + the signal's number, as shells have it."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal = signal_number
         self.exit_code = 128 + signal_number
+
+    def __reduce__(self):
+        return type(self), (str(self), self.signal)
 
 
 class StopSignals:

@@ -14,6 +14,7 @@ from pathlib import Path
 from glocal.data.image import set_strict
 from glocal.data.open import open_for_training
 from glocal.device import is_rank_zero
+from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.tasks import run_files
 from glocal.terminal import Console
 from glocal.training import run_folder, run_lock
@@ -88,7 +89,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     ):
         if leading:
             if run_folder.settle(output, asked) != (config, state):
-                raise FileExistsError(f"another run has written to {output} meanwhile: give the same command again")
+                raise ExistingPathError(f"another run has written to {output} meanwhile: give the same command again")
             run_folder.start_output(output, config, keep=state is not None)
         console.print(run.opening(), highlight=False, soft_wrap=True)
         if state is not None:
@@ -141,7 +142,9 @@ def check_model_args(config: TrainConfig, file: Path) -> None:
     try:
         check_model_arguments(_model_name(config), config.model_args)
     except ValueError as error:
-        raise ValueError(f"{file} has model_args that a file may not give (--trust allows them): {error}") from None
+        raise InvalidValueError(
+            f"{file} has model_args that a file may not give (--trust allows them): {error}"
+        ) from None
 
 
 def _as_launched(config: TrainConfig) -> TrainConfig:
@@ -152,7 +155,7 @@ def _as_launched(config: TrainConfig) -> TrainConfig:
     nodes = int(os.environ["WORLD_SIZE"]) // own
     for name, given, launched in (("devices", config.devices, own), ("num-nodes", config.num_nodes, nodes)):
         if given not in (1, launched):
-            raise ValueError(f"--{name} {given}: torchrun has started {launched}")
+            raise InvalidValueError(f"--{name} {given}: torchrun has started {launched}")
     return replace(config, devices=own, num_nodes=nodes)
 
 
@@ -168,7 +171,7 @@ def _model_name(config: TrainConfig) -> str:
 
     info = read_info(find_checkpoint(config.checkpoint))
     if info is None:
-        raise ValueError(f"{config.checkpoint} does not say of which model it is: give --model too")
+        raise InvalidValueError(f"{config.checkpoint} does not say of which model it is: give --model too")
     return info.model
 
 

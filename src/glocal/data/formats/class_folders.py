@@ -8,6 +8,7 @@ from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource, Samples
 from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
 from glocal.data.walk import entries, files_below, is_folder, parents
+from glocal.errors import InvalidValueError, MissingPathError, NotAFolderError
 from glocal.wording import counted, quoted
 
 
@@ -27,12 +28,14 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
         for part, other in (("train", "val"), ("val", "train")):
             if part not in parts:
                 there = parts[other]
-                raise FileNotFoundError(
+                raise MissingPathError(
                     f"{root} has no subfolder {part!r} beside {there.name!r}: "
                     f"add it, or give {there}, which is then split by --val-fraction"
                 )
         if val_fraction is not None:
-            raise ValueError(f"--val-fraction does not apply to {root}: it has a subfolder {parts['val'].name!r}")
+            raise InvalidValueError(
+                f"--val-fraction does not apply to {root}: it has a subfolder {parts['val'].name!r}"
+            )
         scanned = _scan(root, parts, notes, full="train")
         (class_names, train), (val_names, val) = scanned["train"], scanned["val"]
         _check_known(root, class_names, val_names)
@@ -73,7 +76,7 @@ def _parts(root: Path, notes: list[str]) -> dict[str, Path]:
     names of parts are none of classes: ValueError.
     """
     if not root.is_dir():
-        raise NotADirectoryError(f"{root} is a file: give the folder that holds one subfolder of images per class")
+        raise NotAFolderError(f"{root} is a file: give the folder that holds one subfolder of images per class")
     folders = [entry.name for entry in entries(root) if is_folder(entry)]
     named = [name for name in folders if split_of(name)]
     divided = [name for name in named if any(is_folder(entry) for entry in entries(root / name))]
@@ -83,11 +86,13 @@ def _parts(root: Path, notes: list[str]) -> dict[str, Path]:
         of_split.setdefault(split_of(name), []).append(name)
     for split, names in of_split.items():
         if len(names) > 1:
-            raise ValueError(f"{root} has {quoted(names)}, each of them named like a {split} part: leave one of them")
+            raise InvalidValueError(
+                f"{root} has {quoted(names)}, each of them named like a {split} part: leave one of them"
+            )
     unlabelled = [name for name in flat if divided and split_of(name) == "test"]
     unclear = [name for name in flat if name not in unlabelled]
     if unclear and (divided or len(folders) == 1 or [split_of(name) for name in unclear] != ["train"]):
-        raise ValueError(
+        raise InvalidValueError(
             f"{root}: {quoted(unclear)} {'are' if len(unclear) > 1 else 'is'} named like a part of a data set, but "
             "without class folders: make a subfolder per class in it, move it elsewhere, or rename it if it is a class"
         )
@@ -128,9 +133,11 @@ def _scan(
             names.append(name)
         hint = f" ({left_out(others)})" if others else ""
         if not images:
-            raise ValueError(f"{place} holds no images: {counted(len(empty), 'class folder')}, all empty{hint}")
+            raise InvalidValueError(f"{place} holds no images: {counted(len(empty), 'class folder')}, all empty{hint}")
         if empty and part == full:
-            raise ValueError(f"{place}: no images in the class folder {quoted(empty)}; fill it or remove it{hint}")
+            raise InvalidValueError(
+                f"{place}: no images in the class folder {quoted(empty)}; fill it or remove it{hint}"
+            )
         if empty:
             notes.append(f"{place}: no images in the class folder {quoted(empty)}")
         if others:
@@ -146,7 +153,9 @@ def _class_folders(place: Path, notes: list[str]) -> dict[str, list[str]]:
     folders = [entry for entry in inside if is_folder(entry)]
     if not folders:
         found = f"{counted(loose, 'image')} directly in it" if loose else "it is empty"
-        raise ValueError(f"{place} has no class folders ({found}): put each class's images in a subfolder of its own")
+        raise InvalidValueError(
+            f"{place} has no class folders ({found}): put each class's images in a subfolder of its own"
+        )
     if loose:
         notes.append(f"{place}: left out {counted(loose, 'image')} beside the class folders")
     classes: dict[str, list[str]] = {}
@@ -154,7 +163,7 @@ def _class_folders(place: Path, notes: list[str]) -> dict[str, list[str]]:
         try:
             name = class_name(folder.name)
         except ValueError as error:
-            raise ValueError(f"{place}: a class folder must be renamed, {error}") from None
+            raise InvalidValueError(f"{place}: a class folder must be renamed, {error}") from None
         classes.setdefault(name, []).append(folder.path)
     return classes
 
@@ -175,7 +184,7 @@ def _drop_doubles(
     for part, classes in folders.items():
         folders[part] = {name: paths for name, paths in classes.items() if paths}
         if not folders[part]:
-            raise ValueError(f"{parts[part]} holds nothing but links to folders that are there already")
+            raise InvalidValueError(f"{parts[part]} holds nothing but links to folders that are there already")
     if doubles:
         notes.append(f"{root}: left out links to folders that are there already: {quoted(sorted(doubles))}")
 
@@ -183,7 +192,7 @@ def _drop_doubles(
 def _check_known(root: Path, train: list[str], val: list[str]) -> None:
     unknown = [name for name in val if name not in train]
     if unknown:
-        raise ValueError(f"{root}: val holds classes that train does not: {quoted(unknown)}")
+        raise InvalidValueError(f"{root}: val holds classes that train does not: {quoted(unknown)}")
 
 
 def _fingerprint(root: Path, samples: Samples) -> str:

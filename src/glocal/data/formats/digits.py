@@ -8,6 +8,7 @@ from PIL import Image
 
 from glocal.data.samples import DataSource, Samples
 from glocal.data.splits import stratified_split
+from glocal.errors import InvalidValueError, MissingExtraError
 
 NAME = "digits"
 SIZE = 32
@@ -21,7 +22,7 @@ def matches(data: str) -> bool:
 
 def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
     if val_fraction is not None:
-        raise ValueError(f"--val-fraction does not apply to {data}: its split is fixed")
+        raise InvalidValueError(f"--val-fraction does not apply to {data}: its split is fixed")
     return _open()
 
 
@@ -34,7 +35,7 @@ def _open() -> DataSource:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ImportError("the embedded set digits needs scikit-learn: pip install 'glocal[train]'") from None
+        raise MissingExtraError("the embedded set digits needs scikit-learn: pip install 'glocal[train]'") from None
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), 0…16 in the source
     images = [

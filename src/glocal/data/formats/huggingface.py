@@ -12,6 +12,7 @@ from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource, Samples
 from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
 from glocal.data.walk import entries, is_folder
+from glocal.errors import InvalidValueError, MissingExtraError, PathError
 from glocal.wording import quoted
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
     """Open the splits train and validation (or val, valid, test), or split train; see `open_for_training`."""
     source = _open(data)
     if "train" not in source.splits:
-        raise ValueError(f"{data} has no split 'train': it has {quoted(list(source.splits))}")
+        raise InvalidValueError(f"{data} has no split 'train': it has {quoted(list(source.splits))}")
     if "val" not in source.splits:
         samples = source.splits.pop("train")
         source.splits["all"] = samples
         source = hold_out(source, val_fraction, seed, _fingerprint(samples))
     elif val_fraction is not None:
-        raise ValueError(f"--val-fraction does not apply to {data}: it has a validation split")
+        raise InvalidValueError(f"--val-fraction does not apply to {data}: it has a validation split")
     check_classes(source)
     return source
 
@@ -111,10 +112,10 @@ def _load(data: str) -> "dict[str, datasets.Dataset]":
     try:
         import datasets
     except ImportError:
-        raise ImportError(f"{data} needs the library datasets: pip install 'glocal[data]'") from None
+        raise MissingExtraError(f"{data} needs the library datasets: pip install 'glocal[data]'") from None
     place = data.removeprefix("hf:")
     if not place:
-        raise ValueError("hf: needs the name or the folder of a data set, as in hf:cifar10")
+        raise InvalidValueError("hf: needs the name or the folder of a data set, as in hf:cifar10")
     folder = Path(place)
     saved = any((folder / name).is_file() for name in SAVED_BY_SAVE_TO_DISK)
     if folder.is_dir() and not saved:
@@ -126,13 +127,13 @@ def _load(data: str) -> "dict[str, datasets.Dataset]":
         reason = one_line(error)
         if saved and isinstance(error, IndexError):  # what load_from_disk makes of an empty table
             reason = "it holds no rows"
-        raise OSError(f"{data} cannot be opened: {reason}") from None
+        raise PathError(f"{data} cannot be opened: {reason}") from None
     if isinstance(loaded, datasets.Dataset):
         split = str(loaded.split)
         loaded = {split if split_of(split) in ("val", "test") else "train": loaded}
     parts = {part: table for part, table in loaded.items() if len(table)}
     if not parts:
-        raise ValueError(f"{data} holds no rows")
+        raise InvalidValueError(f"{data} holds no rows")
     return parts
 
 
@@ -141,14 +142,14 @@ def _check_folder(data: str, folder: Path) -> None:
     folders = [entry for entry in entries(folder) if is_folder(entry)]
     unknown = [entry.name for entry in folders if split_of(entry.name) and not KNOWN_TO_DATASETS.fullmatch(entry.name)]
     if unknown:
-        raise ValueError(
+        raise InvalidValueError(
             f"{data}: the library datasets takes {quoted(unknown)} for no part: "
             f"give {folder} without hf:, or write the names as train and validation"
         )
     inner = [entry for place in folders for entry in entries(place.path) if is_folder(entry)]
     special = sorted({entry.name for entry in [*folders, *inner] if entry.name.startswith("__")})
     if special:
-        raise ValueError(f"{data}: the library datasets leaves out {quoted(special)}: give {folder} without hf:")
+        raise InvalidValueError(f"{data}: the library datasets leaves out {quoted(special)}: give {folder} without hf:")
 
 
 def _undecoded():
@@ -162,7 +163,7 @@ def _image_column(data: str, table: "datasets.Dataset", notes: list[str]) -> str
 
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
     if not found:
-        raise ValueError(f"{data} has no column of images: it has {quoted(table.column_names)}")
+        raise InvalidValueError(f"{data} has no column of images: it has {quoted(table.column_names)}")
     return _first(data, "images", found, notes)
 
 
@@ -178,14 +179,14 @@ def _label_column(data: str, tables: "dict[str, datasets.Dataset]", notes: list[
         column = _first(data, "labels", sorted(single or several, key=_preferred), notes)
         names = [class_name(name) for name in (single or several)[column].names]
         if len(set(names)) < len(names):
-            raise ValueError(f"{data}: the column {column!r} names a class twice")
+            raise InvalidValueError(f"{data}: the column {column!r} names a class twice")
         return column, list(names), not single
     plain = [name for name, feature in features.items() if name in LABEL_NAMES and isinstance(feature, datasets.Value)]
     if not plain:
-        raise ValueError(f"{data} has no column of class labels: it has {quoted(list(features))}")
+        raise InvalidValueError(f"{data} has no column of class labels: it has {quoted(list(features))}")
     values = {value for table in tables.values() for value in table.unique(plain[0]) if value is not None}
     if not all(isinstance(value, (str, int)) for value in values):
-        raise ValueError(f"{data}: the column {plain[0]!r} holds neither names nor whole numbers")
+        raise InvalidValueError(f"{data}: the column {plain[0]!r} holds neither names nor whole numbers")
     return plain[0], list(dict.fromkeys(class_name(str(value)) for value in sorted(values))), False
 
 
@@ -211,7 +212,7 @@ def _labels(
         else:
             label = value if is_class or value is None else number[class_name(str(value))]
         if label is None or any(not 0 <= i < len(number) for i in (label if multi_label else [label])):
-            raise ValueError(f"{data}, row {row}: no label ({value!r} in the column {column!r})")
+            raise InvalidValueError(f"{data}, row {row}: no label ({value!r} in the column {column!r})")
         labels.append(label)
     return labels
 

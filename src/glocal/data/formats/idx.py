@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glocal.data.samples import DataSource, Samples
+from glocal.errors import InvalidValueError, MissingPathError
 
 SPLITS = {"train": "train", "val": "t10k"}
 IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
@@ -22,7 +23,7 @@ def matches(data: str) -> bool:
 
 def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
     if val_fraction is not None:
-        raise ValueError(f"--val-fraction does not apply to {data}: its split is fixed")
+        raise InvalidValueError(f"--val-fraction does not apply to {data}: its split is fixed")
     return _open(Path(data))
 
 
@@ -39,14 +40,14 @@ def _open(folder: Path) -> DataSource:
     for split, name in SPLITS.items():
         images, labels = _read(folder, IMAGES.format(name), 3), _read(folder, LABELS.format(name), 1)
         if len(images) != len(labels):
-            raise ValueError(f"{folder}: {len(images)} images and {len(labels)} labels of {name}")
+            raise InvalidValueError(f"{folder}: {len(images)} images and {len(labels)} labels of {name}")
         if not len(images):
-            raise ValueError(f"{folder}: there are no images of {name}")
+            raise InvalidValueError(f"{folder}: there are no images of {name}")
         splits[split] = Samples(list(images), labels.tolist())
     classes = 1 + max(max(samples.labels) for samples in splits.values())
     missing = set(range(classes)) - set(splits["train"].labels)
     if classes < 2 or missing:
-        raise ValueError(f"{folder}: training images of class {min(missing, default=1)} are missing")
+        raise InvalidValueError(f"{folder}: training images of class {min(missing, default=1)} are missing")
     return DataSource(
         name=folder.resolve().name,
         class_names=[str(index) for index in range(classes)],
@@ -59,16 +60,16 @@ def _read(folder: Path, name: str, dimensions: int) -> np.ndarray:
     """The array in a file; of images, (N, H, W, 3) as a view of one grey channel."""
     path = next((folder / (name + ending) for ending in ("", ".gz") if (folder / (name + ending)).is_file()), None)
     if path is None:
-        raise FileNotFoundError(f"{folder} has no {name} or {name}.gz")
+        raise MissingPathError(f"{folder} has no {name} or {name}.gz")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error})") from None
+        raise InvalidValueError(f"{path} is not a whole gzip file ({error})") from None
     head = 4 * (1 + dimensions)
     if len(content) < head or content[:4] != bytes([0, 0, 8, dimensions]):
-        raise ValueError(f"{path} is not an idx file of bytes with {dimensions} dimensions")
+        raise InvalidValueError(f"{path} is not an idx file of bytes with {dimensions} dimensions")
     shape = struct.unpack(f">{dimensions}I", content[4:head])
     if len(content) - head != math.prod(shape):
-        raise ValueError(f"{path} should hold {math.prod(shape)} values, it holds {len(content) - head}")
+        raise InvalidValueError(f"{path} should hold {math.prod(shape)} values, it holds {len(content) - head}")
     array = np.frombuffer(content, np.uint8, offset=head).reshape(shape)
     return array if dimensions == 1 else np.broadcast_to(array[..., None], (*shape, 3))

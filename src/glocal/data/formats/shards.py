@@ -22,6 +22,7 @@ from glocal.data.samples import DataSource
 from glocal.data.shards import SampleNumbers, ShardedSamples, end_of, grouped, label_text, local_path, open_shard
 from glocal.data.splits import DEFAULT_VAL_FRACTION, fingerprint, stratified_split
 from glocal.data.walk import entries, is_folder
+from glocal.errors import InvalidValueError, MissingExtraError, MissingPathError, PathError
 from glocal.trust import runs_command
 from glocal.wording import counted, quoted, shown
 
@@ -74,7 +75,7 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
         shards = parts["train"]
         if len(shards) < 2:
             _describe(data, parts, None, notes)  # what is no shard at all is to be called that
-            raise ValueError(
+            raise InvalidValueError(
                 f"{data}: of a single shard none can be held out; name others val-….tar beside train-….tar"
             )
         fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
@@ -82,12 +83,14 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
         parts = _drawn(shards, held_out)
         notes.append(f"{data}: {counted(len(parts['val']), 'shard')} of {len(shards)} held out for validation")
     elif val_fraction is not None:
-        raise ValueError(f"--val-fraction does not apply to {data}: it has shards for validation")
+        raise InvalidValueError(f"--val-fraction does not apply to {data}: it has shards for validation")
     if "train" not in parts:
-        raise ValueError(f"{data} has no shards for training: it has {quoted(_names(parts['val']))}")
+        raise InvalidValueError(f"{data} has no shards for training: it has {quoted(_names(parts['val']))}")
     source = _describe(data, parts, held_out, notes)
     if len(source.class_names) < 2:
-        raise ValueError(f"{data} holds a single class, {source.class_names[0]!r}: there is nothing to tell apart")
+        raise InvalidValueError(
+            f"{data} holds a single class, {source.class_names[0]!r}: there is nothing to tell apart"
+        )
     return source
 
 
@@ -109,7 +112,7 @@ def _parts(data: str, notes: list[str]) -> dict[str, list[str]]:
         of_split.setdefault(_split(shard), []).append(shard)
     train = [shard for name in ("train", "") for shard in of_split.get(name, [])]
     if "" in of_split and len(of_split[""]) < len(train):
-        raise ValueError(f"{data}: beside the shards named train, {quoted(_names(of_split['']))} has no split")
+        raise InvalidValueError(f"{data}: beside the shards named train, {quoted(_names(of_split['']))} has no split")
     val = next((name for name in VAL_NAMES if name in of_split), None)
     if val != "test" and "test" in of_split:
         notes.append(f"{data}: left out {counted(len(of_split['test']), 'shard')} named test")
@@ -128,7 +131,7 @@ def expand_shards(data: str) -> list[str]:
     try:
         from webdataset.shardlists import expand_urls
     except ImportError:
-        raise ImportError(f"{data} needs the library webdataset: pip install 'glocal[data]'") from None
+        raise MissingExtraError(f"{data} needs the library webdataset: pip install 'glocal[data]'") from None
     if os.path.isdir(data):
         return sorted(str(path) for path in Path(data).glob("*.tar") if not path.name.startswith("."))
     if os.path.isfile(data):
@@ -137,23 +140,23 @@ def expand_shards(data: str) -> list[str]:
     try:
         shards = expand_urls(data)
     except Exception as error:  # of braceexpand
-        raise ValueError(f"{data}: {one_line(error)}") from None
+        raise InvalidValueError(f"{data}: {one_line(error)}") from None
     if any(map(runs_command, shards)) and not data.startswith("pipe:"):  # put together by braces, or behind a path
-        raise ValueError(f"{data!r} has a command in it: write it as pipe:COMMAND")
+        raise InvalidValueError(f"{data!r} has a command in it: write it as pipe:COMMAND")
     found = []
     for shard in shards:
         if glob.has_magic(shard) and local_path(shard) == shard and not os.path.exists(shard):
             matches = sorted(glob.glob(shard))
             if not matches:
-                raise FileNotFoundError(f"no file matches {shard}")
+                raise MissingPathError(f"no file matches {shard}")
             found += matches
         else:
             found.append(shard)
     if len(set(found)) < len(found):
-        raise ValueError(f"{data} names a shard twice")
+        raise InvalidValueError(f"{data} names a shard twice")
     missing = [shard for shard in found if local_path(shard) is not None and not os.path.isfile(local_path(shard))]
     if missing:
-        raise FileNotFoundError(f"{data}: {counted(len(missing), 'shard')} missing: {quoted(missing)}")
+        raise MissingPathError(f"{data}: {counted(len(missing), 'shard')} missing: {quoted(missing)}")
     return found
 
 
@@ -169,7 +172,7 @@ def _check_count(data: str) -> None:
             most *= MOST_SHARDS + 1 if long else abs(int(ends[2]) - int(ends[1])) + 1
         data = data[: group.start()] + data[group.end() :]
     if most > MOST_SHARDS:
-        raise ValueError(f"{shown(whole)} stands for more than {MOST_SHARDS:,} shards")
+        raise InvalidValueError(f"{shown(whole)} stands for more than {MOST_SHARDS:,} shards")
 
 
 def _beside(data: str, train: list[str], notes: list[str]) -> list[str]:
@@ -230,18 +233,22 @@ def _describe(data: str, parts: dict[str, list[str]], held_out: dict | None, not
     contents = {shard: _scan(shard, labels=names is None) for shard in unread}
     for shard, found in contents.items():
         if counts.setdefault(shard, found.count) != found.count:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{shard} holds {counted(found.count, 'sample')}, the list of sizes says {counts[shard]:,}"
             )
     for shard in shards:
         path = local_path(shard)
         if path is not None and path.endswith(".tar") and counts[shard] * tarfile.BLOCKSIZE > os.path.getsize(path):
-            raise ValueError(f"{shard} is too small for the {counts[shard]:,} samples that the list of sizes says")
+            raise InvalidValueError(
+                f"{shard} is too small for the {counts[shard]:,} samples that the list of sizes says"
+            )
         if counts[shard] < 1:
-            raise ValueError(f"{shard} holds no samples: write it again or leave it out")
+            raise InvalidValueError(f"{shard} holds no samples: write it again or leave it out")
     names = _found_classes(data, parts, contents) if names is None else [class_name(name) for name in names]
     if len(set(names)) < len(names):
-        raise ValueError(f"{data}: the list of classes beside the shards names one twice, in two of Unicode's forms")
+        raise InvalidValueError(
+            f"{data}: the list of classes beside the shards names one twice, in two of Unicode's forms"
+        )
     splits = {part: ShardedSamples(of_part, [counts[s] for s in of_part], names) for part, of_part in parts.items()}
     return DataSource(data, names, splits, held_out, notes=notes)
 
@@ -253,11 +260,13 @@ def _found_classes(data: str, parts: dict[str, list[str]], contents: dict[str, _
     if all(label.isascii() and label.isdigit() and len(label) < 7 for label in labels):
         largest = {part: max(map(int, found)) for part, found in of_part.items()}
         if largest.get("val", 0) > largest.get("train", largest.get("val", 0)):
-            raise ValueError(f"{data}: val holds the label {largest['val']}, train none above {largest['train']}")
+            raise InvalidValueError(
+                f"{data}: val holds the label {largest['val']}, train none above {largest['train']}"
+            )
         return [str(number) for number in range(max(largest.values()) + 1)]
     unknown = sorted(of_part.get("val", set()) - of_part.get("train", labels))
     if unknown:
-        raise ValueError(f"{data}: val holds classes that train does not: {quoted(unknown)}")
+        raise InvalidValueError(f"{data}: val holds classes that train does not: {quoted(unknown)}")
     return sorted(labels)
 
 
@@ -278,7 +287,7 @@ def _scan(shard: str, labels: bool) -> _Contents:
             broken = "it is empty"
     if broken:
         after = f" after the sample {numbers.key!r}" if numbers.key else ""
-        raise ValueError(f"{shard} cannot be read{after}: {broken}")
+        raise InvalidValueError(f"{shard} cannot be read{after}: {broken}")
     return _Contents(numbers.number + 1, found)
 
 
@@ -293,7 +302,7 @@ def _members(tar: tarfile.TarFile, numbers: SampleNumbers, labels: bool) -> Iter
 def _label(shard: str, key: str, fields: dict[str, bytes]) -> str:
     label = label_text(fields)
     if label is None:
-        raise ValueError(f'{shard}: the sample {key!r} has no label (.cls, or .json with "label")')
+        raise InvalidValueError(f'{shard}: the sample {key!r} has no label (.cls, or .json with "label")')
     return label
 
 
@@ -310,7 +319,7 @@ def _written_counts(shards: list[str]) -> dict[str, int]:
                 sizes |= dict(zip(split.filenames, split.shard_lengths, strict=True))
             known = {_base(name): msgspec.convert(size, _Count) for name, size in sizes.items() if type(size) is int}
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place} is no list of the shards' sizes: {one_line(error)}") from None
+            raise InvalidValueError(f"{place} is no list of the shards' sizes: {one_line(error)}") from None
         counts |= {s: known[_base(s)] for s in shards if _folder(s) == folder and _base(s) in known}
     return counts
 
@@ -332,9 +341,9 @@ def _written_classes(shards: list[str]) -> list[str] | None:
                 names = [names[number] for number in range(len(names))]
             names = [name if isinstance(name, str) else str(name) for name in names]
         except (ValueError, KeyError, RecursionError) as error:
-            raise ValueError(f"{place} is no list of class names: {one_line(error)}") from None
+            raise InvalidValueError(f"{place} is no list of class names: {one_line(error)}") from None
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"{place} " + ("names a class twice" if names else "names no classes"))
+        raise InvalidValueError(f"{place} " + ("names a class twice" if names else "names no classes"))
     return names
 
 
@@ -360,13 +369,13 @@ def _read_first(folder: str | None, names: tuple[str, ...]) -> tuple[str, str | 
         except urllib.error.HTTPError:
             continue  # there is no such file
         except UnicodeDecodeError:
-            raise ValueError(f"{place} is not UTF-8 text") from None
+            raise InvalidValueError(f"{place} is not UTF-8 text") from None
         except OSError as error:
-            raise OSError(f"{place} cannot be read: {one_line(error)}") from None
+            raise PathError(f"{place} cannot be read: {one_line(error)}") from None
     return "", None
 
 
 def _text(place: str, content: bytes) -> str:
     if len(content) > LARGEST_LIST:
-        raise ValueError(f"{place} is larger than {LARGEST_LIST / 2**20:.0f} MB")
+        raise InvalidValueError(f"{place} is larger than {LARGEST_LIST / 2**20:.0f} MB")
     return content.decode("utf-8-sig")

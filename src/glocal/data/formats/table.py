@@ -9,6 +9,7 @@ from pathlib import Path
 from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource, Samples
 from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
+from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, quoted
 
 PATH_COLUMNS = ("path", "image", "file", "filename")  # otherwise the first
@@ -32,11 +33,13 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
         source = hold_out(table.source({"all": table.rows}), val_fraction, seed, table.fingerprint())
     else:
         if val_fraction is not None:
-            raise ValueError(f"--val-fraction does not apply to {file}: it has a column 'split'")
+            raise InvalidValueError(f"--val-fraction does not apply to {file}: it has a column 'split'")
         parts = {part: [row for row in table.rows if table.splits[row] == part] for part in ("train", "val")}
         for part, rows in parts.items():
             if not rows:
-                raise ValueError(f"{file}: no row has the split {part!r}; without a column 'split', one is drawn")
+                raise InvalidValueError(
+                    f"{file}: no row has the split {part!r}; without a column 'split', one is drawn"
+                )
         source = table.source(parts)
     check_classes(source)
     return source
@@ -96,18 +99,20 @@ def _read(file: Path) -> _Table:
             reader = csv.reader(stream, strict=True)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start:,})") from None
+        raise InvalidValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start:,})") from None
     except csv.Error as error:
-        raise ValueError(f"{file}, row {reader.line_num}: {error}") from None
+        raise InvalidValueError(f"{file}, row {reader.line_num}: {error}") from None
     if not rows:
-        raise ValueError(f"{file} is empty")
+        raise InvalidValueError(f"{file} is empty")
     header = [name.lower() for name in rows.pop(0)[1]]
     path_column, label_column, split_column = _columns(file, header)
     if not rows:
-        raise ValueError(f"{file} holds a header and no rows")
+        raise InvalidValueError(f"{file} holds a header and no rows")
     for line, row in rows:
         if len(row) != len(header):
-            raise ValueError(f"{file}, row {line}: {counted(len(row), 'cell')}, where the header has {len(header)}")
+            raise InvalidValueError(
+                f"{file}, row {line}: {counted(len(row), 'cell')}, where the header has {len(header)}"
+            )
     notes: list[str] = []
     if split_column is not None:
         rows = _with_known_splits(file, rows, split_column, header[split_column], notes)
@@ -119,7 +124,7 @@ def _read(file: Path) -> _Table:
         missing = multi_label and any(name.strip().lower() == "nan" for name in names)  # an empty cell: of no class
         names = [class_name(name.strip()) for name in names if name.strip().lower() not in MISSING]
         if missing or (not names and not multi_label):
-            raise ValueError(f"{file}, row {line}: no label ({cell!r} in the column {header[label_column]!r})")
+            raise InvalidValueError(f"{file}, row {line}: no label ({cell!r} in the column {header[label_column]!r})")
         labels.append(tuple(names))
     _note_separators(file, labels, header[label_column], notes)
     paths = [row[path_column] for _, row in rows]
@@ -132,22 +137,22 @@ def _columns(file: Path, header: list[str]) -> tuple[int, int, int | None]:
     """Where the path, the label and the split are."""
     twice = [name for name, times in Counter(header).items() if times > 1]
     if twice:
-        raise ValueError(f"{file}: its header has the column {quoted(twice)} more than once")
+        raise InvalidValueError(f"{file}: its header has the column {quoted(twice)} more than once")
     has = f"its header has {quoted(header)}"
     found = [name for name in LABEL_COLUMNS if name in header]
     if not found:
         hint = "; columns are separated by commas" if len(header) == 1 and {";", "\t"} & set(header[0]) else ""
-        raise ValueError(f"{file} has no column 'label', 'class' or 'labels': {has}{hint}")
+        raise InvalidValueError(f"{file} has no column 'label', 'class' or 'labels': {has}{hint}")
     if len(found) > 1:
-        raise ValueError(f"{file} has the columns {quoted(found)}: leave one of them")
+        raise InvalidValueError(f"{file} has the columns {quoted(found)}: leave one of them")
     label = header.index(found[0])
     path = next((header.index(name) for name in PATH_COLUMNS if name in header), 0)
     splits = [name for name in ("split", "is_valid") if name in header]
     if len(splits) > 1:
-        raise ValueError(f"{file} has the columns {quoted(splits)}: leave one of them")
+        raise InvalidValueError(f"{file} has the columns {quoted(splits)}: leave one of them")
     split = header.index(splits[0]) if splits else None
     if path in (label, split):
-        raise ValueError(f"{file} has no column 'path': {has}")
+        raise InvalidValueError(f"{file} has no column 'path': {has}")
     return path, label, split
 
 
@@ -159,7 +164,7 @@ def _with_known_splits(file: Path, rows: list, column: int, header: str, notes: 
         split = IS_VALID.get(cell.lower().removesuffix(".0")) if header == "is_valid" else split_of(cell)
         if split is None:
             expected = "0 or 1 (True)" if header == "is_valid" else "train or val"
-            raise ValueError(f"{file}, row {line}: {header!r} must be {expected}, got {cell!r}")
+            raise InvalidValueError(f"{file}, row {line}: {header!r} must be {expected}, got {cell!r}")
         known.append((line, [*row[:column], split, *row[column + 1 :]]))
     there = {row[column] for _, row in known}
     if {"train", "test"} == there:
@@ -169,7 +174,7 @@ def _with_known_splits(file: Path, rows: list, column: int, header: str, notes: 
     if len(known) < len(rows):
         notes.append(f"{file}: left out {counted(len(rows) - len(known), 'row')} of the split 'test'")
     if not known:
-        raise ValueError(f"{file}: no row has the split 'train' or 'val'")
+        raise InvalidValueError(f"{file}: no row has the split 'train' or 'val'")
     return known
 
 
@@ -186,14 +191,14 @@ def _note_separators(file: Path, labels: list[tuple[str, ...]], column: str, not
 def _check_paths(file: Path, paths: list[str], lines: list[int], notes: list[str]) -> None:
     for path, line in zip(paths, lines, strict=True):
         if not path:
-            raise ValueError(f"{file}, row {line}: no path")
+            raise InvalidValueError(f"{file}, row {line}: no path")
         if "\0" in path:
-            raise ValueError(f"{file}, row {line}: a path with a NUL character")
+            raise InvalidValueError(f"{file}, row {line}: a path with a NUL character")
     places = list(map(os.path.join, [file.parent] * len(paths), paths))
     missing = [(line, place) for line, place in zip(lines, places, strict=True) if not os.path.isfile(place)]
     if missing:
         line, place = missing[0]
-        raise FileNotFoundError(
+        raise MissingPathError(
             f"{file}: {counted(len(missing), 'file')} of {len(paths):,} missing, the first in row {line}: {place}"
         )
     repeated = len(places) - len(set(places))
