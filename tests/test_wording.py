@@ -36,6 +36,23 @@ def test_a_message_becomes_one_line():
 
 
 @pytest.mark.parametrize(
+    ("error", "options", "line"),
+    [
+        (ValueError("a\n  b"), {}, "a b"),
+        (ValueError("\n"), {}, "ValueError"),
+        (KeyError("weight"), {}, "it lacks 'weight'"),
+        (ValueError("\n a  b\nc"), {"first_only": True}, "a b"),
+        (MemoryError(), {"first_only": True}, "MemoryError"),
+        (ValueError("x" * 300), {"limit": 300}, "x" * 300),
+        (ValueError("x" * 301), {"limit": 300}, "x" * 299 + "…"),
+    ],
+    ids=["lines", "no message", "key", "first line", "first line of none", "as long as allowed", "too long"],
+)
+def test_what_an_error_says(error, options, line):
+    assert one_line(error, **options) == line
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [
         ("a\x1b", r"'a\x1b'"),

@@ -11,6 +11,7 @@ from glocal.errors import InvalidValueError
 from glocal.layers.position import SizeCached
 from glocal.layers.token_mixers import AggregatedAttention
 from glocal.tasks.classifier import create_model
+from glocal.wording import one_line
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def measure(name: str, size: int | tuple[int, int] | None = None) -> Cost:
         try:
             model(image)
         except (AssertionError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InvalidValueError(f"{name} does not take images of {height}×{width} pixels: {reason}") from error
+            raise InvalidValueError(
+                f"{name} does not take images of {height}×{width} pixels: {one_line(error)}"
+            ) from error
         for part, module in model.named_modules():
             if isinstance(module, AggregatedAttention):
                 hooks.append(module.register_forward_hook(local_products(part, extra)))

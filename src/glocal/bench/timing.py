@@ -26,6 +26,7 @@ from glocal.bench.config import BenchConfig, numbers, parse_model, parse_sizes
 from glocal.device import resolve_device, torch_threads
 from glocal.ops import dispatch
 from glocal.tasks.classifier import check_name, create_model
+from glocal.wording import one_line
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SHORTEST = 0.02  # seconds: on a GPU, steps are repeated until a sample takes as long
@@ -107,7 +108,7 @@ def _cell(
             repeats[name] = max(1, round(SHORTEST / seconds)) if device.type != "cpu" else 1
         except Exception as error:  # whatever a model, a compiler or a driver raises, the others are timed
             steps.pop(name, None)
-            errors[name] = " ".join(str(error).split())[:200] or type(error).__name__
+            errors[name] = one_line(error, 200)
     seconds = {name: [] for name in steps}
     for _ in range(config.rounds):
         for name, step in steps.items():

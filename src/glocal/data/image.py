@@ -25,6 +25,7 @@ from glocal.data import libtiff
 from glocal.data.repair import ended, is_mendable, pixels_only, share_missing
 from glocal.data.walk import files_below, is_hidden
 from glocal.errors import InvalidValueError, PathError
+from glocal.wording import one_line
 
 log = logging.getLogger(__name__)
 
@@ -276,11 +277,6 @@ def _unreadable(name: str, error: Exception) -> UnreadableImageError:
     if isinstance(error, PermissionError):
         return UnreadableImageError(name, "no permission to read it")
     return UnreadableImageError(name, f"broken image ({one_line(error)})")
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from glocal.data.formats.shards import expand_shards
 from glocal.data.formats.shards import matches as is_shards
-from glocal.data.image import StoredImage, find_images, images_below, one_line, read_image
+from glocal.data.image import StoredImage, find_images, images_below, read_image
 from glocal.data.walk import entries
 from glocal.errors import InvalidValueError, MissingExtraError
-from glocal.wording import quoted
+from glocal.wording import one_line, quoted
 
 TAR = (".tar", ".tar.gz", ".tgz")
 TABLE = ".parquet"

@@ -14,8 +14,9 @@ from urllib.request import url2pathname
 
 from PIL import Image
 
-from glocal.data.image import PHOTO_ENDINGS, PHOTOS, StoredImage, UnreadableImageError, image_endings, one_line
+from glocal.data.image import PHOTO_ENDINGS, PHOTOS, StoredImage, UnreadableImageError, image_endings
 from glocal.data.names import class_name
+from glocal.wording import one_line
 
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves for itself
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from glocal.data.image import one_line
 from glocal.data.inputs import Shard
 from glocal.deploy.config import EmbedConfig, ImagesConfig, PredictConfig
 from glocal.deploy.parts import part_name, temporary_name, write_shard
 from glocal.deploy.results import load_predictor
 from glocal.errors import InvalidValueError, MissingExtraError, WorkError
-from glocal.wording import counted
+from glocal.wording import counted, one_line
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that starts here reports to nobody
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of Ray's own affairs
@@ -88,7 +87,7 @@ def write_on_cluster(config: PredictConfig | EmbedConfig, shards: list[Shard]) -
     except ray.exceptions.UserCodeException:  # a bug
         raise
     except ray.exceptions.RayError as error:
-        raise WorkError(f"Ray gave up: {str(error).splitlines()[0]}") from error
+        raise WorkError(f"Ray gave up: {one_line(error, first_only=True)}") from error
     finally:
         if started:
             ray.shutdown()

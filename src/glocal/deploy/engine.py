@@ -25,11 +25,12 @@ from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, ENGINES
 from glocal.deploy.files import TOLERANCES as TOLERANCES_OF_FILES
 from glocal.deploy.files import ExportMismatchError, difference, export, random_images
-from glocal.deploy.graph import device_of, first_line, measuring
+from glocal.deploy.graph import device_of, measuring
 from glocal.deploy.record import write_openvino
 from glocal.deploy.reparameterize import fuse
 from glocal.device import torch_threads
 from glocal.errors import InvalidValueError
+from glocal.wording import one_line
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def compile(
         except (ValueError, OSError, ExportMismatchError) as error:
             if engine != "auto":
                 raise
-            log.warning("%s does not take the model, torch computes it: %s", name, first_line(error))
+            log.warning("%s does not take the model, torch computes it: %s", name, one_line(error, first_only=True))
     return Engine("torch", _torch(model, threads), sample.several, input_size)
 
 
@@ -182,7 +183,7 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
             if sample.difference(run) <= TOLERANCES[precision]:
                 return run
         except Exception as error:  # of the runtimes' own types: a file that something has damaged
-            log.info("%s cannot be used: %s", file, first_line(error))
+            log.info("%s cannot be used: %s", file, one_line(error, first_only=True))
         shutil.rmtree(folder)  # also of another model: a module may hold what the key does not see
     log.warning(
         "compiling the model for %s, which takes about %.0f s and is kept in %s for the next time; "
@@ -200,7 +201,7 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
                 return run
             reason = "the graph differs from the model"
         except Exception as error:  # of torch's and the runtime's own types
-            reason = first_line(error)
+            reason = one_line(error, first_only=True)
         shutil.rmtree(folder, ignore_errors=True)
         seconds = seconds_to_compile(model, name, None)
         log.warning("the quick way fails (%s), torch.export takes about %.0f s", reason, max(1, seconds))

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, PRECISIONS
-from glocal.deploy.graph import DYNAMIC, device_of, first_line, measuring, trace
+from glocal.deploy.graph import DYNAMIC, device_of, measuring, trace
 from glocal.deploy.preprocess import Preprocess
 from glocal.errors import InvalidValueError, WorkError
 from glocal.tasks.classifier import check_finite
+from glocal.wording import one_line
 
 # The largest difference from PyTorch, in standard deviations of PyTorch's own results.
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": 2.5}  # results that have nothing in common differ by 4 and more
@@ -175,7 +176,9 @@ def difference(
             theirs = [torch.from_numpy(np.asarray(array)).double() for array in other(images.numpy())]
         except Exception as error:  # the runtimes raise types of their own
             size = "×".join(map(str, images.shape))
-            raise ExportMismatchError(f"the file does not take images of {size}: {first_line(error)}") from error
+            raise ExportMismatchError(
+                f"the file does not take images of {size}: {one_line(error, first_only=True)}"
+            ) from error
         if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
             return math.inf
         for pair, *new in zip(pairs, ours, theirs, strict=True):
@@ -266,7 +269,7 @@ def _reason(error: Exception) -> str:
     """The line of a converter's report that names the operation, else the first."""
     lines = str(error).splitlines()
     named = (line.strip("- ") for line in lines if line.startswith(("-- No conversion rule", "<class 'torch.onnx")))
-    return next(named, first_line(error)).rpartition("'>: ")[2]
+    return next(named, one_line(error, first_only=True)).rpartition("'>: ")[2]
 
 
 def _quantized(graph, calibration: Sequence[np.ndarray]):

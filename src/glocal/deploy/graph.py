@@ -11,6 +11,7 @@ from torch.fx.experimental import _config as symbols
 
 from glocal.deploy.reparameterize import fuse
 from glocal.errors import InvalidValueError
+from glocal.wording import one_line
 
 INEQUALITY = re.compile(r".* != \d+")
 DYNAMIC = ("batch", "size")
@@ -80,7 +81,9 @@ def trace(
             program = torch.export.export(model, (sample,), dynamic_shapes=(open_axes or None,))
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError, AssertionError) as error:
             what = f" with {' and '.join(dynamic)} left open" if dynamic else ""
-            raise InvalidValueError(f"torch.export does not take this model{what}: {first_line(error)}") from error
+            raise InvalidValueError(
+                f"torch.export does not take this model{what}: {one_line(error, first_only=True)}"
+            ) from error
     # Where torch asks how a map lies in memory, it notes that the batch, or a side, is not 1, as a condition of the
     # graph, though the operations are the same. (`export` compares the file with the model for a batch of 1, too.)
     program._guards_code = [guard for guard in program._guards_code if not INEQUALITY.fullmatch(guard)]
@@ -102,8 +105,3 @@ def measuring(model: nn.Module):
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's parameters and buffers are; the CPU for one without."""
     return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -88,4 +88,4 @@ def check_arguments(args: Any, declared: dict[str, Any]) -> None:
         try:
             msgspec.convert(value, declared[name])
         except msgspec.ValidationError as error:
-            raise InvalidValueError(f"the argument {name}: {one_line(error)[:300]}") from None
+            raise InvalidValueError(f"the argument {name}: {one_line(error, 300)}") from None

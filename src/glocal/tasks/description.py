@@ -62,7 +62,7 @@ def parse_description(text: str) -> CheckpointInfo:
         description = msgspec.json.decode(text)
         msgspec.convert(description, _Description)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidValueError(one_line(error)[:300]) from None  # it may hold a value of any length
+        raise InvalidValueError(one_line(error, 300)) from None  # it may hold a value of any length
     return CheckpointInfo(**description)
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from glocal.data.image import decode_image, one_line, read_image
+from glocal.data.image import decode_image, read_image
 from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource, Samples
 from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
 from glocal.data.walk import entries, is_folder
 from glocal.errors import InvalidValueError, MissingExtraError, PathError
-from glocal.wording import quoted
+from glocal.wording import one_line, quoted
 
 if TYPE_CHECKING:
     import datasets

@@ -16,7 +16,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from glocal.data.image import one_line
 from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource
 from glocal.data.shards import SampleNumbers, ShardedSamples, end_of, grouped, label_text, local_path, open_shard
@@ -24,7 +23,7 @@ from glocal.data.splits import DEFAULT_VAL_FRACTION, fingerprint, stratified_spl
 from glocal.data.walk import entries, is_folder
 from glocal.errors import InvalidValueError, MissingExtraError, MissingPathError, PathError
 from glocal.trust import runs_command
-from glocal.wording import counted, quoted, shown
+from glocal.wording import counted, one_line, quoted, shown
 
 log = logging.getLogger(__name__)
 
