@@ -8,10 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glocal import cli
+from glocal import cli, errors
 from glocal.cli import main
+from glocal.data.image import UnreadableImageError
 from glocal.evaluation.config import EvalConfig
+from glocal.layers.token_mixers import AggregatedAttention
 from glocal.training.config import TrainConfig
+from glocal.training.stopping import TrainingInterrupted
 
 
 def fails(capsys, args, code=2):
@@ -261,11 +264,47 @@ class TestExitCodes:
 
         return raising
 
-    @pytest.mark.parametrize("kind", [UnboundLocalError, KeyError, ValueError, TypeError, AttributeError, RuntimeError])
+    @pytest.mark.parametrize(
+        "kind", [UnboundLocalError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, ImportError, OSError]
+    )
     def test_bugs_keep_their_traceback(self, command, kind):
-        command(kind("raised by no statement of the library"))
+        command(kind("of another family than the library's"))
         with pytest.raises(kind):
             main(["train"])
+
+    def test_a_wrong_call_inside_the_library_is_a_bug(self, monkeypatch):
+        module = SimpleNamespace(
+            CONFIG=TrainConfig,
+            POSITIONAL={"data": "?"},
+            __doc__="Train.",
+            run=lambda config: AggregatedAttention(10, pretrain_size=7, reduction=1, head_dim=3),
+        )
+        monkeypatch.setattr(cli, "import_module", lambda name: module)
+        with pytest.raises(ValueError, match="not a multiple of head_dim"):
+            main(["train"])
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (errors.InvalidValueError("--x is wrong"), 2),
+            (errors.InvalidTypeError("--x is wrong"), 2),
+            (errors.MissingExtraError("--x is wrong"), 2),
+            (errors.PathError("--x is wrong"), 2),
+            (errors.MissingPathError("--x is wrong"), 2),
+            (UnreadableImageError("x.png", "--x is wrong"), 2),
+            (errors.WorkError("--x is wrong"), 1),
+            (TrainingInterrupted("--x is wrong", 15), 143),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_errors_of_the_library_are_one_line(self, capsys, command, error, code):
+        command(error)
+        assert fails(capsys, ["train"], code).endswith("--x is wrong")
+
+    def test_a_value_that_a_layer_refuses_is_a_mistake_of_the_user(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        args = ["train", "digits", "--model", "transxnet_pico", "--model-args", "{num_heads: [3, 5, 7, 9]}"]
+        assert fails(capsys, args) == "error: 24 channels cannot be split into 5 heads"
 
     @pytest.mark.parametrize(
         ("error", "code", "message"),

@@ -5,18 +5,15 @@ and run(config) -> exit code, optionally find_recipe, recipe_names, find_run and
 (see `CommandParser`), and a line in COMMANDS. Its docstring is its help.
 """
 
-import errno
 import logging
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 
 from glocal.device import keep_freed_memory
 from glocal.errors import UserError, WorkError
@@ -36,12 +33,9 @@ COMMANDS = {
 }
 
 OWN_SIGNALS = ("train", "serve")  # they finish something first
-PACKAGE = Path(__file__).parents[1]
-
 OUT_OF_MEMORY = (
     "out of memory: try a smaller --batch-size or --img-size, and in training --accumulate or --grad-checkpointing ({})"
 )
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # full, or broken
 
 # Threads that wait by sleeping, not by spinning: on two idle cores a small model trains a tenth slower, beside another
 # busy process five times as fast (measured: 90-160 against 15-30 images/s). OpenMP reads it when torch is loaded.
@@ -115,13 +109,10 @@ def _exit_code(error: Exception) -> int | None:
 
     `glocal.errors` has the library's own errors. Of all others, only what the system refuses is no bug: memory, a file.
     """
-    if _lacks_memory(error) or (isinstance(error, OSError) and error.errno in DISK):
+    if _lacks_memory(error):
         return 1
     if isinstance(error, (UserError, WorkError)):
         return error.exit_code
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    if PACKAGE in Path(last.filename).parents and (last.line or "raise").startswith("raise"):
-        return 1 if isinstance(error, RuntimeError) else 2
     return 1 if isinstance(error, OSError) and error.errno is not None else None
 
 

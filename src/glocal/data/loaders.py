@@ -15,6 +15,7 @@ from glocal.data.samples import Samples
 from glocal.data.sampling import EvaluationSampler, TrainingSampler, class_balance
 from glocal.data.shard_stream import ShardStream
 from glocal.data.shards import ShardedSamples
+from glocal.errors import InvalidValueError
 
 SECONDS_AFTER_SIGTERM = 60
 
@@ -48,7 +49,7 @@ def training_loader(
     if isinstance(samples, ShardedSamples):
         if balanced or repeats > 1:
             option = "--balanced" if balanced else "--repeated-augmentation"
-            raise ValueError(f"{option} needs images in any order, which shards do not give")
+            raise InvalidValueError(f"{option} needs images in any order, which shards do not give")
         stream = ShardStream(samples, transform, seed, rank, world, training=True, batch_size=own)
         from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
 
@@ -68,7 +69,7 @@ def own_share(batch_size: int, parts: int, world: int) -> int:
     """The samples of a step that one of `world` devices gets at once; ValueError where they are not shared equally."""
     own, rest = divmod(batch_size, parts * world)
     if rest or not own:
-        raise ValueError(
+        raise InvalidValueError(
             f"--batch-size {batch_size} cannot be shared equally: it must be a multiple of {parts * world} "
             f"({world} devices × --accumulate {parts})"
         )

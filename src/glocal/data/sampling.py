@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from glocal.data.seeds import mix_seeds
+from glocal.errors import InvalidValueError
 
 
 class TrainingSampler(Sampler):
@@ -35,7 +36,7 @@ class TrainingSampler(Sampler):
         self.size = size
         self.used = size // batch_size * batch_size or size // world * world
         if not self.used:
-            raise ValueError(f"{size} samples are too few for {world} devices")
+            raise InvalidValueError(f"{size} samples are too few for {world} devices")
         self.seed = seed
         self.rank = rank
         self.world = world

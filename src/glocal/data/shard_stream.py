@@ -10,6 +10,7 @@ from glocal.data.batch import Item, Transform
 from glocal.data.image import UnreadableImageError
 from glocal.data.seeds import mix_seeds, random_state
 from glocal.data.shards import ShardedSamples, read_shard
+from glocal.errors import InvalidValueError
 
 SHUFFLE_BUFFER = 1000
 
@@ -39,7 +40,7 @@ class ShardStream(IterableDataset):
         batch_size: int = 1,
     ):
         if training and len(samples) < world:
-            raise ValueError(f"{len(samples)} samples are too few for {world} devices")
+            raise InvalidValueError(f"{len(samples)} samples are too few for {world} devices")
         self.samples = samples
         self.transform = transform
         self.seed = seed

@@ -28,6 +28,7 @@ from glocal.data.open import open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import DataSource, Samples
 from glocal.device import resolve_device
+from glocal.errors import InvalidValueError, NotAFolderError
 from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.result import EvalResult
 from glocal.evaluation.robustness import SUBSETS, imagenet_classes, open_corrupted, open_real, open_robustness_set
@@ -142,7 +143,7 @@ def with_data(config: EvalConfig) -> tuple[EvalConfig, Path | None]:
         return config, None
     if config.checkpoint is None:
         weights = "give --checkpoint, or --model for a model's published weights"
-        raise ValueError("give DATA, the images to measure on" if config.model is not None else weights)
+        raise InvalidValueError("give DATA, the images to measure on" if config.model is not None else weights)
     data, file = own_data(config.checkpoint)
     return replace(config, data=data), file
 
@@ -156,7 +157,7 @@ def _check_outputs(config: EvalConfig) -> None:
 
         check_matplotlib()
         if Path(config.plots).exists() and not Path(config.plots).is_dir():
-            raise NotADirectoryError(f"--plots {config.plots} is a file: give a folder")
+            raise NotAFolderError(f"--plots {config.plots} is a file: give a folder")
         Path(config.plots).mkdir(parents=True, exist_ok=True)
 
 
@@ -177,11 +178,13 @@ def _passes(config: EvalConfig, classifier: Classifier) -> tuple[list[_Pass], di
         samples, facts = source.splits[split], {"split": split}
         target = _target(source, classifier, subset=config.set in SUBSETS)
         if config.plots is not None and target.metrics is MultiLabelMetrics and config.sizes is None:
-            raise ValueError("--plots: several labels per image have no confusion matrix and no reliability diagram")
+            raise InvalidValueError(
+                "--plots: several labels per image have no confusion matrix and no reliability diagram"
+            )
     preprocessing = _preprocessing(config, classifier)
     if config.corruptions:
         if target.metrics is MultiLabelMetrics:
-            raise ValueError("--corruptions measures the error of one label per image, and the data has several")
+            raise InvalidValueError("--corruptions measures the error of one label per image, and the data has several")
         check_corruptions(config.corruption_list(), preprocessing[0].input_size)
         conditions = [(name, severity) for name in config.corruption_list() for severity in SEVERITIES]
         corrupted = [_Pass(samples, preprocessing[0], target, one, Corruption(*one)) for one in conditions]
@@ -225,7 +228,7 @@ def _target(source: DataSource, classifier: Classifier, subset: bool = False) ->
     known = {class_name(name): output for output, name in enumerate(classifier.class_names)}
     unknown = [name for name in source.class_names if name not in known]
     if unknown:
-        raise ValueError(
+        raise InvalidValueError(
             f"{source.name} holds classes that {classifier.name} was not trained on: {quoted(unknown, 3)} "
             f"(it knows {quoted(classifier.class_names, 3)})"
         )
@@ -247,7 +250,7 @@ def _accepted_target(accepted: list[tuple[int, ...]], classifier: Classifier) ->
     known = {name: output for output, name in enumerate(classifier.class_names)}
     ids = imagenet_classes()
     if not set(ids) <= set(known):
-        raise ValueError(f"--set real needs a model of ImageNet's 1000 classes, and {classifier.name} is none")
+        raise InvalidValueError(f"--set real needs a model of ImageNet's 1000 classes, and {classifier.name} is none")
     table = torch.zeros(len(accepted), len(ids), dtype=torch.bool)
     for place, labels in enumerate(accepted):
         table[place, list(labels)] = True
@@ -280,7 +283,7 @@ def _run(
         log.warning("skipped %s", reason)
     for one in passes:
         if not one.metrics.images:
-            raise ValueError(f"none of the {len(one.samples)} images of {config.data} can be read")
+            raise InvalidValueError(f"none of the {len(one.samples)} images of {config.data} can be read")
 
 
 def _unreadable(passes: list[_Pass]) -> list[str]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glocal.errors import InvalidValueError
 from glocal.tasks.classification import ClassificationTotals, average_precisions
 
 CALIBRATION_BINS = 15
@@ -115,7 +116,7 @@ class MultiLabelMetrics:
             for label, precision in average_precisions(logits, targets).items()
         ]
         if not per_class:
-            raise ValueError("none of the images has a label, so that there is no average precision")
+            raise InvalidValueError("none of the images has a label, so that there is no average precision")
         return {
             "map": sum(one["average_precision"] for one in per_class) / len(per_class),
             "loss": F.binary_cross_entropy_with_logits(logits, targets).item(),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from glocal.data.batch import Batch
 from glocal.data.seeds import mix_seeds
+from glocal.errors import InvalidValueError, WorkError
 from glocal.tasks.classification import ClassificationTotals, MultiLabelTotals
 from glocal.training.config import TrainConfig, part_of
 from glocal.training.distillation import Teacher
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 LOSSES_AT_ONCE = 20  # losses fetched from a GPU together, as each look at one makes it wait
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(WorkError):
     """A run that cannot go on; the checkpoints written so far stay."""
 
 
@@ -333,7 +334,7 @@ class ClassificationModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         if checkpoint["data"]["key"] != self.data_key:
-            raise ValueError(
+            raise InvalidValueError(
                 "the data has changed since the run was stopped (other images, labels or classes): "
                 "--overwrite starts anew"
             )
