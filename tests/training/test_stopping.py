@@ -208,6 +208,20 @@ class TestOneProcess:
         if number == signal.SIGTERM:
             assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"] <= 3
 
+    def test_a_worker_that_dies_while_the_state_is_saved_is_one_line(
+        self, digits_folder, tmp_path, monkeypatch, capsys
+    ):
+        def interrupted(state, file):
+            try:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+            except RuntimeError:
+                raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904 (as torch's writer of zip files)
+
+        monkeypatch.setattr(torch, "save", interrupted)
+        assert self.train(digits_folder, tmp_path / "run", "--workers=0", "--save-every-minutes=0") == 1
+        (error,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
+        assert error.startswith("error: a process that reads images has died (DataLoader worker (pid 7)")
+
 
 @pytest.mark.slow  # half a minute each
 class TestTwoProcesses:

@@ -92,15 +92,27 @@ def fit(
             except TrainingStopped as error:
                 raise TrainingStopped(f"{error}; {stop.kept}") from None
             except RuntimeError as error:
-                if str(error).startswith("DataLoader worker"):
-                    raise TrainingStopped(f"a process that reads images has died ({error}); {stop.kept}") from None
-                raise
+                death = _death_of_worker(error)
+                if death is None:
+                    raise
+                raise TrainingStopped(f"a process that reads images has died ({death}); {stop.kept}") from None
             except SystemExit:  # Lightning's answer to a KeyboardInterrupt that no signal has brought
                 raise KeyboardInterrupt(f"stopped: {stop.kept}") from None
             finally:
                 data.end_workers()
             unreadable = module.all_unreadable()
     return Outcome(best.metrics, unreadable, epochs.images_per_second)
+
+
+def _death_of_worker(error: BaseException | None) -> BaseException | None:
+    """The error by which torch says that a process that reads images has died, or None.
+
+    torch raises it between any two instructions, when the system reports the death. If this interrupts torch's writing
+    of a file, the writer raises another error in its place.
+    """
+    while error is not None and not str(error).startswith("DataLoader worker"):
+        error = error.__context__
+    return error
 
 
 class _EndOthers(lightning.Callback):
