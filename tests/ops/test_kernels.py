@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agreement import inside_nan, random, randomised, run
+from agreement import inside_nan, poisoned, random, randomised, run
 from glocal import ops
 from glocal.layers.token_mixers.d_mixer import IDConv
 from glocal.ops import dispatch
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.usefixtures("one_thread", "by_triton", "poisoned")
+pytestmark = pytest.mark.usefixtures("one_thread", "by_triton", "on_poisoned_memory")
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 SIZES = [(5, 7), (1, 1), (2, 3), (9, 4)]
@@ -27,12 +27,9 @@ def by_triton(monkeypatch):
 
 
 @pytest.fixture
-def poisoned():
-    """Memory that nothing has written is full of NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
+def on_poisoned_memory():
+    with poisoned():
+        yield
 
 
 def laid_out(x, layout):
