@@ -247,6 +247,17 @@ class DiffersInGraphs(Pool):
         return super().forward(x) * (2 if torch.compiler.is_exporting() else 1)
 
 
+class TakesAnyArguments(Pool):
+    def forward(self, *maps):
+        return super().forward(maps[0])
+
+
+class DiffersInTorchScript(Pool):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.drop((self.pool(x) - 2 * x) * self.scale)
+        return 2 * y if torch.jit.is_scripting() else y
+
+
 WRONG = [
     (NeedsAWidth, "builds", "is not built by mixer"),
     (returns_no_module, "builds", "returns function, not a module"),
@@ -277,6 +288,8 @@ WRONG = [
     (NeverDrops, "proj_drop", "ignores proj_drop in training"),
     (DecidesByValues, "export", "is refused by torch.export"),
     (DiffersInGraphs, "export", "after it is exported"),
+    (TakesAnyArguments, "script", "is refused by TorchScript"),
+    (DiffersInTorchScript, "script", "after it is compiled by TorchScript"),
 ]
 
 

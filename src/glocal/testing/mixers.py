@@ -1,6 +1,7 @@
 """What every mixer has to be, checked on any class: `check_mixer`."""
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -249,6 +250,19 @@ def is_exported(case: Case) -> None:
     require(not wrong, f"returns another result after it is exported: {wrong}.")
 
 
+def is_scripted(case: Case) -> None:
+    module, inputs = case.filled(), case.inputs(case.input((5, 7)))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+            scripted = torch.jit.script(module)
+    except Exception as error:
+        raise AssertionError(f"is refused by TorchScript ({problem(error)}).") from error
+    with torch.no_grad():
+        wrong = difference(scripted(*inputs), module(*inputs), EXACT)
+    require(not wrong, f"returns another result after it is compiled by TorchScript: {wrong}.")
+
+
 PROPERTIES: dict[str, Callable[[Case], None]] = {
     "builds": is_built,
     "initialises": initialises_its_parameters,
@@ -266,4 +280,5 @@ PROPERTIES: dict[str, Callable[[Case], None]] = {
     "state_dict": is_saved_and_loaded,
     "proj_drop": drops_in_training_only,
     "export": is_exported,
+    "script": is_scripted,
 }
