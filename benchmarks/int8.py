@@ -27,7 +27,7 @@ from glocal.data.open import open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import export, runtimes
 from glocal.deploy.calibration import calibration_images
-from glocal.tasks.classifier import load_classifier
+from glocal.tasks.loading import load_trained
 
 
 def main():
@@ -38,7 +38,7 @@ def main():
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    classifiers = [load_classifier(run) for run in args.runs]
+    classifiers = [load_trained(run) for run in args.runs]
     rows = [
         compare(each.name, each.model, Preprocessing(**each.preprocessing), args.data, args.images)
         for each in classifiers

@@ -147,11 +147,11 @@ def _rate(folder: Path, engine: str, batch: int, seconds: float) -> float:
 
     from glocal.deploy import compile
     from glocal.deploy.graph import LogitsAndEmbedding
-    from glocal.tasks.classifier import load_classifier
+    from glocal.tasks.loading import load_trained
 
     global _compute
     if _compute is None:
-        classifier = load_classifier(folder)
+        classifier = load_trained(folder)
         size = tuple(classifier.preprocessing["input_size"])
         images = torch.randn(batch, *size)
         _compute = partial(compile(LogitsAndEmbedding(classifier.model), engine, size), images)

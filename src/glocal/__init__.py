@@ -14,4 +14,12 @@ if not _is_command:
     from glocal.backbone import Backbone
     from glocal.models import model_names, published_top1
 
-    __all__ = ["Backbone", "model_names", "published_top1"]
+    __all__ = ["Backbone", "model_names", "published_top1", "register_task"]
+
+
+def __getattr__(name: str):
+    if name == "register_task":  # late, as a model needs no tasks
+        from glocal.tasks import register_task
+
+        return register_task
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

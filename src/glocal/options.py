@@ -4,7 +4,7 @@ import math
 import numbers
 import re
 import types
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ class Range(NamedTuple):
     below: bool = False
 
 
+FINITE = Range(-math.inf)
 PART = Range(0, 1)
 RATE = Range(0, most=1000)
 IMAGES = Range(1, most=1 << 20)
@@ -95,15 +96,26 @@ RANGES = {
 }
 
 
+def check_values(config: Any) -> None:
+    """Raise ValueError, naming the option, for a number out of range, and for what is none of an option's choices."""
+    check_numbers(config)
+    for name, hint in _hints(type(config)).items():
+        choices = [choice for kind in _members(hint) if get_origin(kind) is Literal for choice in get_args(kind)]
+        value = getattr(config, name)
+        if choices and value not in choices and not (value is None and type(None) in _members(hint)):
+            raise InvalidValueError(f"{option(name)} must be one of {', '.join(choices)}, got {shown(value)}")
+
+
 def check_numbers(config: Any, **own: Range) -> None:
     """Raise ValueError, naming the option, for every number of a config that is out of range; None passes.
 
-    own: ranges that are this config's alone.
+    own: ranges that are this config's alone. A config from outside has those of its own in RANGES.
     """
+    own = getattr(config, "RANGES", {}) | own
     for name, kind in numeric_fields(type(config)).items():
         value = getattr(config, name)
         if value is not None:
-            check_number(option(name), value, kind, own.get(name) or RANGES[name])
+            check_number(option(name), value, kind, own.get(name) or RANGES.get(name, FINITE))
 
 
 def numeric_fields(config: type) -> dict[str, type]:
@@ -168,6 +180,40 @@ def read_option(file: Path, name: str, hint: Any, default: Any) -> Any:
         if found == name:
             return _typed(f"{file}: {option(name)}", value, hint)
     return default
+
+
+def exclude(config: Any, one: str, other: str) -> None:
+    """Raise ValueError where two options are given of which only one can be."""
+    if getattr(config, one) is not None and getattr(config, other) is not None:
+        raise InvalidValueError(f"{option(one)} and {option(other)} exclude each other")
+
+
+@cache
+def joined(name: str, about: str, base: type, *parts: type) -> type:
+    """A flat frozen dataclass of the options of `base` and of `parts`; its docstring has the help of all of them.
+
+    Each of them checks its own options when the class is made an object of. about: the docstring's first line. Raises
+    ValueError for an option that two parts define in two ways.
+    """
+    parts = tuple(dict.fromkeys(part for part in parts if part is not base))
+    meanings: dict[str, tuple] = {}
+    for part in (base, *parts):
+        for field in fields(part):
+            meaning = field.type, field.default
+            if meanings.setdefault(field.name, meaning) != meaning:
+                raise InvalidValueError(f"{option(field.name)} of {part.__name__} means something else elsewhere")
+    # A part that another one extends comes with that one.
+    bases = [part for part in parts if not any(part is not other and issubclass(other, part) for other in parts)]
+    helps = [(part.__doc__ or "").partition("Args:\n")[2].rstrip() for part in (base, *parts)]
+
+    def check(config) -> None:
+        for part in (base, *bases):
+            if hasattr(part, "__post_init__"):
+                part.__post_init__(config)
+
+    doc = "\n".join([about, "", "    Args:", *filter(None, helps), "    "])
+    namespace = {"__post_init__": check, "__doc__": doc, "__module__": base.__module__}
+    return make_dataclass(name, [], bases=(*bases, base), namespace=namespace, frozen=True)
 
 
 def option(name: str) -> str:

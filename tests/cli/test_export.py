@@ -15,7 +15,7 @@ from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import runtimes
 from glocal.deploy.calibration import calibration_images
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
-from glocal.tasks.classifier import load_classifier
+from glocal.tasks.loading import load_trained
 
 pytest.importorskip("onnxscript", reason="needs the extra [export]")
 pytest.importorskip("openvino", reason="needs the extra [export]")
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     save_checkpoint(
         folder / "model.safetensors",
         model.state_dict(),
-        CheckpointInfo("test_resnet", ["a", "b", "c"], preprocessing, data={"multi_label": True}),
+        CheckpointInfo("test_resnet", ["a", "b", "c"], preprocessing, task="multilabel"),
     )
     return folder, model
 
@@ -102,7 +102,7 @@ def test_takes_images_as_they_are(run, tmp_path, capsys):
     assert main(["export", "--checkpoint", str(folder), "--preprocess", "--output", str(path)]) == 0
     assert "uint8 (B, H, W, 3)" in " ".join(capsys.readouterr().out.split())
     pixels = np.random.RandomState(0).randint(0, 256, (32, 32, 3), dtype=np.uint8)
-    classifier = load_classifier(folder)
+    classifier = load_trained(folder)
     prepared = Preprocessing(**classifier.preprocessing).transform()(Image.fromarray(pixels))
     with torch.no_grad():
         np.testing.assert_allclose(runtimes.load(path)(pixels[None])[0], model(prepared[None]), atol=0.02)
@@ -114,7 +114,7 @@ def test_integers(run, tmp_path, capsys):
     arguments = ["export", "--checkpoint", str(folder), "--to", "openvino", "--precision", "int8", "--dynamic", "batch"]
     assert main([*arguments, "--calibration", "digits", "--calibration-images", "40", "--output", str(path)]) == 0
     assert "of 1×3×32×32" in " ".join(capsys.readouterr().out.split())
-    images = np.stack(calibration_images("digits", 8, Preprocessing(**load_classifier(folder).preprocessing)))
+    images = np.stack(calibration_images("digits", 8, Preprocessing(**load_trained(folder).preprocessing)))
     with torch.no_grad():
         expected = model(torch.from_numpy(images))
     found = torch.from_numpy(runtimes.load(path)(images)[0])

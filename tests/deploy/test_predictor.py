@@ -208,10 +208,10 @@ def test_top_k(predictor, images, top_k, count):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_values_of_the_model_stop_the_run(checkpoint, images, value):
     predictor = Predictor(checkpoint, device="cpu", engine="torch")
-    predictor._logits = lambda images: torch.full((len(images), 4), value)
+    predictor._outputs = lambda images: torch.full((len(images), 4), value)
     with pytest.raises(RuntimeError, match="the model gives non-finite values"):
         predictor(images)
-    predictor._logits_and_embedding = lambda images: [None, torch.full((len(images), 8), value)]
+    predictor._outputs_and_embedding = lambda images: [None, torch.full((len(images), 8), value)]
     with pytest.raises(RuntimeError, match="the model gives non-finite values"):
         list(predictor.embed(images))
 

@@ -80,7 +80,7 @@ class TestAnswers:
         answer = post(client, encoded(picture()), path="/embed").json()["results"][0]["embedding"]
         predictor = Predictor(checkpoint, engine="torch")
         with torch.no_grad():
-            x = predictor._prepare(picture())[None]
+            x = predictor._prepare(picture()).image[None]
             expected = predictor.model.forward_head(predictor.model.forward_features(x), pre_logits=True)[0]
         assert answer == pytest.approx(expected.tolist(), abs=1e-4)
 
@@ -433,5 +433,5 @@ class TestWhatIsRefused:
 def test_all_addresses_are_async(client):
     """A function of its own thread would wait for the interpreter's threads, not for the batcher."""
     ours = {route.path: route.endpoint for route in client.app.routes if route.endpoint.__module__.startswith("glocal")}
-    assert set(ours) == {"/predict", "/embed", "/health", "/metrics", "/"}
+    assert set(ours) == {"/predict", "/show", "/embed", "/health", "/metrics", "/"}
     assert all(map(inspect.iscoroutinefunction, ours.values()))

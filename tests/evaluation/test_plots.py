@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glocal.evaluation.result import EvalResult
-
-plots = pytest.importorskip("glocal.evaluation.plots")
 pytest.importorskip("matplotlib", reason="plots need the extra [train]")
+from glocal.evaluation import plots
+from glocal.tasks import find_task
+from glocal.tasks.classification import plots as class_plots
+from glocal.tasks.measurement import Measured
 
 COMMON = dict(
     model="van_b0", data="photos", split="val", device="cpu", images=20, unread=[], images_per_second=9.0,
@@ -16,7 +17,8 @@ COMMON = dict(
 
 
 def result(**more):
-    return EvalResult(**{**COMMON, **more})
+    facts = {name: more.pop(name) for name in list(more) if name in COMMON}
+    return Measured(**{"task": find_task("classification"), **COMMON, **facts, "values": more})
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def classified():
 
 
 def test_confusion_is_the_part_of_each_class(classified):
-    axes = plots.draw_confusion(classified).axes[0]
+    axes = class_plots.draw_confusion(classified).axes[0]
     shown = np.asarray(axes.images[0].get_array())
     assert shown == pytest.approx(np.array([[75, 25, 0], [300 / 11, 800 / 11, 0], [0, 0, 100]]))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "cat", "dog"]
@@ -46,7 +48,7 @@ def test_confusion_is_the_part_of_each_class(classified):
 
 
 def test_reliability_is_accuracy_by_confidence(classified):
-    above, below = plots.draw_reliability(classified).axes
+    above, below = class_plots.draw_reliability(classified).axes
     bars = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in above.patches]
     assert bars == [pytest.approx((0.3, 0.5)), pytest.approx((0.9, 0.75))]
     points = next(line for line in above.lines if line.get_marker() == "o")
@@ -71,7 +73,7 @@ def test_error_by_corruption_and_severity():
         "fog": {"errors": [10.0, 20.0, 30.0, 40.0, 50.0], "mean": 30.0},
         "zoom_blur": {"errors": [15.0, None, None, None, 95.5], "mean": 55.25},
     }
-    axes = plots.draw_corruptions(result(corruptions=corruptions, mean_error=42.6)).axes[0]
+    axes = class_plots.draw_corruptions(result(corruptions=corruptions, mean_error=42.6)).axes[0]
     shown = np.ma.filled(axes.images[0].get_array().astype(float), np.nan)
     expected = np.array([[10, 20, 30, 40, 50], [15, np.nan, np.nan, np.nan, 95.5]])
     np.testing.assert_allclose(shown, expected)

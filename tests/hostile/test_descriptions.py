@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from glocal.cli import main
 from glocal.tasks.checkpoint import METADATA_KEY
-from glocal.tasks.classifier import load_classifier
+from glocal.tasks.loading import load_trained
 from hostile.watch import watching
 
 GOOD = {
@@ -101,7 +101,7 @@ def changed(draw: random.Random) -> tuple[str, str]:
 def refused(path) -> str | None:
     """What is said against a checkpoint, None for one that loads; anything but the two types would be a traceback."""
     try:
-        load_classifier(path)
+        load_trained(path)
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     return None
@@ -203,5 +203,5 @@ def test_a_small_file_asks_for_no_large_memory(tmp_path, states):
     save_file(states["test_resnet"], tmp_path / "model.safetensors", {METADATA_KEY: text})
     before = torch.get_default_dtype()
     with pytest.raises(ValueError, match=r"does not fit transnext_base: \d+ missing"):
-        load_classifier(tmp_path / "model.safetensors")
+        load_trained(tmp_path / "model.safetensors")
     assert torch.get_default_dtype() == before

@@ -9,9 +9,10 @@ from timm.models import save_for_hf
 
 import glocal  # noqa: F401 (registers the models)
 from glocal.data.preprocessing import Preprocessing
+from glocal.tasks import find_task
 from glocal.tasks.checkpoint import save_checkpoint
-from glocal.tasks.classifier import load_classifier, load_for_finetuning, registered
 from glocal.tasks.description import CheckpointInfo
+from glocal.tasks.loading import load_for_finetuning, load_trained, registered
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 FAMILIES = ["transxnet_pico", "transnext_pico", "hat_net_pico", "transcnn_pico", "conv2former_pico", "van_pico"]
@@ -98,7 +99,7 @@ def test_a_folder_whose_weights_are_damaged(saved, tmp_path):
 
 def test_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no config\.json of a timm model"):
-        load_classifier(model=f"local-dir:{tmp_path / 'nowhere'}")
+        load_trained(model=f"local-dir:{tmp_path / 'nowhere'}")
 
 
 class TestOnTheCommandLine:
@@ -106,16 +107,16 @@ class TestOnTheCommandLine:
 
     def test_it_predicts(self, saved):
         model, folder = saved("van_pico")
-        classifier = load_classifier(model=folder)
+        classifier = load_trained(model=folder)
         assert classifier.class_names == list("01234")
         assert torch.equal(classifier.model(IMAGES), model(IMAGES))
 
     def test_it_is_trained_further(self, saved, caplog):
         model, folder = saved("van_pico", drop_rate=0.1)
-        started = load_for_finetuning(folder, None, 5)
+        started = load_for_finetuning(folder, None, find_task("classification"), list(map(str, range(5))))
         assert torch.equal(started.head.fc.weight, model.head.fc.weight)
         assert "anew" not in caplog.text
-        assert load_for_finetuning(folder, None, 4).num_classes == 4
+        assert load_for_finetuning(folder, None, find_task("classification"), list(map(str, range(4)))).num_classes == 4
         assert "is for 5 classes, the data has 4: the classifier starts anew" in caplog.text
 
     def test_its_checkpoint_names_the_architecture(self, saved):
@@ -143,7 +144,7 @@ class TestOnTheCommandLine:
         config = tmp_path / "saved" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | changes))
         with pytest.raises(ValueError, match=reason) as error:
-            load_classifier(model=folder)
+            load_trained(model=folder)
         assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize("changes", [{"crop_pct": 1e-9}, {"std": [0, 0, 0]}, {"input_size": [3, 10**6, 10**6]}])
@@ -153,12 +154,12 @@ class TestOnTheCommandLine:
         content = json.loads(config.read_text())
         config.write_text(json.dumps(content | {"pretrained_cfg": content["pretrained_cfg"] | changes}))
         with pytest.raises(ValueError, match=r"local-dir:\S*: the preprocessing: (Expected|crop_pct 1e-09)"):
-            load_classifier(model=folder)
+            load_trained(model=folder)
 
     def test_names_of_classes_come_along(self, saved, tmp_path):
         model, folder = saved("van_pico")
         save_for_hf(model, tmp_path / "saved", model_config={"label_names": list("abcde")}, safe_serialization=True)
-        assert load_classifier(model=folder).class_names == list("abcde")
+        assert load_trained(model=folder).class_names == list("abcde")
 
 
 def test_a_run_folder_saved_as_the_page_says_is_the_same_classifier(tmp_path):
@@ -166,10 +167,10 @@ def test_a_run_folder_saved_as_the_page_says_is_the_same_classifier(tmp_path):
     model = timm.create_model("van_pico", num_classes=3)
     info = CheckpointInfo("van_pico", ["ant", "bee", "cat"], preprocessing.to_dict())
     save_checkpoint(tmp_path / "model.safetensors", model.state_dict(), info)
-    run = load_classifier(tmp_path)
+    run = load_trained(tmp_path)
     names = {"label_names": run.class_names}
     save_for_hf(run.model, tmp_path / "saved", names, data_config=run.preprocessing, safe_serialization=True)
-    loaded = load_classifier(model=f"local-dir:{tmp_path / 'saved'}")
+    loaded = load_trained(model=f"local-dir:{tmp_path / 'saved'}")
     assert loaded.class_names == run.class_names
     assert Preprocessing(**loaded.preprocessing) == preprocessing
     assert torch.equal(loaded.model(IMAGES), model.eval()(IMAGES))

@@ -1,124 +1,62 @@
-"""Against scikit-learn's and torchmetrics' definitions, and by hand."""
+"""What several devices kept gives what one device would have kept."""
+
+import pickle
 
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix
-from torch.nn import functional as F
 
-from glocal.tasks.metrics import AcceptedLabelsMetrics, MultiLabelMetrics, SingleLabelMetrics, calibration
+from glocal.tasks import registered_tasks
 
-NAMES = list("abcdefgh")
+NAMES = ["a", "b", "c"]
 
 
-def batch(images=200, classes=8, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    logits = 2 * torch.randn(images, classes, generator=generator)
-    return logits, torch.randint(classes - 1, (images,), generator=generator)  # the last class does not occur
+def batches(task):
+    torch.manual_seed(0)
+    for size in (4, 0, 3, 5):
+        logits = torch.randn(size, 3)
+        if task == "multilabel":
+            yield logits, torch.randint(2, (size, 3)).float()
+        else:
+            yield logits, torch.randint(3, (size,))
 
 
-def measured(metrics, logits, labels, sizes=(150, 0, 50)):
-    for part in zip(logits.split(sizes), labels.split(sizes), strict=True):
-        metrics.update(*part)
-    return metrics.compute(NAMES)
+@pytest.mark.parametrize("task", [task.name for task in registered_tasks()])
+class TestDevices:
+    def metrics(self, task):
+        (found,) = (one for one in registered_tasks() if one.name == task)
+        return found.metrics(NAMES)
 
+    def test_together_they_are_one(self, task):
+        whole, parts = self.metrics(task), [self.metrics(task) for _ in range(2)]
+        for place, batch in enumerate(batches(task)):
+            whole.update(*batch)
+            parts[place // 2].update(*batch)
+        states = [pickle.loads(pickle.dumps(part.state())) for part in parts]
+        for part in parts:
+            part.merge(states)
+            assert part.compute() == whole.compute()
+            assert part.report() == whole.report()
+            assert part.images == 12
 
-class TestSingleLabel:
-    def test_top1_top5_and_loss(self):
-        logits, labels = batch()
-        result = measured(SingleLabelMetrics(), logits, labels)
-        ranked = logits.argsort(1, descending=True)
-        assert result["top1"] == pytest.approx(100 * (ranked[:, 0] == labels).double().mean().item())
-        assert result["top5"] == pytest.approx(100 * (ranked[:, :5] == labels[:, None]).any(1).double().mean().item())
-        assert result["loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
-        assert result["images"] == 200
+    def test_a_device_without_images(self, task):
+        whole, empty = self.metrics(task), self.metrics(task)
+        for batch in batches(task):
+            whole.update(*batch)
+        values = whole.compute()
+        empty.merge([empty.state(), whole.state()])
+        assert empty.compute() == values
 
-    def test_confusion_is_that_of_scikit_learn(self):
-        logits, labels = batch()
-        result = measured(SingleLabelMetrics(), logits, labels)
-        matrix = torch.zeros(8, 8, dtype=torch.long)
-        for label, prediction, images in result["confusion"]:
-            matrix[label, prediction] = images
-        assert matrix.tolist() == confusion_matrix(labels, logits.argmax(1), labels=range(8)).tolist()
-        assert all(images > 0 for _, _, images in result["confusion"])
+    def test_nothing_on_any_device(self, task):
+        metrics = self.metrics(task)
+        metrics.merge([self.metrics(task).state(), metrics.state()])
+        assert metrics.compute() == {}
+        assert metrics.images == 0
 
-    def test_accuracy_of_every_class_that_occurs(self):
-        logits, labels = batch()
-        matrix = confusion_matrix(labels, logits.argmax(1), labels=range(8))
-        expected = [
-            {
-                "name": NAMES[c],
-                "images": matrix[c].sum(),
-                "accuracy": pytest.approx(100 * matrix[c, c] / matrix[c].sum()),
-            }
-            for c in range(7)
-        ]
-        assert measured(SingleLabelMetrics(), logits, labels)["per_class"] == expected
-
-
-class TestCalibration:
-    @pytest.mark.parametrize("seed", range(3))
-    def test_ece_is_that_of_torchmetrics(self, seed):
-        from torchmetrics.functional.classification import multiclass_calibration_error
-
-        logits, labels = batch(seed=seed)
-        confidences, predictions = logits.softmax(1).max(1)
-        expected = multiclass_calibration_error(logits.softmax(1), labels, 8, n_bins=15, norm="l1")
-        assert calibration(confidences, predictions == labels)[0] == pytest.approx(100 * expected.item(), rel=1e-5)
-
-    def test_by_hand(self):
-        confidences = torch.tensor([0.95, 0.97, 0.99, 0.35, 0.34])
-        correct = torch.tensor([True, True, False, False, True])
-        ece, bins = calibration(confidences, correct)
-        # three in the last bin: |2/3 − 0.97|; two in (5/15, 6/15]: |1/2 − 0.345|
-        assert ece == pytest.approx(100 * (3 / 5 * (0.97 - 2 / 3) + 2 / 5 * (0.5 - 0.345)), rel=1e-5)
-        assert len(bins) == 15
-        assert [one["images"] for one in bins] == [0] * 5 + [2] + [0] * 8 + [3]
-        assert bins[5]["confidence"] == pytest.approx(0.345)
-        assert bins[5]["accuracy"] == 0.5
-        assert bins[0] == {"low": 0.0, "high": 1 / 15, "images": 0, "confidence": None, "accuracy": None}
-
-    def test_a_confidence_on_an_edge_belongs_to_the_bin_below(self):
-        confidences = torch.linspace(0, 1, 16)[1:]  # in float32, as confidences are
-        _, bins = calibration(confidences, torch.ones(15).bool())
-        assert [one["images"] for one in bins] == [1] * 15
-        _, bins = calibration(torch.nextafter(confidences[:-1], torch.tensor(1.0)), torch.ones(14).bool())
-        assert [one["images"] for one in bins] == [0] + [1] * 14
-        assert [(one["low"], one["high"]) for one in bins] == [(b / 15, (b + 1) / 15) for b in range(15)]
-
-    def test_full_confidence_belongs_to_the_last_bin(self):
-        ece, bins = calibration(torch.ones(4), torch.tensor([True, True, True, False]))
-        assert ece == pytest.approx(25)
-        assert bins[-1]["images"] == 4
-
-
-class TestMultiLabel:
-    def test_map_leaves_out_classes_without_positives(self):
-        from torchmetrics.functional.classification import multilabel_average_precision
-
-        logits, _ = batch()
-        targets = torch.randint(2, (200, 8), generator=torch.Generator().manual_seed(2)).float()
-        targets[:, 3] = 0
-        result = measured(MultiLabelMetrics(), logits, targets)
-        rest = [0, 1, 2, 4, 5, 6, 7]
-        expected = multilabel_average_precision(logits[:, rest], targets[:, rest].long(), 7, average=None)
-        assert [one["name"] for one in result["per_class"]] == [NAMES[c] for c in rest]
-        assert [one["average_precision"] for one in result["per_class"]] == pytest.approx((100 * expected).tolist())
-        assert result["map"] == pytest.approx(100 * expected.mean().item())
-        assert [one["images"] for one in result["per_class"]] == targets[:, rest].sum(0).tolist()
-        assert result["loss"] == pytest.approx(F.binary_cross_entropy_with_logits(logits, targets).item())
-
-    def test_no_labels_at_all(self):
-        with pytest.raises(ValueError, match="none of the images has a label"):
-            measured(MultiLabelMetrics(), batch()[0], torch.zeros(200, 8))
-
-
-def test_any_accepted_label_is_right():
-    logits = torch.tensor([[3.0, 2, 1, 0, -1, -2], [3, 2, 1, 0, -1, -2], [0, -1, -2, -3, -4, 9]])
-    accepted = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]]).bool()
-    metrics = AcceptedLabelsMetrics()
-    metrics.update(logits[:2], accepted[:2])
-    metrics.update(logits[2:], accepted[2:])
-    result = metrics.compute(list("abcdef"))
-    assert result["top1"] == pytest.approx(100 / 3)
-    assert result["top5"] == 100  # of the third, the first class is second
-    assert result["images"] == 3
+    def test_every_value_is_one_of_its_measures(self, task):
+        (found,) = (one for one in registered_tasks() if one.name == task)
+        metrics = self.metrics(task)
+        for batch in batches(task):
+            metrics.update(*batch)
+        keys = {measure.key for measure in found.measures}
+        assert set(metrics.compute()) <= keys
+        assert found.headline.key in metrics.compute()

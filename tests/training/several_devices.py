@@ -12,13 +12,13 @@ import torch
 
 from glocal.training import callbacks
 from glocal.training.config import TrainConfig
-from glocal.training.module import ClassificationModule
+from glocal.training.module import TrainingModule
 from glocal.training.train import train
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     callbacks.STEPS_BETWEEN_TALKS = 1
-    original, seen, last = ClassificationModule.training_step, [], int(sys.argv[2])
+    original, seen, last = TrainingModule.training_step, [], int(sys.argv[2])
 
     def step(self, *args):
         seen.append(1)
@@ -26,5 +26,5 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, *args)
 
-    ClassificationModule.training_step = step
+    TrainingModule.training_step = step
     train(TrainConfig(**json.loads(sys.argv[1])))

@@ -15,11 +15,13 @@ from rich.console import Console
 import glocal  # noqa: F401  registers the models
 from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
+from glocal.tasks import find_task
 from glocal.tasks.checkpoint import read_weights
+from glocal.tasks.classification.objective import ClassificationObjective
 from glocal.training import fit
 from glocal.training import train as train_module
 from glocal.training.config import TrainConfig
-from glocal.training.module import ClassificationModule
+from glocal.training.module import TrainingModule
 from glocal.training.train import train
 from run_output import rows
 
@@ -121,10 +123,18 @@ def test_the_limit_of_unreadable_files_is_for_all_devices(damaged, tmp_path):
 def test_batch_norm_over_all_devices_with_fsdp(monkeypatch):
     """Lightning knows it for DDP only."""
     model = timm.create_model("van_pico", num_classes=3)
-    module = ClassificationModule(
-        model, TrainConfig(strategy="fsdp"), lr=0.1, classes=3, images=8, steps_per_epoch=1, input_size=(3, 8, 8)
+    module = TrainingModule(
+        model,
+        find_task("classification"),
+        ClassificationObjective(TrainConfig(), 3),
+        TrainConfig(strategy="fsdp"),
+        lr=0.1,
+        class_names=list("abc"),
+        images=8,
+        steps_per_epoch=1,
+        input_size=(3, 8, 8),
     )
-    monkeypatch.setattr(ClassificationModule, "device_mesh", {"data_parallel": None})
+    monkeypatch.setattr(TrainingModule, "device_mesh", {"data_parallel": None})
     monkeypatch.setattr(torch.distributed.fsdp, "fully_shard", lambda part, mesh: None)
     module.sync_batch_norm = True
     module.configure_model()

@@ -23,14 +23,15 @@ from glocal.data.batch import Batch
 from glocal.deploy.predictor import Predictor
 from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
-from glocal.tasks import classifier as classifier_module
+from glocal.tasks import find_task, loading
 from glocal.tasks.checkpoint import read_info, read_weights
-from glocal.tasks.classifier import Classifier, create_model
+from glocal.tasks.classification.distillation import Teacher
+from glocal.tasks.classification.objective import ClassificationObjective
+from glocal.tasks.loading import Trained, create_model
 from glocal.training import fit as fit_module
 from glocal.training.config import TrainConfig
-from glocal.training.distillation import Teacher
 from glocal.training.freezing import freeze
-from glocal.training.module import ClassificationModule, TrainingStopped
+from glocal.training.module import TrainingModule, TrainingStopped
 from glocal.training.train import train
 from run_output import rows
 
@@ -82,7 +83,7 @@ class TestGradientClipping:
             if gradients:
                 norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])).item())
 
-        monkeypatch.setattr(ClassificationModule, "on_before_zero_grad", note)
+        monkeypatch.setattr(TrainingModule, "on_before_zero_grad", note)
         run(digits_folder, tmp_path / "1")
         assert min(norms) > 0.02
         norms.clear()
@@ -105,13 +106,13 @@ class TestMeasuring:
 class TestAveraging:
     def test_average_is_that_of_the_weights_after_each_step(self, digits_folder, tmp_path, monkeypatch):
         history = []
-        original = ClassificationModule.optimizer_step
+        original = TrainingModule.optimizer_step
 
         def step(self, *args, **kwargs):
             original(self, *args, **kwargs)
             history.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
 
-        monkeypatch.setattr(ClassificationModule, "optimizer_step", step)
+        monkeypatch.setattr(TrainingModule, "optimizer_step", step)
         run(digits_folder, tmp_path, ema=0.6)
         kept = read_weights(tmp_path / "model.safetensors")
         for name in history[0]:
@@ -206,7 +207,14 @@ class TestDistillation:
     @pytest.fixture
     def teacher(self):
         model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
-        return Classifier(model, "linear", list("abcd"), list("abcd"), {"mean": (0.5,) * 3, "std": (0.25,) * 3})
+        return Trained(
+            model,
+            "linear",
+            find_task("classification"),
+            list("abcd"),
+            list("abcd"),
+            {"mean": (0.5,) * 3, "std": (0.25,) * 3},
+        )
 
     def test_soft(self, teacher):
         torch.manual_seed(0)
@@ -225,8 +233,7 @@ class TestDistillation:
         expected = 0.7 * 0.7 + 0.3 * F.cross_entropy(logits, teacher.model(images).argmax(1))
         assert result.item() == pytest.approx(expected.item(), rel=1e-5)
 
-    def test_teacher_has_a_say_in_every_step(self, monkeypatch):
-        monkeypatch.setattr(ClassificationModule, "trainer", SimpleNamespace(global_step=0))
+    def test_teacher_has_a_say_in_every_step(self):
         torch.manual_seed(0)
         model, batch = (
             nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
@@ -237,17 +244,7 @@ class TestDistillation:
             None,
             SimpleNamespace(teach=lambda loss, logits, images: 2 * loss + logits.sum() + images.sum()),
         ):
-            module = ClassificationModule(
-                model,
-                TrainConfig(),
-                lr=0.1,
-                classes=3,
-                images=4,
-                steps_per_epoch=1,
-                input_size=(3, 8, 8),
-                teacher=teacher,
-            )
-            steps.append(module.training_step(batch, 0).item())
+            steps.append(ClassificationObjective(TrainConfig(), 3, teacher)(model, batch)["loss"].item())
         logits = model(batch.images)
         assert steps[1] == pytest.approx(2 * steps[0] + logits.sum().item() + batch.images.sum().item(), rel=1e-5)
 
@@ -275,10 +272,10 @@ class TestDistillation:
                 name, num_classes=3, pretrained_cfg_overlay={"file": str(tmp_path / "van.pth")}, **kwargs
             )
 
-        monkeypatch.setattr(classifier_module, "create_model", download)
+        monkeypatch.setattr(loading, "create_model", download)
         run(digits_folder, tmp_path / "student", teacher="van_pico")
         assert asked == [("van_pico", {"pretrained": True})]
-        weight = spy[0][0].teacher.model.state_dict()["model.stem.conv.weight"]
+        weight = spy[0][0].objective.teacher.model.state_dict()["model.stem.conv.weight"]
         assert torch.equal(weight, published.stem.conv.weight)
 
     def test_other_number_of_classes(self, teacher_run, tmp_path):
@@ -299,11 +296,9 @@ class TestMixing:
     def test_odd_batch_mixes_all_but_one_as_timm_does(self, option):
         images, labels = torch.arange(5.0).view(5, 1, 1, 1).repeat(1, 3, 32, 32) + 1, torch.arange(5)
         config = TrainConfig(**{option: 8.0}, label_smoothing=0.0)
-        module = ClassificationModule(
-            nn.Identity(), config, lr=0.1, classes=5, images=5, steps_per_epoch=1, input_size=(3, 8, 8)
-        )
+        objective = ClassificationObjective(config, 5)
         np.random.seed(2)
-        mixed, targets = module._mix(images.clone(), labels)
+        mixed, targets = objective.mix(images.clone(), labels)
         assert mixed.shape == images.shape
         assert targets.shape == (5, 5)
         for place, (image, target) in enumerate(zip(mixed, targets, strict=True)):
@@ -316,25 +311,23 @@ class TestMixing:
     @pytest.mark.parametrize("option", ["mixup", "cutmix"])
     def test_labels_are_smoothed_too(self, option):
         config = TrainConfig(**{option: 1.0}, label_smoothing=0.3)
-        module = ClassificationModule(
-            nn.Identity(), config, lr=0.1, classes=5, images=4, steps_per_epoch=1, input_size=(3, 8, 8)
-        )
+        objective = ClassificationObjective(config, 5)
         np.random.seed(0)
-        _, targets = module._mix(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+        _, targets = objective.mix(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
         assert targets[:, 4].tolist() == pytest.approx([0.3 / 5] * 4)  # a class that none of the images shows
         assert targets.sum(1).tolist() == pytest.approx([1.0] * 4)
         logits = torch.randn(4, 5)
         expected = -(targets * logits.log_softmax(1)).sum(1).mean()
-        assert module.criterion(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert objective.criterion(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
 
     def test_every_epoch_mixes_anew(self, digits_folder, tmp_path, monkeypatch):
-        seen, original = [], ClassificationModule.on_train_batch_start
+        seen, original = [], TrainingModule.on_train_batch_start
 
         def note(self, batch, batch_idx):
             original(self, batch, batch_idx)
             seen.append(torch.rand(1).item())
 
-        monkeypatch.setattr(ClassificationModule, "on_train_batch_start", note)
+        monkeypatch.setattr(TrainingModule, "on_train_batch_start", note)
         run(digits_folder, tmp_path, mixup=0.5, epochs=2)
         assert len(seen) == len(set(seen)) == 2 * 4
 
@@ -424,7 +417,7 @@ class TestData:
         assert set(rows(tmp_path / "out")[0]) >= {"val_map", "val_loss"}
         prediction = Predictor(tmp_path / "out", device="cpu", engine="torch")(tmp_path / "3.png")[0]  # red and green
         assert abs(sum(prediction.probabilities) - 1) > 1e-3  # each on its own, not one of all
-        with pytest.raises(ValueError, match="--mixup is for one label per image"):
+        with pytest.raises(ValueError, match="--mixup is for classification"):
             run(tmp_path / "labels.csv", tmp_path / "other", mixup=0.1)
 
 
@@ -466,7 +459,7 @@ class TestProgress:
 class TestEngine:
     def test_bf16_is_that_of_autocast(self, digits_folder, tmp_path, spy, monkeypatch):
         """The same losses as a plain loop of torch's autocast around the model, whose weights stay in float32."""
-        losses, expected, original = [], [], ClassificationModule.training_step
+        losses, expected, original = [], [], TrainingModule.training_step
 
         def step(self, batch, batch_idx):
             model = copy.deepcopy(self.model)
@@ -478,7 +471,7 @@ class TestEngine:
             losses.append(original(self, batch, batch_idx))
             return losses[-1]
 
-        monkeypatch.setattr(ClassificationModule, "training_step", step)
+        monkeypatch.setattr(TrainingModule, "training_step", step)
         low = run(digits_folder, tmp_path, precision="bf16")
         assert spy[0][1].precision == "bf16-mixed"
         assert [loss.item() for loss in losses] == pytest.approx(expected, rel=1e-5)
@@ -524,7 +517,7 @@ class TestEngine:
         result = run(digits_folder, tmp_path, **settings)
         assert result.epochs == 2
         module, trainer = spy[0]
-        assert module.mixup is not None
+        assert module.objective.mixup is not None
         assert trainer.train_dataloader.batch_size == 16
         assert trainer.global_step <= 16
 

@@ -21,7 +21,7 @@ from glocal.files import write_atomically
 from glocal.training import run_folder, run_lock
 from glocal.training import train as train_module
 from glocal.training.config import TrainConfig
-from glocal.training.module import ClassificationModule
+from glocal.training.module import TrainingModule
 from glocal.training.run_lock import hold, refuse_if_held
 from glocal.training.train import train
 
@@ -38,7 +38,7 @@ def run(data, output, **changes):
 
 def at_step(monkeypatch, number, action):
     """Do something in the middle of the runs that follow, after so many steps."""
-    original, seen = ClassificationModule.training_step, []
+    original, seen = TrainingModule.training_step, []
 
     def step(self, *args):
         seen.append(1)
@@ -46,7 +46,7 @@ def at_step(monkeypatch, number, action):
             action()
         return original(self, *args)
 
-    monkeypatch.setattr(ClassificationModule, "training_step", step)
+    monkeypatch.setattr(TrainingModule, "training_step", step)
 
 
 class TestLock:

@@ -17,7 +17,7 @@ from glocal.tasks import checkpoint
 from glocal.tasks.checkpoint import read_weights
 from glocal.training import callbacks
 from glocal.training.config import TrainConfig
-from glocal.training.module import ClassificationModule
+from glocal.training.module import TrainingModule
 from glocal.training.stopping import TrainingInterrupted
 from glocal.training.train import train
 from run_output import rows
@@ -64,7 +64,7 @@ def in_child(function, *args, **kwargs) -> int:
 
 def run_and_die(data, output, batch, **changes):
     """A run that a kill -9 ends before the batch of this number, counted over the epochs."""
-    original, seen = ClassificationModule.training_step, []
+    original, seen = TrainingModule.training_step, []
 
     def step(self, *args):
         seen.append(1)
@@ -72,7 +72,7 @@ def run_and_die(data, output, batch, **changes):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, *args)
 
-    ClassificationModule.training_step = step
+    TrainingModule.training_step = step
     run(data, output, **changes)
 
 
@@ -162,7 +162,7 @@ def test_twenty_kills_at_random_moments(digits_folder, tmp_path, whole):
 
 
 def run_and_signal(data, output, number, batch, **changes):
-    original, seen = ClassificationModule.training_step, []
+    original, seen = TrainingModule.training_step, []
 
     def step(self, *args):
         seen.append(1)
@@ -170,7 +170,7 @@ def run_and_signal(data, output, number, batch, **changes):
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    ClassificationModule.training_step = step
+    TrainingModule.training_step = step
     try:
         run(data, output, save_every_minutes=1000, **changes)
     except TrainingInterrupted as error:
@@ -203,14 +203,14 @@ def test_number_of_workers_may_change(digits_folder, tmp_path, whole, before, af
 
 def test_second_signal_stops_at_once(digits_folder, tmp_path):
     def twice(data, output):
-        original = ClassificationModule.training_step
+        original = TrainingModule.training_step
 
         def step(self, *args):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
             return original(self, *args)
 
-        ClassificationModule.training_step = step
+        TrainingModule.training_step = step
         try:
             run(data, output)
         except TrainingInterrupted as error:
@@ -251,7 +251,7 @@ def test_full_disk_keeps_the_last_state(digits_folder, tmp_path, whole, monkeypa
 def test_saves_by_the_clock(digits_folder, tmp_path, monkeypatch, minutes, saved):
     """Of five steps an epoch, each of a minute on the clock."""
     clock, steps = time.monotonic, []
-    step, save = ClassificationModule.optimizer_step, callbacks.AtomicCheckpointIO.save_checkpoint
+    step, save = TrainingModule.optimizer_step, callbacks.AtomicCheckpointIO.save_checkpoint
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 60 * len(steps))
     seen = []
 
@@ -263,7 +263,7 @@ def test_saves_by_the_clock(digits_folder, tmp_path, monkeypatch, minutes, saved
         save(self, checkpoint, *args, **kwargs)
         seen.append(checkpoint["global_step"])
 
-    monkeypatch.setattr(ClassificationModule, "optimizer_step", count)
+    monkeypatch.setattr(TrainingModule, "optimizer_step", count)
     monkeypatch.setattr(callbacks.AtomicCheckpointIO, "save_checkpoint", note)
     run(digits_folder, tmp_path / "run", save_every_minutes=minutes)
     assert seen == saved

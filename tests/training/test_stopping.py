@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from glocal.cli import main
 from glocal.data.loaders import _outlive_signals
 from glocal.training import callbacks, stopping
-from glocal.training.module import ClassificationModule
+from glocal.training.module import TrainingModule
 from glocal.training.stopping import FurtherProcesses, StopSignals, TrainingInterrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,7 +169,7 @@ class TestOneProcess:
     @pytest.mark.parametrize("moment", ["on_fit_start", "configure_optimizers"])
     def test_before_the_first_step(self, digits_folder, tmp_path, number, code, moment, capfd):
         def run():
-            before(ClassificationModule, moment, 1, lambda module: os.kill(os.getpid(), number))
+            before(TrainingModule, moment, 1, lambda module: os.kill(os.getpid(), number))
             return self.train(digits_folder, tmp_path / "run", "--workers=0")
 
         assert in_child(run) == code
@@ -178,7 +178,7 @@ class TestOneProcess:
 
     def test_after_the_last_epoch_it_ends_well(self, digits_folder, tmp_path):
         def run():
-            before(ClassificationModule, "all_unreadable", 3, lambda module: os.kill(os.getpid(), signal.SIGTERM))
+            before(TrainingModule, "all_unreadable", 3, lambda module: os.kill(os.getpid(), signal.SIGTERM))
             return self.train(digits_folder, tmp_path / "run", "--workers=0", "--save-every-minutes=1000")
 
         assert in_child(run) == 0
@@ -199,7 +199,7 @@ class TestOneProcess:
                 time.sleep(0.5)
 
         def run():
-            before(ClassificationModule, "training_step", 2, to_worker)
+            before(TrainingModule, "training_step", 2, to_worker)
             return self.train(digits_folder, tmp_path / "run", "--workers=1", "--epochs=50", "--save-every-minutes=0")
 
         assert in_child(run) == code
@@ -254,10 +254,10 @@ def _send_at(moment: str, rank: int) -> None:
     callbacks.STEPS_BETWEEN_TALKS = 2
     moments = {
         "meeting": (Trainer, "fit", 1),
-        "on_fit_start": (ClassificationModule, "on_fit_start", 1),
-        "step": (ClassificationModule, "training_step", 6),
-        "validation": (ClassificationModule, "on_validation_epoch_start", 2),  # the first epoch is saved
-        "save": (ClassificationModule, "on_save_checkpoint", 1),
+        "on_fit_start": (TrainingModule, "on_fit_start", 1),
+        "step": (TrainingModule, "training_step", 6),
+        "validation": (TrainingModule, "on_validation_epoch_start", 2),  # the first epoch is saved
+        "save": (TrainingModule, "on_save_checkpoint", 1),
     }
     if moment == "import":
         send()

@@ -18,9 +18,9 @@ from glocal.device import torch_threads
 from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
 from glocal.tasks.checkpoint import read_info, read_weights
-from glocal.training import module as training_module
+from glocal.tasks.classification import objective
 from glocal.training.config import TrainConfig
-from glocal.training.module import ClassificationModule, TrainingStopped
+from glocal.training.module import TrainingModule, TrainingStopped
 from glocal.training.prepare import _batch_size, prepare
 from glocal.training.train import train
 from run_output import rows
@@ -162,7 +162,7 @@ def configured(data, monkeypatch, **changes):
     """The optimizer and the schedule of a training."""
     run = prepared(data, **changes)
     trainer = SimpleNamespace(max_epochs=run.config.epochs + run.config.cooldown_epochs)
-    monkeypatch.setattr(ClassificationModule, "trainer", trainer)
+    monkeypatch.setattr(TrainingModule, "trainer", trainer)
     return run.module.configure_optimizers()
 
 
@@ -215,7 +215,7 @@ class TestOptions:
     @pytest.mark.parametrize("smoothing", [0.0, 0.3])
     def test_labels_are_smoothed(self, digits_folder, smoothing):
         logits, labels = torch.tensor([[1.0, 2.0, 4.0], [0.5, 0.0, -1.0]]), torch.tensor([2, 1])
-        loss = prepared(digits_folder, label_smoothing=smoothing).module.criterion(logits, labels)
+        loss = prepared(digits_folder, label_smoothing=smoothing).module.objective.criterion(logits, labels)
         targets = torch.full((2, 3), smoothing / 3)
         targets[[0, 1], labels] += 1 - smoothing
         assert loss.item() == pytest.approx(-(targets * logits.log_softmax(1)).sum(1).mean().item())
@@ -374,7 +374,7 @@ class TestUnreadableFiles:
 class TestStopped:
     def at_step(self, monkeypatch, step, do):
         """Let the loss of one step be what `do` makes of it."""
-        original, calls = training_module.create_classification_loss, []
+        original, calls = objective.create_classification_loss, []
 
         def create(*args, **kwargs):
             criterion = original(*args, **kwargs)
@@ -385,7 +385,7 @@ class TestStopped:
 
             return loss
 
-        monkeypatch.setattr(training_module, "create_classification_loss", create)
+        monkeypatch.setattr(objective, "create_classification_loss", create)
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_non_finite_loss_names_the_step_and_keeps_the_last_good_state(

@@ -1,5 +1,6 @@
 """What a benchmark can be told. Kept free of torch, so that `glocal bench --help` answers at once."""
 
+import os
 import re
 from ast import literal_eval
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ class BenchConfig:
     """A comparison of models' speed, side by side in one process.
 
     Args:
-        models: names of models, of this library or of timm; with arguments: transnext_tiny,pool_size=7
+        models: names of models, of this library or of timm; with arguments: transnext_tiny,pool_size=7; or runs: the
+            --output of a training, for inference
         baseline: the model whose time is 1
         mode: infer (a forward pass), or train (forward, backward and a step of AdamW)
         batch_sizes: images per step, for instance 1,8
@@ -50,7 +52,8 @@ class BenchConfig:
     def __post_init__(self):
         check_numbers(self)
         for model in self.models:
-            parse_model(model)
+            if not is_run(model):
+                parse_model(model)
         numbers(self.batch_sizes, "--batch-sizes")
         parse_sizes(self.sizes)
         for name, choices in (("mode", ("infer", "train")), ("precision", ("fp32", "bf16", "fp16"))):
@@ -82,6 +85,11 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
     for side in chain.from_iterable(sizes):
         check_number("--sizes", side, int, PIXELS)
     return [(size[0], size[-1]) for size in sizes]
+
+
+def is_run(model: str) -> bool:
+    """Whether a model is given as the folder or the file of a run."""
+    return os.path.exists(model)
 
 
 def parse_model(text: str) -> tuple[str, dict[str, Any]]:

@@ -22,10 +22,12 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from glocal import deploy
-from glocal.bench.config import BenchConfig, numbers, parse_model, parse_sizes
+from glocal.bench.config import BenchConfig, is_run, numbers, parse_model, parse_sizes
 from glocal.device import resolve_device, torch_threads
+from glocal.errors import InvalidValueError
 from glocal.ops import dispatch
-from glocal.tasks.classifier import check_name, create_model
+from glocal.tasks.checkpoint import find_checkpoint
+from glocal.tasks.loading import check_name, create_model, load_trained
 from glocal.wording import one_line
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,7 +69,14 @@ def compare(
     """
     names = list(dict.fromkeys([config.baseline, *config.models]))
     for name in names:
-        check_name(parse_model(name)[0])
+        if is_run(name):
+            if config.mode == "train":
+                raise InvalidValueError(
+                    f"{name} is a run, which is timed in inference: for --mode train give its model's name"
+                )
+            find_checkpoint(name)
+        else:
+            check_name(parse_model(name)[0])
     device = resolve_device(config.device)
     if config.engine != "torch":
         device = torch.device("cpu")
@@ -151,16 +160,13 @@ def _step(
     name: str, config: BenchConfig, device: torch.device, size: tuple[int, int], batch: int
 ) -> Callable[[], object]:
     """One step of a model, ready to be called again and again."""
-    name, options = parse_model(name)
-    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
-        options = {"img_size": size} | options
     torch.manual_seed(0)  # the same weights every time: engines keep what they compile by content
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model: nn.Module = create_model(name, **options)
+    model, channels = _model(name, size)
     if config.fuse:
         model = reparameterize_model(model)
     model = model.to(device, memory_format=layout)
-    images = torch.randn(batch, model.pretrained_cfg["input_size"][0], *size, device=device)
+    images = torch.randn(batch, channels, *size, device=device)
     if config.engine != "torch":
         engine = deploy.compile(model.eval(), config.engine, tuple(images.shape[1:]), config.threads, config.precision)
         return partial(engine, images.numpy())
@@ -196,6 +202,18 @@ def _step(
         optimizer.zero_grad()
 
     return train
+
+
+def _model(name: str, size: tuple[int, int]) -> tuple[nn.Module, int]:
+    """The model of a name or a run, and how many channels its images have."""
+    if is_run(name):
+        trained = load_trained(name)
+        return trained.task.outputs(trained.model), trained.preprocessing["input_size"][0]
+    name, options = parse_model(name)
+    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        options = {"img_size": size} | options
+    model = create_model(name, **options)
+    return model, model.pretrained_cfg["input_size"][0]
 
 
 def _peak_memory(step: Callable[[], object], device: torch.device) -> float | None:

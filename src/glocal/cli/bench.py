@@ -5,7 +5,7 @@ The models take turns in one process, so that whatever else the machine does slo
 
 from pathlib import Path
 
-from glocal.bench.config import BenchConfig, parse_model
+from glocal.bench.config import BenchConfig, is_run, parse_model
 from glocal.cli.output import console, track
 from glocal.errors import InvalidValueError
 from glocal.files import check_target
@@ -21,7 +21,7 @@ def check_untrusted(config: BenchConfig, files: dict[str, Path]) -> None:
 
     models = config.models if "models" in files else []
     models = [*models, config.baseline] if "baseline" in files else models
-    for name, args in map(parse_model, models):
+    for name, args in (parse_model(model) for model in models if not is_run(model)):
         try:
             check_model_arguments(name, args)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Measure a trained model: top-1 and top-5 accuracy, loss, accuracy per class, calibration, images per second.
+"""Measure a trained model: accuracy and loss, or whatever its task has measures for, and images per second.
 
 Of a data set with `train` and `val`, `val` is measured. Of a folder without them, all images are; unless it is the
 folder of the training, split by `glocal train` itself: then the images that it held out are. --split chooses otherwise.
@@ -12,15 +12,19 @@ Without DATA, it is the data that the run of --checkpoint was trained on.
 from functools import partial
 
 from glocal.cli.output import console, track
-from glocal.evaluation.config import EvalConfig
+from glocal.evaluation.config import MeasureOptions, eval_config
 from glocal.terminal import Table, facts, line
 
-CONFIG = EvalConfig
 POSITIONAL = {"data": "?"}
-MOST = 10  # worst classes, confusions
 
 
-def run(config: EvalConfig) -> int:
+def __getattr__(name: str):
+    if name == "CONFIG":  # later than this module, as tasks may be registered meanwhile
+        return eval_config()
+    raise AttributeError(name)
+
+
+def run(config: MeasureOptions) -> int:
     screen = console()
     if config.compare:
         from glocal.evaluation.compare import compare
@@ -43,42 +47,28 @@ def run(config: EvalConfig) -> int:
 
 
 def _tables(result):
+    values = result.values
     rows = {
         **_figures(result),
         "images": f"{result.images:,} ({result.split})",
-        **({} if result.unlabelled is None else {"images without a label": f"{result.unlabelled:,}"}),
+        **({"images without a label": f"{values['unlabelled']:,}"} if "unlabelled" in values else {}),
         "unreadable files": str(len(result.unread)),
         "input size": "×".join(map(str, result.img_size)),
         "speed": f"{result.images_per_second:,.0f} images/s on {result.device}",
     }
-    yield facts(f"{result.model} on {result.data}" + (f" ({result.set})" if result.set else ""), rows)
-    if result.corruptions is not None:
-        yield _corruptions(result)
-    worst = result.worst_classes(MOST)
-    if worst:
-        score = "accuracy" if result.map is None else "average_precision"
-        table = _table("class", score.replace("_", " "), "images", heading="worst classes")
-        for one in worst:
-            table.add_row(one["name"], f"{one[score]:.2f} %", f"{one['images']:,}")
-        yield table
-    confusions = result.confusions(MOST)
-    if confusions:
-        table = _table("class", "taken for", "images", heading="most frequent confusions")
-        for label, other, images in confusions:
-            table.add_row(label, other, f"{images:,}")
-        table.columns[1].justify = "left"
+    yield facts(f"{result.model} on {result.data}" + (f" ({values['set']})" if "set" in values else ""), rows)
+    for found in result.task.tables(result):
+        table = _table(*found.columns, heading=found.heading)
+        for column in table.columns[: found.left]:
+            column.justify = "left"
+        for row in found.rows:
+            table.add_row(*row)
         yield table
 
 
 def _figures(result) -> dict[str, str]:
-    names = {"top1": "top-1", "top5": "top-5", "map": "mAP", "loss": "loss", "ece": "ECE"}
-    names |= {"mean_error": "mean error, corrupted", "mce": "mCE"}
-    values = {name: getattr(result, name) for name in names}
-    return {
-        names[name]: f"{value:.4f}" if name == "loss" else f"{value:.2f} %"
-        for name, value in values.items()
-        if value is not None
-    }
+    found = [measure for measure in result.task.measures if measure.key in result.values]
+    return {measure.title: measure.shown(result.values[measure.key]) for measure in found}
 
 
 def _sizes(results):
@@ -88,15 +78,6 @@ def _sizes(results):
         size = "×".join(map(str, one.img_size))
         table.add_row(size, *_figures(one).values(), f"{one.images_per_second:,.0f}")
     yield table
-
-
-def _corruptions(result):
-    rated = result.mce is not None
-    table = _table("corruption", *"12345", "mean", *(["CE"] if rated else []), heading="error (%) by severity")
-    for name, one in result.corruptions.items():
-        cells = [*one["errors"], one["mean"], *([one["ce"]] if rated else [])]
-        table.add_row(name.replace("_", " "), *("–" if cell is None else f"{cell:.1f}" for cell in cells))
-    return table
 
 
 def _comparison(comparison):

@@ -29,24 +29,30 @@ def run(config: PredictConfig) -> int:
 
 def _show(config: PredictConfig) -> int:
     from glocal.data.image import find_images, set_strict
-    from glocal.deploy.predictor import Predictor
+    from glocal.deploy.pictures import with_pictures
+    from glocal.deploy.results import load_predictor
 
     set_strict(config.strict)
     images = find_images(config.images)
-    predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine)
-    table = Table("image", "class", "probability")
+    predictor = load_predictor(config)
+    table = Table("image", *predictor.trained.task.headings)
     table.columns[2].justify = "right"
     unreadable = 0
-    for prediction in track(predictor.stream(images, config.top_k), len(images)):
+    predictions = predictor.stream(images, config.top_k)
+    if config.pictures is not None:
+        predictions = with_pictures(predictions, config.pictures)
+    for prediction in track(predictions, len(images)):
         if prediction.error is not None:
             unreadable += 1
             print("error:", one_line(prediction.error), file=sys.stderr)
             continue
         first = prediction.source
-        for label, probability in zip(prediction.labels, prediction.probabilities, strict=True):
-            table.add_row(first, label, f"{100 * probability:.1f} %")
+        for line in prediction.lines():
+            table.add_row(first, line.text, line.value)
             first = ""
         table.add_section()
     if table.row_count:
         console().print(table)
+    if config.pictures is not None:
+        console().print(f"Pictures in {config.pictures}", soft_wrap=True)
     return 1 if unreadable else 0

@@ -1,6 +1,6 @@
-"""Train a classifier on a folder of images or on an embedded set.
+"""Train a model on a folder of images or on an embedded set.
 
-The output folder receives model.safetensors (the weights of the epoch with the best validation top-1, with class names
+The output folder receives model.safetensors (the weights of the epoch with the best validation, with class names
 and preprocessing: all that `glocal eval` and `glocal predict` need; with --ema, model.raw.safetensors has the weights
 that were not averaged), last.ckpt (the state to go on from), metrics.csv, config.yaml (these options, for --config),
 summary.json and train.log (files that could not be read).
@@ -12,15 +12,21 @@ import shlex
 from pathlib import Path
 
 from glocal.cli.output import console
+from glocal.tasks.task import find_task
 from glocal.terminal import facts
-from glocal.training.config import TrainConfig, find_recipe, recipe_names  # noqa: F401 (--recipe)
+from glocal.training.config import LoopOptions, find_recipe, recipe_names, train_config  # noqa: F401 (--recipe)
 from glocal.training.run_folder import check_unchanged, find_run  # noqa: F401 (--resume)
 
-CONFIG = TrainConfig
 POSITIONAL = {"data": "?"}
 
 
-def check_untrusted(config: TrainConfig, files: dict[str, Path]) -> None:
+def __getattr__(name: str):
+    if name == "CONFIG":  # later than this module, as tasks may be registered meanwhile
+        return train_config()
+    raise AttributeError(name)
+
+
+def check_untrusted(config: LoopOptions, files: dict[str, Path]) -> None:
     """Raise ValueError for arguments of the model that a file may not give."""
     if config.model_args and "model_args" in files:
         from glocal.training.train import check_model_args
@@ -28,7 +34,16 @@ def check_untrusted(config: TrainConfig, files: dict[str, Path]) -> None:
         check_model_args(config, files["model_args"])
 
 
-def run(config: TrainConfig) -> int:
+def _measured(result) -> dict[str, str]:
+    """The measures of the validation: the loss in a row of its own, the others together."""
+    found = [measure for measure in find_task(result.task).measures if measure.key in result.metrics]
+    losses = {f"validation {one.title}": one.shown(result.metrics[one.key]) for one in found if one.key == "loss"}
+    others = [one for one in found if one.key != "loss"]
+    titles, values = (one.title for one in others), (one.shown(result.metrics[one.key]) for one in others)
+    return {" / ".join(titles): " / ".join(values), **losses}
+
+
+def run(config: LoopOptions) -> int:
     from glocal.training.train import train
 
     if config.resume:  # what the command says is told from what it leaves out here only
@@ -37,9 +52,7 @@ def run(config: TrainConfig) -> int:
     result = train(config, screen)
     best = result.metrics
     rows = {
-        **({"mAP": f"{best['map']:.2f} %"} if "map" in best else {}),
-        **({"top-1 / top-5": f"{best['top1']:.2f} % / {best['top5']:.2f} %"} if "top1" in best else {}),
-        "validation loss": f"{best['loss']:.4f}",
+        **_measured(result),
         "best epoch": f"{best['epoch']} of {result.epochs}",
         "images": " + ".join(f"{count:,} {split}" for split, count in result.images.items()),
         "parameters": f"{result.parameters:,}",

@@ -29,6 +29,11 @@ class Shard:
     files: list[str]
     count: int | None = None
 
+    @property
+    def stored(self) -> bool:
+        """Whether its images lie in a WebDataset shard or a Parquet file."""
+        return _is_tar(self.files[0]) or self.files[0].lower().endswith(TABLE)
+
     def images(self, column: str) -> Iterator[str | StoredImage]:
         """The images in order, not yet read; those of a Parquet file are in `column`."""
         first = self.files[0]

@@ -4,15 +4,18 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
 from glocal.data.batch import Collate, Transform
 from glocal.data.dataset import ImageDataset
 from glocal.data.samples import Samples
-from glocal.data.sampling import EvaluationSampler, TrainingSampler, class_balance
+from glocal.data.sampling import EvaluationSampler, TrainingSampler
 from glocal.data.shard_stream import ShardStream
 from glocal.data.shards import ShardedSamples
 from glocal.errors import InvalidValueError
@@ -31,7 +34,8 @@ def training_loader(
     rank: int = 0,
     world: int = 1,
     repeats: int = 1,
-    balanced: bool = False,
+    weights: Tensor | None = None,
+    targets: Callable[[list], Any] = default_collate,
     pin_memory: bool = False,
     told=None,
 ) -> DataLoader:
@@ -39,17 +43,17 @@ def training_loader(
 
     batch_size counts the samples of a step on all `world` devices; each gets its share in `parts` batches, one after
     the other. An incomplete last step is dropped. In the place of an image that cannot be read comes another. workers:
-    processes that read images, None for as many as suit them.
+    processes that read images, None for as many as suit them. weights: a probability per sample, to draw with
+    replacement. targets: puts the targets of a batch together.
 
     A place within an epoch is the sampler's `begin_at`, with any number of workers; of shards, it is the loader's
     `state_dict`, with the same number. told: a shared integer (multiprocessing.RawValue) for the number of a signal
     that a worker gets.
     """
-    own, collate = own_share(batch_size, parts, world), Collate(fill=True)
+    own, collate = own_share(batch_size, parts, world), Collate(True, targets)
     if isinstance(samples, ShardedSamples):
-        if balanced or repeats > 1:
-            option = "--balanced" if balanced else "--repeated-augmentation"
-            raise InvalidValueError(f"{option} needs images in any order, which shards do not give")
+        if repeats > 1:
+            raise InvalidValueError("--repeated-augmentation needs images in any order, which shards do not give")
         stream = ShardStream(samples, transform, seed, rank, world, training=True, batch_size=own)
         from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
 
@@ -57,7 +61,6 @@ def training_loader(
         options = _options(samples, workers, pin_memory, told, persistent=False)
         drop_last = len(samples) >= batch_size
         return StatefulDataLoader(stream, batch_size=own, drop_last=drop_last, collate_fn=collate, **options)
-    weights = class_balance(samples.labels) if balanced else None
     sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights)
     dataset = ImageDataset(samples, transform, replace=True)
     options = _options(samples, workers, pin_memory, told)
@@ -84,6 +87,7 @@ def evaluation_loader(
     *,
     rank: int = 0,
     world: int = 1,
+    targets: Callable[[list], Any] = default_collate,
     pin_memory: bool = False,
     told=None,
 ) -> DataLoader:
@@ -94,11 +98,11 @@ def evaluation_loader(
     if isinstance(samples, ShardedSamples):
         stream = ShardStream(samples, transform, rank=rank, world=world, batch_size=batch_size)
         options = _options(samples, workers, pin_memory, told, persistent=False)
-        return DataLoader(stream, batch_size=batch_size, collate_fn=Collate(), **options)
+        return DataLoader(stream, batch_size=batch_size, collate_fn=Collate(targets=targets), **options)
     sampler = EvaluationSampler(len(samples), rank, world)
     options = _options(samples, workers, pin_memory, told)
     dataset = ImageDataset(samples, transform)
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=Collate(), **options)
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=Collate(targets=targets), **options)
 
 
 def _options(samples: Samples, workers: int | None, pin_memory: bool, told, persistent: bool = True) -> dict:

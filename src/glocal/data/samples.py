@@ -57,13 +57,13 @@ class Samples:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A classification data set.
+    """A data set.
 
     splits: "train" and "val", or "all" where nothing is held out.
     held_out: how `splits` was drawn from one set, so that the same can be drawn again; None where it was given.
     img_size, hflip: what suits the images, where that is known; None leaves it to the model and the recipe.
     notes: what the user should know about the data, one line each.
-    multi_label: whether an image may have several labels, or none.
+    task: the name of the task that the annotations are for. class_names: empty where there are no classes.
     """
 
     name: str
@@ -73,4 +73,4 @@ class DataSource:
     img_size: int | None = None
     hflip: float | None = None
     notes: list[str] = field(default_factory=list)
-    multi_label: bool = False
+    task: str = "classification"

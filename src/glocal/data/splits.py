@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,8 @@ def hold_out(source: DataSource, val_fraction: float | None, seed: int, files: s
         raise InvalidValueError(f"{source.name}: every class has a single image, so that none can be held out")
     single = [name for label, name in enumerate(source.class_names) if label not in _occurring(divided.splits["val"])]
     if single:
-        few = "too few images of their own" if source.multi_label else "a single image, kept for training"
+        several = isinstance(divided.splits["val"].labels[0], tuple)
+        few = "too few images of their own" if several else "a single image, kept for training"
         source.notes.append(f"{quoted(single)}: {few}; none is held out")
     return divided
 
@@ -30,9 +32,7 @@ def hold_out_again(source: DataSource, held_out: dict) -> DataSource:
     samples = source.splits["all"]
     train, val = stratified_split(samples.labels, held_out["val_fraction"], held_out["seed"])
     splits = {"train": samples.subset(train), "val": samples.subset(val)}
-    return DataSource(
-        source.name, source.class_names, splits, held_out, notes=source.notes, multi_label=source.multi_label
-    )
+    return replace(source, splits=splits, held_out=held_out)
 
 
 def check_classes(source: DataSource) -> None:
@@ -56,11 +56,11 @@ def stratified_split(
     """Draw `fraction` of every class's samples, at least one and never all; returns the indices (kept, drawn).
 
     A class with a single sample keeps it. The same labels, fraction and seed give the same split for ever
-    (numpy freezes RandomState's stream). For several labels per sample, see `_multi_label_draw`.
+    (numpy freezes RandomState's stream). For several labels per sample, see `_draw_several`.
     """
     random = np.random.RandomState(seed)
     if any(isinstance(label, tuple) for label in labels):
-        drawn = _multi_label_draw(labels, fraction, random)
+        drawn = _draw_several(labels, fraction, random)
     else:
         drawn = []
         numbers = np.asarray(labels)
@@ -71,7 +71,7 @@ def stratified_split(
     return sorted(set(range(len(labels))) - set(drawn)), sorted(drawn)
 
 
-def _multi_label_draw(labels: list[tuple[int, ...]], fraction: float, random: np.random.RandomState) -> list[int]:
+def _draw_several(labels: list[tuple[int, ...]], fraction: float, random: np.random.RandomState) -> list[int]:
     """Draw `fraction` of every class as nearly as the overlaps allow; every class keeps at least one sample.
 
     Classes are served from the rarest on, as rare ones have the fewest samples to choose from (iterative

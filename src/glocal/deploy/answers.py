@@ -3,24 +3,22 @@
 from typing import Literal
 
 from glocal.errors import MissingExtraError
+from glocal.tasks.task import Task
 
 try:
-    from pydantic import BaseModel, Field, FiniteFloat
+    from pydantic import BaseModel, Field, FiniteFloat, create_model
 except ImportError:
     raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
 
-class Prediction(BaseModel):
-    """The most probable classes of an image, the likeliest first."""
-
-    name: str = Field(description="Of the file, or image and its place")
-    labels: list[str]
-    probabilities: list[FiniteFloat]
-
-
-class Predictions(BaseModel):
-    model: str
-    results: list[Prediction] = Field(description="In the order of the images")
+def predictions(task: Task) -> type[BaseModel]:
+    """The answer to images for a task: its fields for each."""
+    finite = {float: FiniteFloat, list[float]: list[FiniteFloat]}
+    fields = {name: (finite.get(kind, kind), ...) for name, kind in task.answer_fields.items()}
+    name = (str, Field(description="Of the file, or image and its place"))
+    result = create_model(task.result_class.__name__, __doc__=task.result_class.__doc__, name=name, **fields)
+    results = (list[result], Field(description="In the order of the images"))
+    return create_model(f"{result.__name__}s", model=(str, ...), results=results)
 
 
 class Embedding(BaseModel):
@@ -33,6 +31,23 @@ class Embedding(BaseModel):
 class Embeddings(BaseModel):
     model: str
     results: list[Embedding] = Field(description="In the order of the images")
+
+
+class ShownLine(BaseModel):
+    text: str
+    value: str
+    share: FiniteFloat | None = Field(description="Of 1, where the value is a part of a whole")
+
+
+class Shown(BaseModel):
+    """A result for people."""
+
+    lines: list[ShownLine]
+    picture: str | None = Field(description="The image with the result on it, as a data: address")
+
+
+class ShownResults(BaseModel):
+    results: list[Shown] = Field(description="In the order of the images")
 
 
 class Health(BaseModel):

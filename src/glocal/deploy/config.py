@@ -84,12 +84,14 @@ class PredictConfig(ImagesConfig):
     """A prediction.
 
     Args:
-        top_k: classes to show per image
+        top_k: answers to show per image, where the task ranks several: classes
+        pictures: folder for the image files with the result drawn on each, as PNG files
         output: a file for the results, .csv, .json or .jsonl; or a folder for them as Parquet files, where what is
             there of the same run already is not computed again
     """
 
     top_k: int = 3
+    pictures: str | None = None
 
     @property
     def to_table(self) -> bool:
@@ -105,6 +107,10 @@ class PredictConfig(ImagesConfig):
         for name in ("ray", "shard_size"):
             if self.to_table and getattr(self, name) != getattr(type(self), name):
                 raise InvalidValueError(f"{option(name)} is for an --output folder, not for the file {self.output}")
+        if self.pictures is not None and self.output is not None and not self.to_table:
+            raise InvalidValueError(
+                "--pictures goes with results in the terminal or in one file, not with Parquet files"
+            )
 
 
 @dataclass(frozen=True)

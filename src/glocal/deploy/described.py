@@ -10,21 +10,21 @@ from glocal.deploy.calibration import calibration_images
 from glocal.deploy.config import ExportConfig
 from glocal.deploy.files import ExportResult, export
 from glocal.deploy.graph import Maps
-from glocal.tasks.classifier import create_model, load_classifier
+from glocal.tasks.loading import create_model, load_trained
 
 
 def export_as(config: ExportConfig, path: Path) -> ExportResult:
     """Write the file that a configuration asks for, with what using it needs in its metadata; see `export`."""
-    metadata = {}
+    metadata, names = {}, None
     if config.untrained:
         model = create_model(config.model)
         name, preprocessing = config.model, Preprocessing.of_model(model)
     else:
-        classifier = load_classifier(config.checkpoint, config.model)
-        name, preprocessing = classifier.name, Preprocessing(**classifier.preprocessing)
-        metadata["class_names"], metadata["descriptions"] = classifier.class_names, classifier.descriptions
-        metadata["multi_label"] = classifier.multi_label
-        model = classifier.model
+        trained = load_trained(config.checkpoint, config.model)
+        name, preprocessing = trained.name, Preprocessing(**trained.preprocessing)
+        metadata = {"task": trained.task.name} | trained.task.metadata(trained.class_names, trained.descriptions)
+        model = trained.task.outputs(trained.model)
+        names = None if config.features else trained.task.output_names
     if config.img_size is not None:
         size = (preprocessing.input_size[0], config.img_size, config.img_size)
         preprocessing = replace(preprocessing, input_size=size)
@@ -48,4 +48,5 @@ def export_as(config: ExportConfig, path: Path) -> ExportResult:
         metadata,
         preprocessing if config.preprocess else None,
         calibration,
+        names,
     )

@@ -19,7 +19,7 @@ from glocal.deploy.config import ENDINGS, PRECISIONS
 from glocal.deploy.graph import DYNAMIC, device_of, measuring, trace
 from glocal.deploy.preprocess import Preprocess
 from glocal.errors import InvalidValueError, WorkError
-from glocal.tasks.classifier import check_finite
+from glocal.tasks.loading import check_finite
 from glocal.wording import one_line
 
 # The largest difference from PyTorch, in standard deviations of PyTorch's own results.
@@ -59,6 +59,7 @@ def export(
     metadata: dict | None = None,
     preprocessing: Preprocessing | None = None,
     calibration: Sequence[np.ndarray] | np.ndarray | None = None,
+    output_names: Sequence[str] | None = None,
 ) -> ExportResult:
     """Write a model as a file for a runtime, read it back, and compare it with the model.
 
@@ -75,6 +76,8 @@ def export(
         calibration: float32 (B, C, H, W), a few hundred normalised images that are like those to come, in batches, or
             one array of them;
             int8 takes the ranges of all maps from them, and the file is compared on the first of them.
+        output_names: of the tensors that the model returns; by default logits, embedding or features_0, … by what they
+            are.
 
     Raises:
         ValueError: an unknown target or precision, or a model that torch.export or the runtime does not take.
@@ -110,7 +113,8 @@ def export(
         model, input_size = nn.Sequential(Preprocess(preprocessing), model), preprocessing.input_size
         model[0].to(device_of(model))
     program = trace(model, input_size, batch, dynamic, raw)
-    outputs = _output_names(program, classifies=getattr(model[-1] if raw else model, "num_classes", None) != 0)
+    classifies = getattr(model[-1] if raw else model, "num_classes", None) != 0
+    outputs = list(output_names or _output_names(program, classifies))
     write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}[to]
     with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         written = Path(folder) / path.name

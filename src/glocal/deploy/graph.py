@@ -11,6 +11,7 @@ from torch.fx.experimental import _config as symbols
 
 from glocal.deploy.reparameterize import fuse
 from glocal.errors import InvalidValueError
+from glocal.tasks.loading import Trained
 from glocal.wording import one_line
 
 INEQUALITY = re.compile(r".* != \d+")
@@ -38,6 +39,29 @@ class LogitsAndEmbedding(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.model.forward_features(x)
         return self.model.forward_head(features), self.model.forward_head(features, pre_logits=True)
+
+
+class Outputs(nn.Module):
+    """The outputs of a task's model as a list, for a model without a vector before a classifier."""
+
+    def __init__(self, outputs: nn.Module):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        outputs = self.outputs(x)
+        return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def with_embedding(trained: Trained) -> nn.Module:
+    """A function to the task's outputs and, where there is one before a classifier, the embedding behind them."""
+    outputs = trained.task.outputs(trained.model)
+    return LogitsAndEmbedding(trained.model) if has_embedding(trained) else Outputs(outputs)
+
+
+def has_embedding(trained: Trained) -> bool:
+    """Whether the task's outputs are those of a classifier of timm's contract."""
+    return trained.task.outputs(trained.model) is trained.model
 
 
 def trace(

@@ -14,12 +14,12 @@ try:
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from glocal.deploy.service import Service
 except ImportError:
     raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+from glocal.deploy.service import Service
 
-PATHS = ("/", "/predict", "/embed", "/health", "/metrics", "/docs", "/openapi.json")  # metrics call others "other"
+# The metrics call others "other".
+PATHS = ("/", "/predict", "/show", "/embed", "/health", "/metrics", "/docs", "/openapi.json")
 QUIET = 1.0  # seconds without a byte after which what is left of a refused body is not waited for
 ROOM = 256_000_000  # bytes of bodies in memory, or eight of the largest
 

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from glocal.data.image import set_strict
 from glocal.data.inputs import Shard
 from glocal.deploy.config import EmbedConfig, PredictConfig
-from glocal.deploy.results import Track, embedding_row, prediction_row
+from glocal.deploy.results import Track, embedding_row, result_row
 from glocal.errors import MissingExtraError
 from glocal.files import write_atomically
+from glocal.tasks.task import Task
 
 try:
     import pyarrow
@@ -26,13 +28,6 @@ if TYPE_CHECKING:
     from glocal.deploy.predictor import Predictor
 
 ROWS = 1000  # in a row group, and in memory before they are written
-PREDICTION_COLUMNS = [
-    ("source", pyarrow.string()),
-    ("label", pyarrow.string()),
-    ("labels", pyarrow.list_(pyarrow.string())),
-    ("probabilities", pyarrow.list_(pyarrow.float32())),
-    ("error", pyarrow.string()),
-]
 
 
 def write_shard(
@@ -46,10 +41,11 @@ def write_shard(
     set_strict(config.strict)
     images = shard.images(config.image_column)
     embed = isinstance(config, EmbedConfig)
+    task = predictor.trained.task
     results = predictor.embed(images) if embed else predictor.stream(images, config.top_k)
-    rows = map(embedding_row if embed else prediction_row, track(results, shard.count, unit))
-    about = {"model": predictor.classifier.name, "version": version("glocal")}
-    columns = _embedding_columns(predictor.embedding_size) if embed else PREDICTION_COLUMNS
+    rows = map(embedding_row if embed else partial(result_row, task), track(results, shard.count, unit))
+    about = {"model": predictor.trained.name, "version": version("glocal")}
+    columns = _embedding_columns(predictor.embedding_size) if embed else _columns(task)
     schema = pyarrow.schema(columns, {"glocal": json.dumps(about)})
     path = Path(config.output) / part_name(shard.number)
     temporary = path.with_name(temporary_name(shard.number))
@@ -64,6 +60,14 @@ def part_name(number: int) -> str:
 def temporary_name(number: int, process: str | None = None) -> str:
     """Its name while a process writes it, by default this one."""
     return f".{part_name(number)}.{process or f'{socket.gethostname()}-{os.getpid()}'}.tmp"
+
+
+def _columns(task: Task) -> list:
+    """The task's fields as columns of Parquet, between the source and the error."""
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float32()}
+    kinds |= {list[kind]: pyarrow.list_(column) for kind, column in kinds.items()}
+    fields = [(name, kinds[kind]) for name, kind in task.fields.items()]
+    return [("source", pyarrow.string()), *fields, ("error", pyarrow.string())]
 
 
 def _embedding_columns(size: int) -> list:

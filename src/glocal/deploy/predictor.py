@@ -1,42 +1,33 @@
-"""A trained classifier as a function of images."""
+"""A trained model as a function of images, for any task."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from glocal.data.batch import Example
+from glocal.data.geometry import Geometry, geometry_of
 from glocal.data.image import StoredImage, UnreadableImageError, convert_image, read_image
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
-from glocal.deploy.graph import LogitsAndEmbedding
+from glocal.deploy.graph import with_embedding
+from glocal.deploy.runtimes import as_list
 from glocal.device import resolve_device
 from glocal.errors import InvalidTypeError, InvalidValueError
-from glocal.tasks.classifier import check_finite, load_classifier
+from glocal.tasks.loading import check_finite, load_trained
+from glocal.tasks.task import Result
 
 ImageLike = str | Path | Image.Image | np.ndarray | StoredImage
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable classes of one image, first to last.
-
-    source: the image's path or name, "" for one from memory. error: why it could not be read; then there are no
-    classes.
-    """
-
-    source: str
-    labels: list[str]
-    probabilities: list[float]
-    error: UnreadableImageError | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class Embedding:
 
 
 class Predictor:
-    """Predicts the class of images, or embeds them.
+    """Predicts what its model's task says of images, or embeds them.
 
     Args:
         checkpoint: a run folder or file of `glocal train`, or a file of the authors' or timm's weights for `model`.
@@ -64,7 +55,7 @@ class Predictor:
         threads: cores to read images with, and to compute with on a CPU; by default all.
 
     Images are read and prepared by threads, while the batch before them is computed; no more than two batches are in
-    memory. A model is compiled for classes and embeddings apart.
+    memory. A model is compiled for predictions and embeddings apart.
 
     Raises FileNotFoundError or ValueError for weights that are missing or do not fit, ImportError for an engine that is
     not installed.
@@ -94,13 +85,14 @@ class Predictor:
         self._engine_asked = engine
         self.threads = threads
         self._to_come = 0
-        self.classifier = load_classifier(checkpoint, model)
-        self.model = self.classifier.model.to(self.device, memory_format=torch.channels_last).eval()
-        self.class_names = self.classifier.descriptions
+        self.trained = load_trained(checkpoint, model)
+        self.model = self.trained.model.to(self.device, memory_format=torch.channels_last).eval()
+        self.class_names = self.trained.descriptions
         self.batch_size = batch_size
-        self._transform = Preprocessing(**self.classifier.preprocessing).transform()
+        self.preprocessing = Preprocessing(**self.trained.preprocessing)
+        self._transform = self.preprocessing.transform()
 
-    def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:
+    def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> list[Result]:
         """Predict paths, PIL images, uint8 arrays of shape (H, W), (H, W, 3) or (H, W, 4), or stored images; one
         result for each.
 
@@ -108,20 +100,29 @@ class Predictor:
         """
         return list(self.stream(images, top_k))
 
-    def stream(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> Iterator[Prediction]:
+    def stream(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> Iterator[Result]:
         """The same, one after the other; images are taken from the iterable up to two batches ahead."""
         if top_k < 1:
             raise InvalidValueError(f"top_k must be at least 1, got {top_k}")
-        for source, row in self._rows(images, self._probabilities):
-            if isinstance(row, UnreadableImageError):
-                yield Prediction(source, [], [], row)
+        task = self.trained.task
+
+        def compute(batch: Tensor, geometry: list[Geometry]) -> list[Result]:
+            outputs = [output.cpu() for output in as_list(self._outputs(batch))]
+            return task.results(outputs, geometry, self.class_names, top_k)
+
+        for source, result in self._rows(images, compute):
+            if isinstance(result, UnreadableImageError):
+                yield task.result_class(source, result)
             else:
-                values, indices = row.topk(min(top_k, len(self.class_names)))
-                yield Prediction(source, [self.class_names[index] for index in indices.tolist()], values.tolist())
+                yield replace(result, source=source)
 
     def embed(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Embedding]:
         """The features of each image before the classifier, one after the other; see `stream`."""
-        for source, row in self._rows(images, self._embeddings):
+
+        def compute(batch: Tensor, geometry: list[Geometry]) -> Tensor:
+            return check_finite(self._outputs_and_embedding(batch)[-1].float()).cpu()
+
+        for source, row in self._rows(images, compute):
             failed = isinstance(row, UnreadableImageError)
             yield Embedding(source, None, row) if failed else Embedding(source, row.numpy())
 
@@ -132,19 +133,17 @@ class Predictor:
     @cached_property
     def embedding_size(self) -> int:
         """The length of an embedding; ValueError for a model whose features are no vector."""
-        image = torch.zeros(1, *self.classifier.preprocessing["input_size"], device=self.device)
+        image = torch.zeros(1, *self.trained.preprocessing["input_size"], device=self.device)
         with torch.inference_mode():
-            shape = LogitsAndEmbedding(self.model)(image)[1].shape
+            shape = with_embedding(self.trained)(image)[-1].shape
         if len(shape) != 2:
-            raise InvalidValueError(
-                f"{self.classifier.name} has no vector before its classifier, but {tuple(shape[1:])}"
-            )
+            raise InvalidValueError(f"{self.trained.name} has no vector before its classifier, but {tuple(shape[1:])}")
         return shape[1]
 
     def _rows(
-        self, images: ImageLike | Iterable[ImageLike], compute: Callable[[Tensor], Tensor]
-    ) -> Iterator[tuple[str, Tensor | UnreadableImageError]]:
-        """The source of each image, and its row of what `compute` makes of a batch, or why it could not be read."""
+        self, images: ImageLike | Iterable[ImageLike], compute: Callable[[Tensor, list[Geometry]], Iterable]
+    ) -> Iterator[tuple[str, Any | UnreadableImageError]]:
+        """The source of each image, and its part of what `compute` makes of a batch, or why it could not be read."""
         if isinstance(images, ImageLike) or not isinstance(images, Iterable):
             images = [images]
         if isinstance(images, Sized):
@@ -171,45 +170,39 @@ class Predictor:
             raise failure
 
     def _rows_of_batch(
-        self, images: list[tuple[ImageLike, Future]], compute: Callable[[Tensor], Tensor]
-    ) -> list[tuple[str, Tensor | UnreadableImageError]]:
+        self, images: list[tuple[ImageLike, Future]], compute: Callable[[Tensor, list[Geometry]], Iterable]
+    ) -> list[tuple[str, Any | UnreadableImageError]]:
         results: list[tuple[str, UnreadableImageError | None]] = []
-        tensors = []
+        examples = []
         for image, prepared in images:
             try:
-                tensors.append(prepared.result())
+                examples.append(prepared.result())
                 results.append((_source(image), None))
             except UnreadableImageError as error:
                 results.append((_source(image), error))
-        if not tensors:
+        if not examples:
             return results
         with torch.inference_mode():
-            rows = iter(compute(torch.stack(tensors)).cpu())
+            tensors = torch.stack([example.image for example in examples])
+            rows = iter(compute(tensors, [example.geometry for example in examples]))
         self._to_come = max(0, self._to_come - len(images))
         return [(source, next(rows) if error is None else error) for source, error in results]
 
-    def _prepare(self, image: ImageLike) -> Tensor:
-        return self._transform(_as_rgb(image))
-
-    def _probabilities(self, images: Tensor) -> Tensor:
-        return self.classifier.probabilities(self._logits(images))
-
-    def _embeddings(self, images: Tensor) -> Tensor:
-        return check_finite(self._logits_and_embedding(images)[1].float())
+    def _prepare(self, image: ImageLike) -> Example:
+        return prepare(_as_rgb(image), self.preprocessing, self._transform)
 
     @cached_property
-    def _logits(self) -> Callable[[Tensor], Tensor]:
-        compute = self._compiled(self.model)
-        return lambda images: compute(images).float()
+    def _outputs(self) -> Callable[[Tensor], Tensor | list[Tensor]]:
+        return self._compiled(self.trained.task.outputs(self.model))
 
     @cached_property
-    def _logits_and_embedding(self) -> Callable[[Tensor], list[Tensor]]:
-        return self._compiled(LogitsAndEmbedding(self.model))  # as the service has it, so that it is exported once
+    def _outputs_and_embedding(self) -> Callable[[Tensor], list[Tensor]]:
+        return self._compiled(with_embedding(self.trained))  # as the service has it, so that it is exported once
 
     def _compiled(self, model: nn.Module) -> Callable:
         if self.device.type != "cpu":
             return lambda images: model(images.to(self.device, memory_format=torch.channels_last))
-        size = tuple(self.classifier.preprocessing["input_size"])
+        size = tuple(self.trained.preprocessing["input_size"])
         if self._engine_asked == "auto":
             adaptive = Adaptive(model, size, self.threads, lambda: self._to_come)
 
@@ -222,6 +215,11 @@ class Predictor:
         compute = compile(model, self._engine_asked, size, self.threads)
         self.engine = compute.name
         return compute
+
+
+def prepare(image: Image.Image, preprocessing: Preprocessing, transform: Callable[[Image.Image], Tensor]) -> Example:
+    """An RGB image as the model takes it, through the transform of its preprocessing."""
+    return Example(transform(image), geometry=geometry_of(preprocessing, image.size[::-1]))
 
 
 def _as_rgb(image: ImageLike) -> Image.Image:

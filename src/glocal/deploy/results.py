@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from glocal.data.image import set_strict
 from glocal.data.inputs import Shard, plan
 from glocal.deploy.config import ImagesConfig, PredictConfig
-from glocal.errors import ExistingPathError
+from glocal.deploy.pictures import with_pictures
+from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.files import check_target, write_atomically
 
 if TYPE_CHECKING:
-    from glocal.deploy.predictor import Embedding, Prediction, Predictor
+    from glocal.deploy.predictor import Embedding, Predictor
+    from glocal.tasks.task import Result, Task
 
 Track = Callable[[Iterable, int | None, str], Iterable]
 
@@ -36,7 +38,11 @@ def load_predictor(config: ImagesConfig, threads: int | None = None) -> "Predict
     """The predictor that a config asks for."""
     from glocal.deploy.predictor import Predictor
 
-    return Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine, threads)
+    predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine, threads)
+    task = predictor.trained.task
+    if not task.ranks and getattr(config, "top_k", None) not in (None, type(config).top_k):
+        raise InvalidValueError(f"--top-k is for tasks that rank answers, and {task.name} gives one for an image")
+    return predictor
 
 
 def expect_images(predictor: "Predictor", shards: Iterable[Shard]) -> int | None:
@@ -48,14 +54,10 @@ def expect_images(predictor: "Predictor", shards: Iterable[Shard]) -> int | None
     return sum(counts)
 
 
-def prediction_row(prediction: "Prediction") -> dict:
-    labels = prediction.labels or None
-    return {
-        **_source_and_error(prediction),
-        "label": labels and labels[0],
-        "labels": labels,
-        "probabilities": prediction.probabilities or None,
-    }
+def result_row(task: "Task", result: "Result") -> dict:
+    """A result as a row: its source, why it could not be read, and the task's fields, which are then empty."""
+    values = {name: None if result.error else getattr(result, name) for name in task.fields}
+    return {**_source_and_error(result), **values}
 
 
 def embedding_row(embedding: "Embedding") -> dict:
@@ -81,33 +83,44 @@ def write_table(config: PredictConfig, track: Track = lambda items, total, unit:
     if path.exists() and not config.overwrite:
         raise ExistingPathError(f"--output {path} exists: --overwrite replaces it")
     shards = plan(config.images, config.shard_size, config.image_column)
+    if config.pictures is not None and any(shard.stored for shard in shards):
+        raise InvalidValueError("--pictures takes image files, not WebDataset shards and Parquet files")
     predictor = load_predictor(config)
+    task = predictor.trained.task
     total = expect_images(predictor, shards)
     images = chain.from_iterable(shard.images(config.image_column) for shard in shards)
     counts = {"images": 0, "unreadable": 0}
 
-    def rows() -> Iterator[dict]:
-        for prediction in track(predictor.stream(images, config.top_k), total, "images"):
+    def results() -> Iterator["Result"]:
+        found = predictor.stream(images, config.top_k)
+        found = found if config.pictures is None else with_pictures(found, config.pictures)
+        for result in track(found, total, "images"):
             counts["images"] += 1
-            counts["unreadable"] += prediction.error is not None
-            yield prediction_row(prediction)
+            counts["unreadable"] += result.error is not None
+            yield result
 
-    write = {".csv": _write_csv, ".json": _write_json, ".jsonl": _write_json_lines}[path.suffix.lower()]
-    places = min(config.top_k, len(predictor.class_names))
-    write_atomically(path, lambda file: write(file, rows(), places))
+    if path.suffix.lower() == ".csv":
+        columns = task.columns(min(config.top_k, len(predictor.class_names) or 1))
+        write_atomically(path, lambda file: _write_csv(file, task, results(), columns))
+    else:
+        write = {".json": _write_json, ".jsonl": _write_json_lines}[path.suffix.lower()]
+        write_atomically(path, lambda file: write(file, (result_row(task, result) for result in results())))
     return Results(1, **counts)
 
 
-def _write_csv(file: BinaryIO, rows: Iterator[dict], places: int) -> None:
-    """A column for each of the most probable classes and its probability, the first without a number."""
-    numbers = ["", *(f"_{place}" for place in range(2, places + 1))]
-    pairs = [f"{name}{number}" for number in numbers for name in ("label", "probability")]
+def _write_csv(file: BinaryIO, task: "Task", results: Iterator["Result"], columns: list[str]) -> None:
     writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
-    writer.writerow(["source", "error", *pairs])
-    for row in rows:
-        found = zip(row["labels"] or [], row["probabilities"] or [], strict=True)
-        cells = [cell for label, probability in found for cell in (_text(label), f"{probability:.6g}")]
-        writer.writerow([_text(row["source"]), _text(row["error"] or ""), *(cells or [""] * len(pairs))])
+    writer.writerow(["source", "error", *columns])
+    for result in results:
+        row = _source_and_error(result)
+        cells = [] if result.error else [_cell(value) for value in task.cells(result)]
+        writer.writerow([_text(row["source"]), _text(row["error"] or ""), *(cells or [""] * len(columns))])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def _text(text: str) -> str:
@@ -115,7 +128,7 @@ def _text(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def _write_json(file: BinaryIO, rows: Iterator[dict], places: int) -> None:
+def _write_json(file: BinaryIO, rows: Iterator[dict]) -> None:
     before = b"[\n"
     for row in rows:
         file.write(before + _json(row))
@@ -123,7 +136,7 @@ def _write_json(file: BinaryIO, rows: Iterator[dict], places: int) -> None:
     file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
 
 
-def _write_json_lines(file: BinaryIO, rows: Iterator[dict], places: int) -> None:
+def _write_json_lines(file: BinaryIO, rows: Iterator[dict]) -> None:
     for row in rows:
         file.write(_json(row) + b"\n")
 

@@ -1,4 +1,4 @@
-"""A classifier as a service: FastAPI in front, a `Batcher` and an engine behind."""
+"""A trained model as a service: FastAPI in front, a `Batcher` and an engine behind."""
 
 import asyncio
 import base64
@@ -9,31 +9,28 @@ import socket
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
-from torch import Tensor
-
 from glocal.deploy.config import ServeConfig
 from glocal.errors import MissingExtraError, WorkError
-from glocal.tasks.classifier import Classifier, load_classifier
+from glocal.tasks.loading import Trained, load_trained
 
 try:
     from fastapi import FastAPI, HTTPException, Query, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
     from prometheus_client import generate_latest
-
-    from glocal.deploy import connections
-    from glocal.deploy.answers import Embeddings, Health, Predictions, body, problems, problems_anywhere
-    from glocal.deploy.limits import Dress, KnownHosts, LimitBodies, Measure, Rooted
-    from glocal.deploy.service import Service
 except ImportError:
     raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
+from glocal.deploy import connections
+from glocal.deploy.answers import Embeddings, Health, ShownResults, body, predictions, problems, problems_anywhere
+from glocal.deploy.limits import Dress, KnownHosts, LimitBodies, Measure, Rooted
+from glocal.deploy.service import Computed, Service
 
 log = logging.getLogger(__name__)
 
 
-def create_app(config: ServeConfig, classifier: Classifier | None = None) -> FastAPI:
+def create_app(config: ServeConfig, trained: Trained | None = None) -> FastAPI:
     """The service as an ASGI application."""
-    service = Service(config, classifier or load_classifier(config.checkpoint, config.model))
+    service = Service(config, trained or load_trained(config.checkpoint, config.model))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -43,7 +40,7 @@ def create_app(config: ServeConfig, classifier: Classifier | None = None) -> Fas
         await asyncio.to_thread(service.readers.shutdown)
 
     app = FastAPI(
-        title=f"glocal: {service.classifier.name}",
+        title=f"glocal: {service.trained.name}",
         lifespan=lifespan,
         redoc_url=None,
         responses=problems_anywhere(400, 500),
@@ -71,21 +68,38 @@ def create_app(config: ServeConfig, classifier: Classifier | None = None) -> Fas
 def _add_questions(app: FastAPI, service: Service) -> None:
     described = {"openapi_extra": body(service.config.max_images), "responses": problems(408, 413, 415, 422, 503, 504)}
 
-    @app.post("/predict", **described)
-    async def predict(request: Request, top_k: int = Query(5, ge=1)) -> Predictions:
-        """The most probable classes of each image."""
+    task = service.trained.task
 
-        def show(probabilities: Tensor, embedding: Tensor) -> dict:
-            values, indices = probabilities.topk(min(top_k, len(service.names)))
-            labels = [service.names[index] for index in indices.tolist()]
-            return {"labels": labels, "probabilities": values.tolist()}
+    @app.post(
+        "/predict", response_model=predictions(task), description=f"What the model says: {task.summary}.", **described
+    )
+    async def predict(request: Request, top_k: int = Query(5, ge=1, include_in_schema=task.ranks)):
+        if not task.ranks and "top_k" in request.query_params:
+            raise HTTPException(422, f"top_k: the task {task.name} gives one answer for an image")
+
+        def show(computed: Computed, content: bytes) -> dict:
+            result = service.result(computed, top_k)
+            return {name: getattr(result, name) for name in task.answer_fields}
 
         return await service.answer(request, show)
+
+    @app.post("/show", include_in_schema=False)
+    async def show(request: Request, top_k: int = Query(5, ge=1)) -> ShownResults:
+        """The same for people: for the page."""
+
+        def show(computed: Computed, content: bytes) -> dict:
+            result = service.result(computed, top_k)
+            lines = [line._asdict() for line in result.lines()]
+            return {"lines": lines, "picture": service.picture(content, result)}
+
+        return await service.answer(request, show, draws=True)
 
     @app.post("/embed", **described)
     async def embed(request: Request) -> Embeddings:
         """The features of each image before the classifier."""
-        return await service.answer(request, lambda probabilities, embedding: {"embedding": embedding.tolist()})
+        if not service.embeds:
+            raise HTTPException(404, f"a model of the task {task.name} has no vector before a classifier")
+        return await service.answer(request, lambda computed, content: {"embedding": computed.tensors[-1].tolist()})
 
 
 def _add_watching(app: FastAPI, service: Service) -> None:
@@ -97,7 +111,7 @@ def _add_watching(app: FastAPI, service: Service) -> None:
             raise HTTPException(503, "nobody computes any more")
         return {
             "status": "ok",
-            "model": service.classifier.name,
+            "model": service.trained.name,
             "engine": service.engine.name,
             "classes": len(service.names),
         }

@@ -1,24 +1,31 @@
-"""What is behind the service's addresses: images in, probabilities or embeddings out."""
+"""What is behind the service's addresses: images in, results or embeddings out."""
 
 import asyncio
+import base64
+import io
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from glocal.data.batch import Example
+from glocal.data.geometry import Geometry
 from glocal.data.image import UnreadableImageError, decode_image
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.repair import START_OF_SCAN, segments
 from glocal.deploy.batching import Batcher, BusyError
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.engine import compile
-from glocal.deploy.graph import LogitsAndEmbedding
+from glocal.deploy.graph import has_embedding, with_embedding
+from glocal.deploy.predictor import prepare
 from glocal.deploy.uploads import read_images
 from glocal.errors import MissingExtraError
-from glocal.tasks.classifier import Classifier, check_finite
+from glocal.tasks.loading import Trained, check_finite
+from glocal.tasks.task import Result
 
 try:
     from fastapi import HTTPException, Request
@@ -27,22 +34,31 @@ try:
 except ImportError:
     raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 
+PICTURE = 640  # pixels of the longer side
 READERS = 2  # threads that decode images
 # Each scan of a JPEG goes over all of its pixels: a file of 140 kB with 1,000 of them takes 20 s. Encoders write 10.
 MAX_SCANS = 64
 
 
-class Service:
-    """What is behind the addresses: images in, probabilities or embeddings out."""
+class Computed(NamedTuple):
+    """What the model gives for one image: its outputs and its embedding, where it has one; and where the input lies."""
 
-    def __init__(self, config: ServeConfig, classifier: Classifier):
+    tensors: list[Tensor]
+    geometry: Geometry
+
+
+class Service:
+    """What is behind the addresses: images in, results or embeddings out, for any task."""
+
+    def __init__(self, config: ServeConfig, trained: Trained):
         self.config = config
-        self.classifier = classifier
-        self.names = classifier.descriptions
-        preprocessing = Preprocessing(**classifier.preprocessing)
-        self.transform = preprocessing.transform()
-        model = LogitsAndEmbedding(classifier.model)
-        self.engine = compile(model, config.engine, preprocessing.input_size, config.threads)
+        self.trained = trained
+        self.names = trained.descriptions
+        self.preprocessing = Preprocessing(**trained.preprocessing)
+        self.transform = self.preprocessing.transform()
+        self.embeds = has_embedding(trained)
+        model = with_embedding(trained)
+        self.engine = compile(model, config.engine, self.preprocessing.input_size, config.threads)
         self.readers = ThreadPoolExecutor(READERS, "glocal-images")
         self.registry = CollectorRegistry()
         metric = {"registry": self.registry}
@@ -57,15 +73,21 @@ class Service:
         )
         waiting.set_function(lambda: self.batcher.accepted)
 
-    def _compute(self, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        logits, embeddings = self.engine(torch.stack(images))
-        probabilities = self.classifier.probabilities(check_finite(logits))
-        return list(zip(probabilities, check_finite(embeddings), strict=True))
+    def _compute(self, examples: list[Example]) -> list[Computed]:
+        tensors = [check_finite(tensor) for tensor in self.engine(torch.stack([one.image for one in examples]))]
+        rows = zip(*tensors, strict=True)
+        return [Computed(list(row), one.geometry) for row, one in zip(rows, examples, strict=True)]
 
-    def _read(self, content: bytes, name: str) -> Tensor:
+    def result(self, computed: Computed, top_k: int) -> Result:
+        """What the task says of an image."""
+        tensors = computed.tensors[:-1] if self.embeds else computed.tensors
+        outputs = [tensor[None] for tensor in tensors]
+        return self.trained.task.results(outputs, [computed.geometry], self.names, top_k)[0]
+
+    def _read(self, content: bytes, name: str) -> Example:
         if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
             raise UnreadableImageError(name, f"a JPEG of more than {MAX_SCANS} scans")
-        return self.transform(decode_image(content, name, self._against))
+        return prepare(decode_image(content, name, self._against), self.preprocessing, self.transform)
 
     def _against(self, image: Image.Image) -> str | None:
         """What speaks against an image, before it is decoded."""
@@ -77,8 +99,8 @@ class Service:
             return "an animation, or several pages: send one of them"
         return None
 
-    async def results(self, images: list[tuple[str, bytes]]) -> list[tuple[Tensor, Tensor]]:
-        """Probabilities and embedding of each image, (name, content of its file)."""
+    async def results(self, images: list[tuple[str, bytes]]) -> list[Computed]:
+        """What the model gives for each image, (name, content of its file)."""
         self.batcher.accept(len(images))
         tasks = [self._begin(*image) for image in images]
         try:
@@ -97,14 +119,18 @@ class Service:
         task.add_done_callback(lambda _: reading.add_done_callback(lambda _: release()))
         return task
 
-    async def _result(self, reading: Future) -> tuple[Tensor, Tensor]:
+    async def _result(self, reading: Future) -> Computed:
         return await self.batcher.submit(await asyncio.wrap_future(reading))
 
-    async def answer(self, request: Request, show: Callable[[Tensor, Tensor], dict]) -> dict:
-        """The body of the answer; HTTPException for what is wrong with a request, or with the time."""
+    async def answer(self, request: Request, show: Callable[[Computed, bytes], dict], draws: bool = False) -> dict:
+        """The body of the answer; HTTPException for what is wrong with a request, or with the time.
+
+        show: makes the answer for an image from what the model gives for it, and from the content of its file. draws:
+        show takes so long that it needs a thread of its own.
+        """
         images: list[tuple[str, bytes]] = []
 
-        async def found() -> list[tuple[Tensor, Tensor]]:
+        async def found() -> list[Computed]:
             images.extend(await read_images(request, self.config.max_images))
             return await self.results(images)
 
@@ -119,8 +145,22 @@ class Service:
         except (TimeoutError, asyncio.TimeoutError):  # two types until Python 3.11
             code, what = (504, "no answer") if images else (408, "the request did not arrive")
             raise HTTPException(code, f"{what} within {self.config.timeout:g} seconds") from None
-        shown = [{"name": name, **show(*result)} for (name, _), result in zip(images, results, strict=True)]
-        return {"model": self.classifier.name, "results": shown}
+
+        def shown() -> list[dict]:
+            pairs = zip(images, results, strict=True)
+            return [{"name": name, **show(result, content)} for (name, content), result in pairs]
+
+        return {"model": self.trained.name, "results": await asyncio.to_thread(shown) if draws else shown()}
+
+    def picture(self, content: bytes, result: Result) -> str | None:
+        """An image with the result on it, as a data: address; None for a task that draws nothing of its own."""
+        if type(result).draw is Result.draw:
+            return None
+        drawn = result.draw(decode_image(content, "", self._against))
+        drawn.thumbnail((PICTURE, PICTURE))
+        file = io.BytesIO()
+        drawn.save(file, "JPEG", quality=85)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _scans(jpeg: bytes) -> int:

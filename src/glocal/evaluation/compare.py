@@ -7,18 +7,11 @@ from pathlib import Path
 import msgspec
 
 from glocal.errors import InvalidValueError, MissingPathError
+from glocal.tasks import registered_tasks
+from glocal.tasks.task import Measure
 
-# Of a result: name, unit, digits, and whether more is better.
-MEASURES = {
-    "top1": ("top-1", " %", 2, True),
-    "top5": ("top-5", " %", 2, True),
-    "map": ("mAP", " %", 2, True),
-    "loss": ("loss", "", 4, False),
-    "ece": ("ECE", " %", 2, False),
-    "mean_error": ("mean error, corrupted", " %", 2, False),
-    "mce": ("mCE", " %", 2, False),
-    "images_per_second": ("images/s", "", 0, True),
-}
+SPEED = Measure("images_per_second", "images/s", digits=0)
+ERROR = Measure("error", "error", " %", higher_is_better=False)  # of a corruption
 FACTS = {"model": "model", "data": "data", "set": "set", "split": "split", "images": "images", "img_size": "input size"}
 
 
@@ -43,14 +36,14 @@ def compare(files: list[str]) -> Comparison:
         for name, title in FACTS.items()
         if any(name in result for result in results)
     ]
-    for name, (title, unit, digits, more) in MEASURES.items():
-        values = [result.get(name) for result in results]
+    for measure in _measures():
+        values = [result.get(measure.key) for result in results]
         if any(value is not None for value in values):
-            rows.append((title, _cells(values, unit, digits, more)))
+            rows.append((measure.title, _cells(values, measure)))
     corruptions = dict.fromkeys(name for result in results for name in result.get("corruptions", {}))
     for name in corruptions:
         values = [result.get("corruptions", {}).get(name, {}).get("mean") for result in results]
-        rows.append((f"error, {name.replace('_', ' ')}", _cells(values, " %", 2, False)))
+        rows.append((f"error, {name.replace('_', ' ')}", _cells(values, ERROR)))
     notes = [
         f"not measured on the same {title}: the differences are not the models' alone"
         for name, title in (("data", "data"), ("set", "set"), ("split", "split"), ("images", "images"))
@@ -78,7 +71,7 @@ def _read(file: str) -> list[tuple[str, dict]]:
 def _is_result(content: object) -> bool:
     if not isinstance(content, dict) or not {"model", "data", "images"} <= content.keys():
         return False
-    numbers = all(isinstance(content.get(name), int | float | None) for name in MEASURES)
+    numbers = all(isinstance(content.get(measure.key), int | float | None) for measure in _measures())
     tables = content.get("corruptions", {})
     return numbers and isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
 
@@ -91,16 +84,25 @@ def _fact(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _cells(values: list[float | None], unit: str, digits: int, more: bool) -> list[str]:
+def _measures() -> list[Measure]:
+    """Of all tasks, each key once, the loss after those that only one task has; and the speed."""
+    found: dict[str, Measure] = {}
+    for task in registered_tasks():
+        for measure in task.measures:
+            found.setdefault(measure.key, measure)
+    return [*sorted(found.values(), key=lambda one: not one.higher_is_better), SPEED]
+
+
+def _cells(values: list[float | None], measure: Measure) -> list[str]:
     known = [value for value in values if value is not None]
-    best = (max if more else min)(known)
+    best = (max if measure.higher_is_better else min)(known)
     cells = []
     for place, value in enumerate(values):
         if value is None:
             cells.append("–")
             continue
-        cell = f"{value:,.{digits}f}{unit}"
+        cell = measure.shown(value)
         if place and values[0] is not None:
-            cell += f" ({value - values[0]:+,.{digits}f})"
+            cell += f" ({value - values[0]:+,.{measure.digits}f})"
         cells.append(cell + (" *" if value == best and len(set(known)) > 1 else "  "))
     return cells

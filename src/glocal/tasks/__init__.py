@@ -1,1 +1,10 @@
-"""What a backbone is trained for: losses, metrics, and the file that keeps the result."""
+"""Tasks: what a backbone is trained for, and what its outputs mean. `task.py` is the page to read first."""
+
+from glocal.tasks.classification.task import CLASSIFICATION
+from glocal.tasks.multilabel.task import MULTILABEL
+from glocal.tasks.task import find_task, register_task, registered_tasks
+
+for _task in (CLASSIFICATION, MULTILABEL):
+    register_task(_task)
+
+__all__ = ["find_task", "register_task", "registered_tasks"]

@@ -10,10 +10,12 @@ import msgspec
 from msgspec import Meta
 
 from glocal.errors import InvalidValueError
+from glocal.tasks.task import registered_tasks
 from glocal.wording import one_line
 
 LARGEST = 32 * 2**20  # bytes of a description; of 100,000 class names it has 5 million
 MOST_PIXELS = 16384  # of a side, while an image is resized
+DEFAULT = "classification"  # the task of files that say none: version 0.1 wrote them
 SAME_AS_MODEL = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_\-]+)?$"  # a name of timm's registry, with or without a tag
 
 
@@ -27,7 +29,8 @@ class CheckpointInfo:
 
     model: name for timm.create_model, with `model_args` and the number of classes.
     class_names: one per output, in order. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`.
-    metrics: of the validation at the epoch kept. data: the training data's name, and how its validation part was drawn.
+    task: the name of a registered task. metrics: of the validation at the epoch kept. data: the training data's name,
+    and how its validation part was drawn.
     """
 
     model: str
@@ -36,6 +39,7 @@ class CheckpointInfo:
     metrics: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
     model_args: dict = field(default_factory=dict)
+    task: str = DEFAULT
     versions: dict = field(default_factory=_versions)
 
     def to_json(self) -> str:
@@ -59,11 +63,24 @@ def parse_description(text: str) -> CheckpointInfo:
     if len(text) > LARGEST:
         raise InvalidValueError(f"it has {len(text):,} characters, more than {LARGEST:,}")
     try:
-        description = msgspec.json.decode(text)
+        description = _with_task(msgspec.json.decode(text))
         msgspec.convert(description, _Description)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidValueError(one_line(error, 300)) from None  # it may hold a value of any length
+        raise InvalidValueError(one_line(error)[:300]) from None  # it may hold a value of any length
     return CheckpointInfo(**description)
+
+
+def _with_task(description: object) -> object:
+    """The same with the task that version 0.1 marked in the part on the data."""
+    if not isinstance(description, dict) or not isinstance(description.get("data"), dict):
+        return description
+    marks = {task.old_mark: task.name for task in registered_tasks() if task.old_mark is not None}
+    data = dict(description["data"])
+    task = description.get("task")
+    for name in [name for name in data if name in marks]:
+        if msgspec.convert(data.pop(name), bool):
+            task = task or marks[name]
+    return {**description, "data": data, **({} if task is None else {"task": task})}
 
 
 def check_preprocessing(values: object) -> None:
@@ -88,9 +105,7 @@ def check_class_names(names: object, count: int) -> None:
 
 _Short = Annotated[str, Meta(max_length=4096)]
 _Key = Annotated[str, Meta(min_length=1, max_length=100)]
-_ClassNames = Annotated[
-    list[Annotated[str, Meta(min_length=1, max_length=1000)]], Meta(min_length=1, max_length=1_000_000)
-]
+_ClassNames = Annotated[list[Annotated[str, Meta(min_length=1, max_length=1000)]], Meta(max_length=1_000_000)]
 _Side = Annotated[int, Meta(ge=1, le=8192)]
 _Channels = Annotated[int, Meta(ge=1, le=64)]
 _Level = Annotated[float, Meta(ge=-1e4, le=1e4)]  # of pixels in 0…1 or 0…255
@@ -128,7 +143,6 @@ class _HeldOut(_Strict):
 class _Data(_Strict):
     name: _Short | None = None
     held_out: _HeldOut | None = None
-    multi_label: bool = False
 
 
 class _Description(_Strict):
@@ -138,6 +152,7 @@ class _Description(_Strict):
     metrics: Annotated[dict[_Key, float | int | None], Meta(max_length=1000)] = {}
     data: _Data = msgspec.field(default_factory=_Data)
     model_args: Annotated[dict[_Key, object], Meta(max_length=100)] = {}
+    task: _Key = DEFAULT
     versions: Annotated[dict[_Key, _Key], Meta(max_length=100)] = {}
 
     def __post_init__(self):

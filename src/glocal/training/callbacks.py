@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from glocal.device import memory_in_use
 from glocal.files import write_atomically
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
+from glocal.tasks.task import Measure
 from glocal.training.stopping import StopSignals
 
 STEPS_BETWEEN_TALKS = 10  # of several devices, on whether to save
@@ -37,28 +38,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class KeepBest(Callback):
-    """Writes the model whenever its validation's best figure is higher than before, or equal with a lower loss.
+    """Writes the model whenever its validation is better than before.
 
-    paths: of each of the module's `weights()`. describe: makes a checkpoint's info of the epoch's metrics. After
-    training, `metrics` are those of the model kept.
+    paths: of each of the module's `weights()`. describe: makes a checkpoint's info of the epoch's metrics. rank: makes
+    of them what is larger for a better model. After training, `metrics` are those of the model kept.
     """
 
     def __init__(
         self,
         paths: dict[str, Path],
         describe: Callable[[dict], CheckpointInfo],
-        figure: str,
+        rank: Callable[[dict], tuple],
         check: Callable[[], None],
     ):
         self.paths = paths
         self.describe = describe
-        self.figure = figure
+        self.rank = rank
         self.check = check
         self.metrics: dict = {}
 
     def on_validation_end(self, trainer, module) -> None:
         metrics = {**module.val_metrics, "epoch": trainer.current_epoch + 1}
-        if self.metrics and self._rank(metrics) <= self._rank(self.metrics):
+        if self.metrics and self.rank(metrics) <= self.rank(self.metrics):
             return
         self.metrics = metrics
         weights = module.weights()  # on all devices, as each may hold a part
@@ -73,9 +74,6 @@ class KeepBest(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self.metrics = state["metrics"]
-
-    def _rank(self, metrics: dict) -> tuple[float, float]:
-        return metrics[self.figure], -metrics["loss"]
 
 
 class KeepLast(Callback):
@@ -146,13 +144,14 @@ class EpochLog(Callback):
     """One row of figures per epoch for metrics.csv and the loggers, one line for the screen.
 
     On a terminal there is a progress bar too. After training, `images_per_second` is the training's mean, validation
-    apart. `rows` holds the epochs of the whole run, those before it was resumed included.
+    apart. `rows` holds the epochs of the whole run, those before it was resumed included. monitor: the measure that is
+    on the line.
     """
 
-    def __init__(self, console: Console, path: Path, figure: str, check: Callable[[], None]):
+    def __init__(self, console: Console, path: Path, monitor: Measure, check: Callable[[], None]):
         self.console = console
         self.path = path
-        self.figure = figure
+        self.monitor = monitor
         self.check = check
         self.rows: list[dict] = []
         self.unread_before = 0
@@ -219,9 +218,11 @@ class EpochLog(Callback):
         self.check()
         write_atomically(self.path, table(self.rows))
         line = f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  train loss {loss:.4f}  "
-        if val:
-            name = {"top1": "top-1", "map": "mAP"}[self.figure]
-            line += f"val loss {val['loss']:.4f}  {name} {val[self.figure]:6.2f} %  "
+        if "loss" in val:
+            line += f"val loss {val['loss']:.4f}  "
+        if self.monitor.key in val:
+            shown, width = self.monitor.shown(val[self.monitor.key]), len(self.monitor.shown(100))
+            line += f"{self.monitor.title} {shown:>{width}}  "
         line += f"{rate:,.0f} images/s" + (f"  {unreadable} unreadable" if unreadable else "")
         self.console.print(line, highlight=False, soft_wrap=True)
 

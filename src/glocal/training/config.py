@@ -1,4 +1,4 @@
-"""What a run can be told. Kept free of torch, so that `glocal train --help` answers at once."""
+"""Options of a training run: those of the loop, and flat beside them those of the tasks. Imports no torch."""
 
 import math
 import re
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from glocal.errors import InvalidValueError
-from glocal.options import Range, check_number, check_numbers, read_options
+from glocal.options import Range, check_number, check_values, joined, read_options
+from glocal.tasks import registered_tasks
+from glocal.tasks.run_files import DEFAULT_DATA
+from glocal.tasks.task import Task
 from glocal.wording import shown
 
 DEFAULT_MODEL = "transxnet_pico"
@@ -18,13 +21,14 @@ QUICK_BATCHES, QUICK_BATCH_SIZE, QUICK_IMG_SIZE = 8, 16, 64
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """A training run.
+class LoopOptions:
+    """Options of a training run that every task has.
 
     Args:
         data: folder of images, one subfolder per class, in `train` and `val` or split by --val-fraction; a CSV file of
             paths and labels; tar shards such as shards/train-{0000..0099}.tar; a folder of MNIST's four files;
             hf:NAME of a Hugging Face data set; or the name of an embedded set (default: digits)
+        task: what is learned, for instance classification or multilabel (default: what the data is for)
         model: name of a model of this library or of timm; by default that of --checkpoint, or transxnet_pico
         model_args: further arguments of the model, for instance {pretrain_size: 224}
         output: folder for the results (default: runs/DATA-MODEL)
@@ -52,13 +56,6 @@ class TrainConfig:
         weight_decay: of the optimizer; norms, biases and what the model excludes are not decayed
         layer_decay: factor of the learning rate from one group of layers to the one before it
         clip_grad: largest norm of the gradient
-        loss: ce, bce (binary cross-entropy per class) or asl (asymmetric loss); by default ce, and bce for several
-            labels per image
-        label_smoothing: part of each target that is spread over all classes
-        mixup: alpha of mixup, 0 for none
-        cutmix: alpha of CutMix, 0 for none
-        mixup_prob: part of the batches that are mixed
-        mixup_switch_prob: where both are on, probability of CutMix
         drop_path: highest rate of stochastic depth; it grows linearly over the blocks (default: the model's own)
         ema: decay of an exponential moving average of the weights, for instance 0.9998; it is then what is kept
         ema_warmup: let the decay of --ema rise to its value during the first steps
@@ -68,23 +65,11 @@ class TrainConfig:
         checkpoint: start from these weights, also in the place of published ones (--pretrained): a run folder, a
             .safetensors file of a run, or a file of the authors' weights
         freeze: parts of the model to leave as they are, for instance stem,stages.0-2
-        teacher: timm's name of a model to learn from, with its published weights or those of --teacher-checkpoint
-        teacher_checkpoint: weights of the teacher: as --checkpoint
-        distillation: soft (the teacher's probabilities) or hard (its decision)
-        distillation_weight: part of the loss that the teacher decides
-        distillation_temperature: softens the probabilities of soft distillation
-        crop_scale: smallest part of the image that a random crop keeps (default: 0.6 up to 64 pixels, otherwise 0.35)
-        train_interpolation: bilinear, bicubic or random (default: the model's own)
         crop_pct: part of the shorter side that is kept when measuring and predicting (default: the model's own)
         crop_mode: center, squash (resized to a square) or border, when measuring and predicting (default: the model's
             own)
-        hflip: probability of a mirror image (default: 0 for digits, otherwise 0.5)
-        color_jitter: strength of random changes of brightness, contrast and saturation
-        auto_augment: timm's notation of a policy, for instance rand-m9-mstd0.5-inc1
-        random_erasing: probability of overwriting a random rectangle
         repeated_augmentation: how many differently changed copies of an image follow each other; the epoch's length
             stays
-        balanced: draw all classes equally often
         max_bad: largest part of the training images that may be unreadable, such as 1%
         strict: a JPEG that lacks its last bytes is unreadable too, instead of being read with a note
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
@@ -100,7 +85,8 @@ class TrainConfig:
         loggers: where the figures go beside metrics.csv, for instance tensorboard or tensorboard,wandb; also mlflow
     """
 
-    data: str = "digits"
+    data: str = DEFAULT_DATA
+    task: str | None = None
     model: str | None = None
     model_args: dict = field(default_factory=dict)
     output: str | None = None
@@ -122,12 +108,6 @@ class TrainConfig:
     weight_decay: float = 0.05
     layer_decay: float | None = None
     clip_grad: float | None = None
-    loss: Literal["ce", "bce", "asl"] | None = None
-    label_smoothing: float = 0.1
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mixup_prob: float = 1.0
-    mixup_switch_prob: float = 0.5
     drop_path: float | None = None
     ema: float | None = None
     ema_warmup: bool = False
@@ -136,21 +116,9 @@ class TrainConfig:
     pretrained: bool = False
     checkpoint: str | None = None
     freeze: str | None = None
-    teacher: str | None = None
-    teacher_checkpoint: str | None = None
-    distillation: Literal["soft", "hard"] = "soft"
-    distillation_weight: float = 0.5
-    distillation_temperature: float = 1.0
-    crop_scale: float | None = None
-    train_interpolation: Literal["bilinear", "bicubic", "random"] | None = None
     crop_pct: float | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
-    hflip: float | None = None
-    color_jitter: float = 0.0
-    auto_augment: str | None = None
-    random_erasing: float = 0.0
     repeated_augmentation: int = 1
-    balanced: bool = False
     max_bad: str | None = None
     strict: bool = False
     workers: int | None = None
@@ -166,23 +134,13 @@ class TrainConfig:
     loggers: str | None = None
 
     def __post_init__(self):
-        check_numbers(self)
+        check_values(self)
         if self.warmup_epochs is not None:
             check_number("--warmup-epochs", self.warmup_epochs, float, Range(0, self.epochs))
-        _choose(self, "loss", None, "ce", "bce", "asl")
-        _choose(self, "distillation", "soft", "hard")
-        _choose(self, "train_interpolation", None, "bilinear", "bicubic", "random")
-        _choose(self, "crop_mode", None, "center", "squash", "border")
-        _choose(self, "precision", "fp32", "bf16", "fp16")
-        _choose(self, "compile", "auto", "always", "never")
-        _choose(self, "strategy", "ddp", "fsdp")
-        _choose(self, "sync_bn", "auto", "always", "never")
         for logger in self.loggers.split(",") if self.loggers else ():
             if logger not in LOGGERS:
                 raise InvalidValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
         part_of(self.max_bad, "--max-bad")
-        if self.teacher_checkpoint is None and self.teacher is None and self.distillation != "soft":
-            raise InvalidValueError("--distillation needs a --teacher or a --teacher-checkpoint")
         if self.overwrite and self.resume:
             raise InvalidValueError("--overwrite and --resume exclude each other")
 
@@ -192,12 +150,12 @@ class TrainConfig:
         return self.devices * self.num_nodes
 
     @classmethod
-    def from_recipe(cls, recipe: str, **changes) -> "TrainConfig":
+    def from_recipe(cls, recipe: str, **changes) -> "LoopOptions":
         """The configuration of a recipe of this library, with changes; ValueError as of `find_recipe`."""
         path = find_recipe(recipe, changes.get("model"))
         return cls(**{**read_options(path, cls, f"the recipe {recipe}"), **changes})
 
-    def shrunk(self) -> "TrainConfig":
+    def shrunk(self) -> "LoopOptions":
         """What --quick makes of a run; the batches per epoch are limited too (`QUICK_BATCHES`)."""
         small = QUICK_BATCH_SIZE * self.accumulate * self.world_size
         return replace(
@@ -211,12 +169,17 @@ class TrainConfig:
         )
 
 
-def _choose(config, name: str, *choices: str | None) -> None:
-    """Raise ValueError for a value that is none of `choices`."""
-    value = getattr(config, name)
-    if value not in choices:
-        known = ", ".join(choice for choice in choices if choice is not None)
-        raise InvalidValueError(f"--{name.replace('_', '-')} must be one of {known}, got {shown(value)}")
+def train_config(*tasks: Task) -> type[LoopOptions]:
+    """The loop's options and those of tasks as one flat dataclass: for the command line, recipes and config.yaml.
+
+    By default, of all registered tasks. ValueError for an option that two tasks define in two ways.
+    """
+    return joined(
+        "TrainConfig", "A training run.", LoopOptions, *(task.Options for task in tasks or registered_tasks())
+    )
+
+
+TrainConfig = train_config()
 
 
 def part_of(text: str | None, name: str) -> float | None:

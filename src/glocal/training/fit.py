@@ -16,7 +16,7 @@ from rich.console import Console
 from glocal.errors import InvalidValueError, MissingExtraError
 from glocal.tasks import run_files
 from glocal.training import run_folder
-from glocal.training.config import QUICK_BATCHES, TrainConfig
+from glocal.training.config import QUICK_BATCHES, LoopOptions
 
 try:
     import lightning.pytorch as lightning
@@ -51,9 +51,9 @@ def fit(
     signals that stop it, entered.
     """
     config, module = run.config, run.module
-    figure = module.figure
-    best = KeepBest({"": output / run_files.BEST, "raw": output / run_files.RAW}, run.describe, figure, check)
-    epochs = EpochLog(console, output / run_folder.METRICS, figure, check)
+    task = run.task
+    best = KeepBest({"": output / run_files.BEST, "raw": output / run_files.RAW}, run.describe, task.rank, check)
+    epochs = EpochLog(console, output / run_folder.METRICS, task.headline, check)
     last = KeepLast(output / run_folder.LAST, config.save_every_minutes, stop)
     sync_batch_norm = _syncs_batch_norm(config, run.device)
     module.sync_batch_norm = sync_batch_norm and config.strategy == "fsdp"
@@ -152,7 +152,7 @@ def _all_processes(trainer: lightning.Trainer, stop: StopSignals):
             del os.environ[MAIN]
 
 
-def _strategy(config: TrainConfig):
+def _strategy(config: LoopOptions):
     if config.strategy == "fsdp":
         from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -162,18 +162,18 @@ def _strategy(config: TrainConfig):
     return "ddp" if config.world_size > 1 else "auto"
 
 
-def _syncs_batch_norm(config: TrainConfig, device: torch.device) -> bool:
+def _syncs_batch_norm(config: LoopOptions, device: torch.device) -> bool:
     if config.sync_bn == "always" and device.type != "cuda":
         raise InvalidValueError("--sync-bn always: torch has it on GPUs only")
     several = config.world_size > 1 and device.type == "cuda"
     return config.sync_bn == "always" or (config.sync_bn == "auto" and several)
 
 
-def _compiles(config: TrainConfig, device: torch.device) -> bool:
+def _compiles(config: LoopOptions, device: torch.device) -> bool:
     return config.compile == "always" or (config.compile == "auto" and device.type == "cuda")
 
 
-def _loggers(config: TrainConfig, output: Path) -> list:
+def _loggers(config: LoopOptions, output: Path) -> list:
     """Lightning's loggers by name; metrics.csv is `EpochLog`'s."""
     makers = {
         "tensorboard": lambda: lightning.loggers.TensorBoardLogger(output, name="", version="tensorboard"),

@@ -1,12 +1,11 @@
 """The batches of a run, on each of its devices, for Lightning."""
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningDataModule
 
 from glocal.data.loaders import end_workers, evaluation_loader, own_share, training_loader
-from glocal.tasks.labels import LabelTransform, several
+from glocal.data.shards import ShardedSamples
 from glocal.training.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -20,9 +19,8 @@ class RunData(LightningDataModule):
         super().__init__()
         self.run = run
         self.loaders = []
-        classes = len(run.source.class_names)
-        self.target = partial(several, classes=classes) if run.source.multi_label else int
         self.common = dict(
+            targets=run.task.collate,
             pin_memory=run.device.type == "cuda",
             told=stop.told,
         )
@@ -32,7 +30,7 @@ class RunData(LightningDataModule):
         samples = run.source.splits["train"]
         loader = training_loader(
             samples,
-            LabelTransform(run.preprocessing, run.augmentation, self.target),
+            run.task.transform(run.preprocessing, run.source.class_names, run.augmentation),
             run.batch_size,
             config.workers,
             config.seed,
@@ -40,12 +38,12 @@ class RunData(LightningDataModule):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             repeats=config.repeated_augmentation,
-            balanced=config.balanced,
+            weights=run.task.sample_weights(config, samples),
             **self.common,
         )
         # Lightning says the epoch from the second of a run on, but a run may go on in any.
         module = self.run.module
-        if hasattr(loader.dataset, "set_epoch"):
+        if isinstance(samples, ShardedSamples):
             loader.dataset.set_epoch(module.data_epoch)
         else:
             loader.sampler.begin_at(module.data_epoch, module.data_batches * loader.batch_size)
@@ -57,7 +55,7 @@ class RunData(LightningDataModule):
         samples = run.source.splits["val"]
         loader = evaluation_loader(
             samples,
-            LabelTransform(run.preprocessing, target=self.target),
+            run.task.transform(run.preprocessing, run.source.class_names),
             own_share(run.batch_size, config.accumulate, self.trainer.world_size),
             config.workers,
             rank=self.trainer.global_rank,

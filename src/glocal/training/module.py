@@ -3,14 +3,13 @@
 import logging
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import timm.optim.muon
 import torch
 from lightning.pytorch import LightningModule
-from timm.data import Mixup
-from timm.loss import create_classification_loss
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 
 from glocal.data.batch import Batch
 from glocal.data.seeds import mix_seeds
+from glocal.data.shard_stream import ShardStream
 from glocal.errors import InvalidValueError, WorkError
-from glocal.tasks.classification import ClassificationTotals, MultiLabelTotals
-from glocal.training.config import TrainConfig, part_of
-from glocal.training.distillation import Teacher
+from glocal.tasks.task import Objective, Task
+from glocal.training.config import LoopOptions, part_of
 from glocal.training.freezing import freeze
 
 log = logging.getLogger(__name__)
@@ -33,13 +32,13 @@ class TrainingStopped(WorkError):
     """A run that cannot go on; the checkpoints written so far stay."""
 
 
-class ClassificationModule(LightningModule):
-    """A classifier in training.
+class TrainingModule(LightningModule):
+    """A model in training, for any task.
 
-    Batches are those of `glocal.data.dataset`, of a set of `images` training images in `steps_per_epoch` steps;
-    classes, multi_label: of their labels. data_key: stands for the data; a run goes on with the same only. lr: the
-    highest learning rate. `train_loss` and `val_metrics` hold the figures of the current epoch, `unreadable` counts how
-    often each unreadable file was met, by its message.
+    Batches are `glocal.data.batch.Batch`, of a set of `images` training images in `steps_per_epoch` steps. data_key: a
+    hash of the training data; a run that goes on with other data is an error. lr: the highest learning rate.
+    input_size: of the images, (C, H, W). `train_loss` and `val_metrics` hold the values of the current epoch,
+    `unreadable` counts how often each unreadable file was met, by its message.
 
     Every step draws its random numbers (mixup, dropout, stochastic depth) from the seed and the step's place: no state
     of a generator has to be saved for a run to go on as if it had not been stopped.
@@ -48,20 +47,22 @@ class ClassificationModule(LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        config: TrainConfig,
+        task: Task,
+        objective: Objective,
+        config: LoopOptions,
         lr: float,
-        classes: int,
+        class_names: list[str],
         images: int,
         steps_per_epoch: int,
         input_size: tuple[int, int, int],
         data_key: str = "",
-        multi_label: bool = False,
-        teacher: Teacher | None = None,
     ):
         super().__init__()
         if config.strategy != "fsdp":  # which takes contiguous parameters only
             model = model.to(memory_format=torch.channels_last)  # faster for convolutions, with the same results
         self.model = model
+        self.task = task
+        self.objective = objective
         self.config = config
         self.lr = lr
         self.images = images
@@ -76,26 +77,8 @@ class ClassificationModule(LightningModule):
         self.ema = None
         if config.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=config.ema_warmup).requires_grad_(False)
-        self.mixup = None
-        if config.mixup or config.cutmix:
-            self.mixup = Mixup(
-                mixup_alpha=config.mixup,
-                cutmix_alpha=config.cutmix,
-                prob=config.mixup_prob,
-                switch_prob=config.mixup_switch_prob,
-                label_smoothing=config.label_smoothing,
-                num_classes=classes,
-            )
-        self.criterion = create_classification_loss(
-            config.loss,
-            multi_label=multi_label,
-            smoothing=config.label_smoothing,
-            soft_targets=self.mixup is not None,
-        )
-        self.teacher = teacher  # not a module: its weights belong to no checkpoint of this run
-        totals = MultiLabelTotals if multi_label else ClassificationTotals
-        self.val_totals = {name: totals() for name in (["val_", "val_raw_"] if self.ema else ["val_"])}
-        self.figure = totals.best  # of the metrics, the one to choose a model by
+        names = ["val_", "val_raw_"] if self.ema else ["val_"]
+        self.measured = {name: task.metrics(class_names) for name in names}
         self.val_metrics: dict[str, float] = {}  # of this epoch, empty where it has no validation (yet)
         self.raw_metrics: dict[str, float] = {}
         max_bad = part_of(config.max_bad, "--max-bad")
@@ -179,8 +162,7 @@ class ClassificationModule(LightningModule):
         scheduler.step_update(self.global_step)
 
     def on_fit_start(self) -> None:
-        if self.teacher is not None:
-            self.teacher.to(self.device)
+        self.objective.to(self.device)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Note the files that could not be read."""
@@ -229,30 +211,17 @@ class ClassificationModule(LightningModule):
         torch.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = batch.images.to(memory_format=torch.channels_last), batch.targets
-        if self.mixup is not None:
-            images, labels = self._mix(images, labels)
+        batch = replace(batch, images=batch.images.to(memory_format=torch.channels_last))
         try:
-            logits = self.model(images)
+            loss = self.objective(self.model, batch)["loss"]
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise TrainingStopped("batch norm has nothing to average over: give a larger --batch-size") from None
             raise
-        loss = self.criterion(logits.float(), labels)  # autocast leaves it in half precision on a CPU
-        if self.teacher is not None:
-            loss = self.teacher.teach(loss, logits, images)
         self.pending.append((self.trainer.global_step + 1, loss.detach()))
         if len(self.pending) >= (LOSSES_AT_ONCE if self.device.type == "cuda" else 1):
             self.fetch_losses()
         return loss
-
-    def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup and CutMix, which pair the first image with the last, and so on; timm's takes even batches only."""
-        if len(images) % 2 == 0:
-            return self.mixup(images, labels)
-        once_more = [*range(len(images)), 0]  # the first image is paired with itself and stays as it is
-        mixed, targets = self.mixup(images[once_more], labels[once_more])
-        return mixed[:-1], targets[:-1]
 
     def fetch_losses(self) -> None:
         """Look at the losses that are still on the device; TrainingStopped where one is not finite."""
@@ -279,7 +248,7 @@ class ClassificationModule(LightningModule):
         self.val_metrics, self.raw_metrics = {}, {}
         self._measure_the_last_epoch()
         dataset = self.trainer.train_dataloader.dataset
-        if hasattr(dataset, "set_epoch"):
+        if isinstance(dataset, ShardStream):
             dataset.set_epoch(self.current_epoch)
 
     def _measure_the_last_epoch(self) -> None:
@@ -288,27 +257,31 @@ class ClassificationModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.fetch_losses()
-        for totals in self.val_totals.values():
-            totals.reset()
+        for metrics in self.measured.values():
+            metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Where the weights are shared out, the others wait for this device also when it has no image left.
         images = batch.images if len(batch) else torch.zeros(1, *self.input_size, device=self.device)
         images = images.to(memory_format=torch.channels_last)
         models = [self.model] if self.ema is None else [self.ema.module, self.model]
-        for model, totals in zip(models, self.val_totals.values(), strict=True):
-            logits = model(images)
+        for model, metrics in zip(models, self.measured.values(), strict=True):
+            outputs = self.task.outputs(model)(images)
             if len(batch):
-                totals.update(logits, batch.targets)
+                metrics.update(outputs, batch.targets)
 
     def on_validation_epoch_end(self) -> None:
-        metrics = [totals.compute(self.sum_over_devices) for totals in self.val_totals.values()]
-        self.val_metrics, self.raw_metrics = metrics[0], metrics[-1]
+        for metrics in self.measured.values():
+            if self.trainer.world_size > 1:
+                states = [None] * self.trainer.world_size
+                torch.distributed.all_gather_object(states, metrics.state())
+                metrics.merge(states)
+        values = [metrics.compute() for metrics in self.measured.values()]
+        self.val_metrics, self.raw_metrics = values[0], values[-1]
         if not self.val_metrics:
             raise TrainingStopped(f"no validation image can be read, for instance {next(iter(self.unreadable))}")
-        for values in metrics:
-            value = values["loss"]
-            self._check_finite(value, f"the validation loss is {value} after step {self.global_step}")
+        for name, value in [item for of_model in values for item in of_model.items()]:
+            self._check_finite(value, f"the validation {name} is {value} after step {self.global_step}")
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """The state dicts to keep: the model's, averaged where it is, and then as "raw" beside it."""

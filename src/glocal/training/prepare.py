@@ -15,38 +15,39 @@ except ImportError:
     raise MissingExtraError("training needs Lightning: pip install 'glocal[train]'") from None
 
 from glocal.data.loaders import own_share
-from glocal.data.names import class_name
 from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.data.samples import DataSource
 from glocal.data.splits import content_key
 from glocal.device import resolve_device
-from glocal.tasks.classifier import (
+from glocal.tasks.description import CheckpointInfo
+from glocal.tasks.loading import (
     arguments_of,
     check_input_size,
     check_name,
     create_model,
-    load_classifier,
     load_for_finetuning,
     registered,
 )
-from glocal.tasks.description import CheckpointInfo
-from glocal.training.config import QUICK_BATCHES, TrainConfig
-from glocal.training.distillation import Teacher
-from glocal.training.module import ClassificationModule
+from glocal.tasks.task import Task, find_task, refuse_foreign_options
+from glocal.training.config import QUICK_BATCHES, LoopOptions
+from glocal.training.module import TrainingModule
+
+SMALL = 64  # pixels: more images fit into a batch
 
 
 @dataclass(frozen=True)
 class Run:
     """All that a run needs, checked."""
 
-    config: TrainConfig
+    config: LoopOptions
     name: str
     model_args: dict
+    task: Task
     source: DataSource
     preprocessing: Preprocessing
-    augmentation: Augmentation
+    augmentation: Augmentation | None
     batch_size: int
-    module: ClassificationModule
+    module: TrainingModule
     device: torch.device
 
     @property
@@ -58,28 +59,28 @@ class Run:
         size = "×".join(map(str, self.preprocessing.input_size[1:]))
         images = " + ".join(f"{len(samples):,} {split}" for split, samples in self.source.splits.items())
         count = self.config.world_size
+        classes = f"{len(self.source.class_names)} classes, " if self.source.class_names else ""
         return (
             f"{self.name} ({self.parameters / 1e6:.2f} M parameters) on {self.source.name}: "
-            f"{len(self.source.class_names)} classes, {images} images, {size} pixels, "
-            + (f"{count} × " if count > 1 else "")
-            + str(self.device)
+            f"{classes}{images} images, {size} pixels, " + (f"{count} × " if count > 1 else "") + str(self.device)
         )
 
     def describe(self, metrics: dict) -> CheckpointInfo:
         """The description to keep with weights that reached `metrics`."""
-        several = {"multi_label": True} if self.source.multi_label else {}
         return CheckpointInfo(
             model=self.name,
             class_names=self.source.class_names,
             preprocessing=self.preprocessing.to_dict(),
             metrics=metrics,
-            data={"name": Path(self.source.name).name, "held_out": self.source.held_out} | several,
+            data={"name": Path(self.source.name).name, "held_out": self.source.held_out},
             model_args=self.model_args,
+            task=self.task.name,
         )
 
 
-def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
+def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     """Create the model, seeded, and check that it takes the images; raises ValueError, TypeError or OSError."""
+    task = find_task(source.task)
     device = resolve_device(config.device)
     if config.precision == "fp16" and (device.type == "cpu" or config.strategy == "fsdp"):
         where = "with --strategy fsdp" if config.strategy == "fsdp" else "on a CPU"
@@ -92,72 +93,37 @@ def prepare(config: TrainConfig, name: str, source: DataSource) -> Run:
         model_args["img_size"] = img_size
     described = registered(name, model_args)  # what no checkpoint can hold is refused here
     kwargs = dict(model_args) if config.drop_path is None else {**model_args, "drop_path_rate": config.drop_path}
-    classes = len(source.class_names)
     if config.pretrained or config.checkpoint:
-        model = load_for_finetuning(name, config.checkpoint, classes, **kwargs)
+        model = load_for_finetuning(name, config.checkpoint, task, source.class_names, **kwargs)
     else:
-        model = create_model(name, num_classes=classes, **kwargs)
+        backbone = create_model(name, num_classes=task.num_outputs(source.class_names), **kwargs)
+        model = task.model(backbone, source.class_names)
     preprocessing = Preprocessing.of_model(model, img_size)
     crop = {"crop_pct": config.crop_pct, "crop_mode": config.crop_mode}
     preprocessing = replace(preprocessing, **{name: value for name, value in crop.items() if value is not None})
-    check_input_size(model, preprocessing.input_size)
+    check_input_size(task.outputs(model), preprocessing.input_size)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
-    small = min(preprocessing.input_size[1:]) <= 64
-    augmentation = _augmentation(config, source, small)
-    preprocessing.training_transform(augmentation)  # an unknown policy is refused here
+    augmentation = task.augmentation(config, source, preprocessing)
+    task.transform(preprocessing, source.class_names, augmentation)  # an unknown policy is refused here
     images = len(source.splits["train"])
-    batch_size = config.batch_size or _batch_size(images, small)
-    multi_label = source.multi_label
-    _check_batch(config, batch_size, multi_label)
+    batch_size = config.batch_size or _batch_size(images, min(preprocessing.input_size[1:]) <= SMALL)
+    refuse_foreign_options(config, task)
+    task.check(config, source, own_share(batch_size, config.accumulate, config.world_size))
     _check_optimizer(config.optimizer)
-    module = ClassificationModule(
+    module = TrainingModule(
         model,
+        task,
+        task.objective(config, source, preprocessing),
         config,
         lr=_lr(config, batch_size),
-        classes=classes,
+        class_names=source.class_names,
         images=images,
         steps_per_epoch=min(max(1, images // batch_size), QUICK_BATCHES if config.quick else images),
         input_size=preprocessing.input_size,
         data_key=content_key(source),
-        multi_label=multi_label,
-        teacher=_teacher(config, preprocessing, source),
     )
-    return Run(config, *described, source, preprocessing, augmentation, batch_size, module, device)
-
-
-def _teacher(config: TrainConfig, preprocessing: Preprocessing, source: DataSource) -> Teacher | None:
-    if config.teacher is None and config.teacher_checkpoint is None:
-        return None
-    classifier = load_classifier(config.teacher_checkpoint, config.teacher)
-    names, classes = [class_name(name) for name in classifier.class_names], source.class_names
-    if len(names) != len(classes):
-        raise InvalidValueError(f"the teacher {classifier.name} has {len(names)} classes, the data {len(classes)}")
-    if classifier.info is not None and names != classes:
-        raise InvalidValueError(f"the classes of the teacher {classifier.name} are not those of the data")
-    check_input_size(classifier.model, preprocessing.input_size)
-    return Teacher(
-        classifier,
-        preprocessing.mean,
-        preprocessing.std,
-        config.distillation,
-        config.distillation_weight,
-        config.distillation_temperature,
-    )
-
-
-def _augmentation(config: TrainConfig, source: DataSource, small: bool) -> Augmentation:
-    """What the configuration says, and what suits the data where it says nothing."""
-    hflip = source.hflip if config.hflip is None else config.hflip
-    return Augmentation(
-        crop_scale=config.crop_scale or (0.6 if small else 0.35),
-        crop_ratio=3 / 4,
-        hflip=0.5 if hflip is None else hflip,
-        color_jitter=config.color_jitter,
-        auto_augment=config.auto_augment,
-        random_erasing=config.random_erasing,
-        interpolation=config.train_interpolation,
-    )
+    return Run(config, *described, task, source, preprocessing, augmentation, batch_size, module, device)
 
 
 def _batch_size(images: int, small: bool) -> int:
@@ -168,29 +134,10 @@ def _batch_size(images: int, small: bool) -> int:
     return size
 
 
-def _lr(config: TrainConfig, batch_size: int) -> float:
+def _lr(config: LoopOptions, batch_size: int) -> float:
     if config.lr is not None:
         return config.lr * (batch_size / config.lr_batch_size if config.lr_batch_size else 1)
     return 2e-3 * (batch_size / 64) ** 0.5 * (0.1 if config.pretrained or config.checkpoint else 1)
-
-
-def _check_batch(config: TrainConfig, batch_size: int, multi_label: bool) -> None:
-    """Raise ValueError for a batch that cannot be shared out, mixed or measured as the configuration says."""
-    own = own_share(batch_size, config.accumulate, config.world_size)
-    mixed = bool(config.mixup or config.cutmix)
-    if mixed and own == 1:
-        raise InvalidValueError(
-            "--mixup and --cutmix need two images at a time on each device: give a larger --batch-size or a smaller "
-            "--accumulate"
-        )
-    if multi_label:
-        for name in ("mixup", "cutmix", "balanced", "teacher", "teacher_checkpoint"):
-            if getattr(config, name):
-                raise InvalidValueError(f"--{name.replace('_', '-')} is for one label per image")
-    if multi_label and config.loss == "ce":
-        raise InvalidValueError("--loss ce is for one label per image: bce and asl take several")
-    if mixed and config.loss == "asl":
-        raise InvalidValueError("--loss asl takes no mixed labels: --mixup 0 --cutmix 0")
 
 
 def _check_optimizer(name: str) -> None:

@@ -14,7 +14,7 @@ from glocal.errors import ExistingPathError, MissingPathError, PathError
 from glocal.files import write_atomically
 from glocal.options import read_options
 from glocal.tasks.run_files import BEST, CONFIG, RAW
-from glocal.training.config import TrainConfig
+from glocal.training.config import LoopOptions
 
 LAST = "last.ckpt"
 METRICS = "metrics.csv"
@@ -41,7 +41,7 @@ def finished(folder: Path) -> bool:
     return (folder / SUMMARY).is_file()
 
 
-def settle(folder: Path, config: TrainConfig) -> tuple[TrainConfig, Path | None]:
+def settle(folder: Path, config: LoopOptions) -> tuple[LoopOptions, Path | None]:
     """What to do about an earlier run in the output folder: the configuration to use, and the state to continue from.
 
     An unfinished run of the same options is continued; with --resume, of any options that `config` does not change. A
@@ -59,14 +59,14 @@ def settle(folder: Path, config: TrainConfig) -> tuple[TrainConfig, Path | None]
         return config, None
     if finished(folder) or not (folder / CONFIG).is_file():
         raise ExistingPathError(f"{folder} holds a run already: give another --output, or --overwrite to replace it")
-    before = _read_config(folder)
+    before = _read_config(folder, type(config))
     given = {field.name: getattr(config, field.name) for field in fields(config)}
     if config.resume:
-        default = TrainConfig()
+        default = type(config)()
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
     _refuse_changes(folder, before, given)
     for name in ("data", "model", "teacher"):
-        if getattr(before, name) != getattr(config, name):  # the folder alone says it
+        if getattr(before, name, None) != getattr(config, name, None):  # the folder alone says it
             trust.check_option(str(folder / CONFIG), name, getattr(before, name))
     how = {name: value for name, value in given.items() if name in HOW}
     last = folder / LAST
@@ -79,19 +79,19 @@ def find_run(output: str | None, resume: bool) -> Path | None:
     return path if resume and path is not None and path.is_file() else None
 
 
-def check_unchanged(config: TrainConfig) -> None:
+def check_unchanged(config: LoopOptions) -> None:
     """Raise FileExistsError where the unfinished run in the output folder computes anything else than `config` says."""
     if find_run(config.output, True) is None or finished(Path(config.output)):
         return
     config = config.shrunk() if config.quick else config
-    _refuse_changes(Path(config.output), _read_config(Path(config.output)), asdict(config))
+    _refuse_changes(Path(config.output), _read_config(Path(config.output), type(config)), asdict(config))
 
 
-def _read_config(folder: Path) -> TrainConfig:
-    return TrainConfig(**read_options(folder / CONFIG, TrainConfig, str(folder / CONFIG)))
+def _read_config(folder: Path, kind: type[LoopOptions]) -> LoopOptions:
+    return kind(**read_options(folder / CONFIG, kind, str(folder / CONFIG)))
 
 
-def _refuse_changes(folder: Path, before: TrainConfig, given: dict) -> None:
+def _refuse_changes(folder: Path, before: LoopOptions, given: dict) -> None:
     for name, value in given.items():
         if name in HOW or value == getattr(before, name):
             continue
@@ -111,7 +111,7 @@ def make(folder: Path) -> None:
         raise PathError(f"--output {folder} cannot be made: {error.strerror}") from None
 
 
-def start_output(folder: Path, config: TrainConfig, keep: bool = False) -> None:
+def start_output(folder: Path, config: LoopOptions, keep: bool = False) -> None:
     """Remove the files of an earlier run from the folder and nothing else, and write the run's arguments.
 
     keep: leave the earlier run's files, to continue it. `glocal train --config config.yaml --overwrite` repeats the

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from glocal.data.image import set_strict
 from glocal.data.open import open_for_training
+from glocal.data.samples import DataSource
 from glocal.device import is_rank_zero
 from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.tasks import run_files
+from glocal.tasks.task import all_formats, find_task
 from glocal.terminal import Console
 from glocal.training import run_folder, run_lock
-from glocal.training.config import DEFAULT_MODEL, TrainConfig
+from glocal.training.config import DEFAULT_MODEL, LoopOptions
 from glocal.training.stopping import StopSignals
 from glocal.wording import Formatter
 
@@ -31,11 +33,12 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # full, or broken
 class TrainResult:
     """A finished run.
 
-    metrics: loss, top1, top5 (percent) of the validation images, at the `epoch` whose weights are kept.
+    metrics: the task's measures of the validation images, at the `epoch` whose weights are kept.
     unread: how often each unreadable file was met. samples: held-out images written for a first prediction.
     """
 
     output: Path
+    task: str
     model: str
     data: str
     metrics: dict
@@ -48,8 +51,8 @@ class TrainResult:
     samples: list[Path]
 
 
-def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
-    """Train a classifier and leave it in a folder with its log; see `TrainConfig`.
+def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
+    """Train a model and leave it in a folder with its log; see `glocal.training.config.TrainConfig`.
 
     A run that was stopped goes on where it was saved last. What is wrong with the arguments or the data raises
     ValueError, TypeError or OSError before training starts; TrainingStopped ends a run that cannot go on,
@@ -68,7 +71,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
         check_model_args(config, output / run_files.CONFIG)
     name = _model_name(config)
     set_strict(config.strict)
-    source = open_for_training(config.data, config.val_fraction, config.seed)
+    source = _open(config)
 
     from glocal.training.fit import fit
     from glocal.training.prepare import prepare  # seconds to import: after the mistakes seen without
@@ -102,6 +105,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
         check()
         result = TrainResult(
             output=output,
+            task=source.task,
             model=name,
             data=source.name,
             metrics=outcome.metrics,
@@ -135,7 +139,16 @@ def _explained(output: Path, check: Callable[[], None]):
         raise
 
 
-def check_model_args(config: TrainConfig, file: Path) -> None:
+def _open(config: LoopOptions) -> DataSource:
+    """The data, in a format of the task that is asked for, or of any; ValueError for data that is for another task."""
+    formats = all_formats() if config.task is None else find_task(config.task).formats
+    source = open_for_training(config.data, config.val_fraction, config.seed, formats)
+    if config.task not in (None, source.task):
+        raise InvalidValueError(f"{config.data} is for the task {source.task}, not for --task {config.task}")
+    return source
+
+
+def check_model_args(config: LoopOptions, file: Path) -> None:
     """Raise ValueError for arguments of the model that a file may not give."""
     from glocal.models import check_model_arguments
 
@@ -147,7 +160,7 @@ def check_model_args(config: TrainConfig, file: Path) -> None:
         ) from None
 
 
-def _as_launched(config: TrainConfig) -> TrainConfig:
+def _as_launched(config: LoopOptions) -> LoopOptions:
     """With the number of devices that torchrun has started processes for."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return config
@@ -159,12 +172,12 @@ def _as_launched(config: TrainConfig) -> TrainConfig:
     return replace(config, devices=own, num_nodes=nodes)
 
 
-def _run_name(config: TrainConfig) -> str:
+def _run_name(config: LoopOptions) -> str:
     data = Path(config.data).resolve().name if Path(config.data).exists() else config.data
     return re.sub(r"[^\w.-]+", "-", f"{data}-{_model_name(config)}")
 
 
-def _model_name(config: TrainConfig) -> str:
+def _model_name(config: LoopOptions) -> str:
     if config.model is not None or config.checkpoint is None:
         return config.model or DEFAULT_MODEL
     from glocal.tasks.checkpoint import find_checkpoint, read_info

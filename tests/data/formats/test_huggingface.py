@@ -60,7 +60,7 @@ class TestSaved:
         assert reds(source.splits["train"]) == list(range(6))
         assert reds(source.splits["val"]) == [6, 7, 8, 9]
         assert source.splits["val"].labels == [0, 1, 0, 1]
-        assert not source.multi_label
+        assert source.task == "classification"
         assert not source.splits["val"].in_memory
 
     def test_one_class_in_two_writings(self, save):
@@ -95,7 +95,7 @@ class TestSaved:
     def test_several_labels(self, save):
         labels = [[0], [1, 0], [], [1]] * 5
         source = open_for_training(save(table(20, label=datasets.Sequence(CLASS), labels=labels, column="labels")))
-        assert source.multi_label
+        assert source.task == "multilabel"
         assert set(source.splits["train"].labels) <= {(0,), (0, 1), (), (1,)}
 
     def test_labels_without_names(self, save):

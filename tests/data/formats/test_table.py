@@ -152,7 +152,7 @@ class TestMultiLabel:
     def test_names_are_separated_by_bars_or_semicolons(self, table):
         text = "path,labels,split\n00.png,sea|boat,train\n01.png,boat;  sun ,train\n02.png,,train\n03.png,sun,val\n"
         source = open_for_training(table(text))
-        assert source.multi_label
+        assert source.task == "multilabel"
         assert source.class_names == ["boat", "sea", "sun"]
         assert source.splits["train"].labels == [(0, 1), (0, 2), ()]
         assert source.splits["val"].labels == [(2,)]

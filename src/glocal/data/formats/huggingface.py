@@ -95,7 +95,7 @@ def _open(data: str) -> DataSource:
         table = table.select_columns([image]).cast_column(image, _undecoded())
         images = [RowImage(table, row, image, f"{data} ({used.get(part, part)})") for row in range(len(table))]
         splits[part] = Samples(images, labels)
-    return DataSource(data, class_names, splits, notes=notes, multi_label=multi_label)
+    return DataSource(data, class_names, splits, notes=notes, task="multilabel" if multi_label else "classification")
 
 
 def _used(parts: "dict[str, datasets.Dataset]") -> dict[str, str]:

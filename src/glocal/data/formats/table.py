@@ -82,7 +82,9 @@ class _Table:
             labels = [tuple(sorted({number[name] for name in self.labels[row]})) for row in rows]
             images = [os.path.join(self.file.parent, self.paths[row]) for row in rows]
             splits[part] = Samples(images, labels if self.multi_label else [label for (label,) in labels])
-        return DataSource(str(self.file), names, splits, notes=self.notes, multi_label=self.multi_label)
+        return DataSource(
+            str(self.file), names, splits, notes=self.notes, task="multilabel" if self.multi_label else "classification"
+        )
 
     def fingerprint(self) -> str:
         """Identify the table by its paths and labels, wherever it lies, in the order of its rows."""

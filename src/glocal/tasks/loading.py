@@ -1,4 +1,4 @@
-"""A classifier ready for use: a timm-contract model with its weights and the names of its classes."""
+"""Models ready for use: by name, from published weights, or from a checkpoint."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,36 +16,29 @@ from glocal.errors import InvalidTypeError, InvalidValueError, MissingPathError,
 from glocal.models import check_model_arguments, official
 from glocal.models.build import NoWeightsError, classes_in_file, log_new_classifier, reading_weights
 from glocal.tasks.checkpoint import find_checkpoint, read_info, read_shapes, read_weights
-from glocal.tasks.description import CheckpointInfo, check_class_names, check_preprocessing
+from glocal.tasks.description import DEFAULT, CheckpointInfo, check_class_names, check_preprocessing
+from glocal.tasks.task import Task, find_task
 from glocal.wording import one_line
 
 LETTERS = 300  # of a library's message in one of ours
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A model with its weights.
+class Trained:
+    """A model with its weights, ready for use.
 
-    class_names: one per output, as the data calls them (folder names; WordNet ids for ImageNet).
-    descriptions: the same for people to read. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`.
-    info: None for weights that `glocal train` did not write.
+    class_names: as the data calls them (folder names; WordNet ids for ImageNet), one per output of a classifier; empty
+    for a task without classes. descriptions: the same for people to read. preprocessing: fields of
+    `glocal.data.preprocessing.Preprocessing`. info: None for weights that `glocal train` did not write.
     """
 
     model: nn.Module
     name: str
+    task: Task
     class_names: list[str]
     descriptions: list[str]
     preprocessing: dict
     info: CheckpointInfo | None = None
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image may show several classes."""
-        return bool(self.info and self.info.data.get("multi_label"))
-
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, classes) to the same: of each class by itself with several labels. RuntimeError for NaN and infinity."""
-        return check_finite(logits.sigmoid() if self.multi_label else logits.softmax(-1))
 
 
 def check_finite(values: torch.Tensor) -> torch.Tensor:
@@ -102,8 +95,8 @@ def _check_configuration(name: str, model: nn.Module) -> None:
         raise InvalidValueError(f"{name}: {one_line(error, LETTERS)}") from None
 
 
-def load_classifier(checkpoint: str | Path | None = None, model: str | None = None) -> Classifier:
-    """Load a classifier.
+def load_trained(checkpoint: str | Path | None = None, model: str | None = None) -> Trained:
+    """Load a trained model.
 
     checkpoint: a run folder or file of `glocal train`; or a file of the authors' or timm's weights for `model`.
     model: name of the model; needed for weights that do not know it. Without a checkpoint, its published weights.
@@ -129,32 +122,41 @@ def load_classifier(checkpoint: str | Path | None = None, model: str | None = No
     return _of_published_weights(model, _pretrained(model, path, **({} if known is None else {"num_classes": known})))
 
 
-def load_for_finetuning(name: str, checkpoint: str | Path | None, num_classes: int, **kwargs) -> nn.Module:
-    """Create a model for `num_classes` and start it from a checkpoint, or from its published weights.
+def load_for_finetuning(
+    name: str, checkpoint: str | Path | None, task: Task, class_names: list[str], **kwargs
+) -> nn.Module:
+    """Create a model for a task and start it from a checkpoint, or from its published weights.
 
-    Of weights for another number of classes, all but the classifier is taken, and a note says so.
+    Of weights for another number of classes, all but the classifier is taken, and a note says so. Raises ValueError for
+    the weights of a task whose head this one does not have.
     """
     path = find_checkpoint(checkpoint) if checkpoint is not None else None
     info = read_info(path) if path is not None else None
+    outputs = task.num_outputs(class_names)
     if info is not None:
         check_model_name(path, info, name)
+        other = find_task(info.task)
+        known = other.num_outputs(info.class_names)
+        if other is not task and not (known and outputs):
+            raise InvalidValueError(
+                f"{path} is of the task {other.name}: a training of {task.name} cannot start from it"
+            )
         model = rebuild(path, replace(info, model=name), **kwargs)
-        known = len(info.class_names)
     else:
         known = classes_in_file(name, path) if path is not None else None
         try:
-            model = _pretrained(name, path, num_classes=known or num_classes, **kwargs)
+            model = _pretrained(name, path, num_classes=known or outputs, **kwargs)
         except ValueError as error:
             if path is not None or error.__cause__ is None:  # a broken file, or an unknown name
                 raise
             raise InvalidValueError(f"{error}; --no-pretrained starts from random weights") from error
         if path is None:
             known = model.pretrained_cfg.get("num_classes")
-    if known is not None and known != num_classes:
-        if model.num_classes != num_classes:
-            model.reset_classifier(num_classes)
-        log_new_classifier(path or f"the published {name}", known, num_classes)
-    return model
+    if known is not None and known != outputs:
+        if model.num_classes != outputs:
+            model.reset_classifier(outputs)
+        log_new_classifier(path or f"the published {name}", known, outputs)
+    return model if info is not None else task.model(model, class_names)
 
 
 def arguments_of(checkpoint: str | Path | None) -> dict:
@@ -223,10 +225,11 @@ def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
     for the model, so that a small file cannot ask for a large one.
     """
     check_model_arguments(info.model, info.model_args)
-    arguments = {"num_classes": len(info.class_names), **info.model_args, **changes}
+    task = find_task(info.task)
+    arguments = {"num_classes": task.num_outputs(info.class_names), **info.model_args, **changes}
     with _explained(path, info):
         with torch.device("meta"):
-            model = create_model(info.model, **arguments)
+            model = task.model(create_model(info.model, **arguments), info.class_names)
         misfits = official.misfits(read_shapes(path), {name: t.shape for name, t in model.state_dict().items()})
     if misfits:
         raise InvalidValueError(f"{path} does not fit {info.model}: {misfits}")
@@ -234,7 +237,7 @@ def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
         model.to_empty(device="cpu")  # all that a backbone holds is in the file
     else:
         with _explained(path, info):
-            model = create_model(info.model, **arguments)
+            model = task.model(create_model(info.model, **arguments), info.class_names)
     with _explained(path, info):
         model.load_state_dict(read_weights(path))
     return model
@@ -251,12 +254,13 @@ def _explained(path: Path, info: CheckpointInfo):
         raise InvalidValueError(f"{path}: {one_line(error, LETTERS)}") from error
 
 
-def _of_run(path: Path, info: CheckpointInfo) -> Classifier:
+def _of_run(path: Path, info: CheckpointInfo) -> Trained:
     model = rebuild(path, info)
-    return Classifier(model.eval(), info.model, info.class_names, info.class_names, info.preprocessing, info)
+    names = info.class_names
+    return Trained(model.eval(), info.model, find_task(info.task), names, names, info.preprocessing, info)
 
 
-def _of_published_weights(name: str, model: nn.Module) -> Classifier:
+def _of_published_weights(name: str, model: nn.Module) -> Trained:
     subset = infer_imagenet_subset(model)
     own = model.pretrained_cfg.get("label_names")
     if own:
@@ -267,7 +271,8 @@ def _of_published_weights(name: str, model: nn.Module) -> Classifier:
         imagenet = ImageNetInfo(subset)
         class_names = imagenet.label_names()
         descriptions = [imagenet.index_to_description(index) for index in range(len(class_names))]
-    return Classifier(model.eval(), name, class_names, descriptions, resolve_model_data_config(model))
+    preprocessing = resolve_model_data_config(model)
+    return Trained(model.eval(), name, find_task(DEFAULT), class_names, descriptions, preprocessing)
 
 
 def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:

@@ -6,8 +6,11 @@ import timm
 import torch
 
 from glocal.device import resolve_device
+from glocal.tasks import find_task
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
-from glocal.tasks.classifier import check_input_size, create_model, load_classifier, load_for_finetuning
+from glocal.tasks.loading import check_input_size, create_model, load_for_finetuning, load_trained
+
+TASK, NAMES = find_task("classification"), list("abcdefg")
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ class TestNames:
 class TestLoading:
     def test_run_folder(self, run):
         folder, model = run
-        classifier = load_classifier(folder)
+        classifier = load_trained(folder)
         assert classifier.class_names == classifier.descriptions == ["a", "b", "c"]
         assert not classifier.model.training
         images = torch.randn(2, 3, 32, 32)
@@ -59,7 +62,7 @@ class TestLoading:
 
     def test_official_file(self, official):
         path, model = official
-        classifier = load_classifier(path, "test_resnet")
+        classifier = load_trained(path, "test_resnet")
         assert classifier.class_names[0] == "n01440764"
         assert classifier.descriptions[0] == "tench, Tinca tinca"
         images = torch.randn(2, 3, 32, 32)
@@ -75,59 +78,59 @@ class TestLoading:
         state = {key: value for key, value in (model.state_dict() | {name: tensor}).items() if value is not None}
         info = CheckpointInfo("test_resnet", ["a", "b", "c"], {"input_size": [3, 32, 32], "mean": [0.5], "std": [0.25]})
         save_checkpoint(folder / "model.safetensors", state, info)
-        for load in (load_classifier, lambda path: load_for_finetuning("test_resnet", path, 3)):
+        for load in (load_trained, lambda path: load_for_finetuning("test_resnet", path, TASK, NAMES[:3])):
             with pytest.raises(ValueError, match=rf"model\.safetensors does not fit test_resnet: .*{name}") as caught:
                 load(folder)
             assert "\n" not in str(caught.value)
 
     def test_neither_given(self):
         with pytest.raises(ValueError, match="give --checkpoint, or --model"):
-            load_classifier()
+            load_trained()
 
     def test_file_that_does_not_know_its_model(self, official):
         with pytest.raises(ValueError, match="give --model too"):
-            load_classifier(official[0])
+            load_trained(official[0])
 
     def test_model_of_another_name(self, run):
         with pytest.raises(ValueError, match="is of the model test_resnet, not van_b0"):
-            load_classifier(run[0], "van_b0")
+            load_trained(run[0], "van_b0")
 
     def test_model_without_published_weights(self):
         with pytest.raises(ValueError, match="no weights of transxnet_pico"):
-            load_classifier(model="transxnet_pico")
+            load_trained(model="transxnet_pico")
 
     def test_model_whose_weights_no_program_can_fetch(self):
         with pytest.raises(ValueError, match=r"get the file from https://\S+ and give it with --checkpoint FILE\Z"):
-            load_classifier(model="conv2former_t")
+            load_trained(model="conv2former_t")
 
     @pytest.mark.parametrize("model", ["van_b9", "van_b0.nope"])
     def test_unknown_name_is_all_that_is_said(self, official, model):
         with pytest.raises(ValueError, match=r"\Aunknown (model|weights) '[^()]*\Z"):
-            load_classifier(official[0], model)
+            load_trained(official[0], model)
 
     @pytest.mark.parametrize("model", ["van_pico", "test_resnet"])
     def test_pickle_of_another_protocol_is_refused_without_a_warning(self, tmp_path, recwarn, model):
         with open(tmp_path / "a.pth", "wb") as file:
             pickle.dump({"model": {"a": torch.zeros(2)}}, file, protocol=4)
         with pytest.raises(ValueError, match="cannot be loaded into"):
-            load_classifier(tmp_path / "a.pth", model)
+            load_trained(tmp_path / "a.pth", model)
         assert not any(warning.category is UserWarning for warning in recwarn)
 
     def test_checkpoint_of_nothing(self, tmp_path):
         torch.save({}, tmp_path / "a.pth")
         with pytest.raises(ValueError, match=r"the checkpoint holds no weights: it is empty\Z"):
-            load_classifier(tmp_path / "a.pth", "van_pico")
+            load_trained(tmp_path / "a.pth", "van_pico")
 
     @pytest.mark.parametrize("model", ["test_convnext", "transxnet_pico", "van_b0"])
     def test_weights_of_another_model(self, official, model):
         with pytest.raises(ValueError, match=f"cannot be loaded into {model}") as caught:
-            load_classifier(official[0], model)
+            load_trained(official[0], model)
         assert "\n" not in str(caught.value)
 
     def test_file_that_is_no_checkpoint(self, tmp_path):
         (tmp_path / "a.pth").write_text("not a checkpoint")
         with pytest.raises(ValueError, match="cannot be loaded"):
-            load_classifier(tmp_path / "a.pth", "test_resnet")
+            load_trained(tmp_path / "a.pth", "test_resnet")
 
     def test_file_that_would_run_code_is_refused(self, tmp_path):
         class Harm:
@@ -136,31 +139,31 @@ class TestLoading:
 
         torch.save({"state_dict": Harm()}, tmp_path / "a.pth")
         with pytest.raises(ValueError, match="cannot be loaded"):
-            load_classifier(tmp_path / "a.pth", "test_resnet")
+            load_trained(tmp_path / "a.pth", "test_resnet")
         assert not (tmp_path / "harmed").exists()
 
     def test_state_of_a_training(self, tmp_path):
         (tmp_path / "last.ckpt").write_bytes(b"x")
         with pytest.raises(ValueError, match=r"model\.safetensors beside it"):
-            load_classifier(tmp_path / "last.ckpt")
+            load_trained(tmp_path / "last.ckpt")
 
 
 class TestFineTuning:
     def test_same_classes_take_all(self, run):
         folder, model = run
-        started = load_for_finetuning("test_resnet", folder, 3)
+        started = load_for_finetuning("test_resnet", folder, TASK, NAMES[:3])
         assert torch.equal(started.get_classifier().weight, model.get_classifier().weight)
 
     def test_other_classes_take_all_but_the_classifier(self, run, caplog):
         folder, model = run
-        started = load_for_finetuning("test_resnet", folder, 7)
+        started = load_for_finetuning("test_resnet", folder, TASK, NAMES[:7])
         assert "is for 3 classes, the data has 7: the classifier starts anew" in caplog.text
         assert started.num_classes == 7
         assert torch.equal(started.conv1[0].weight, model.conv1[0].weight)
 
     def test_official_file(self, official):
         path, model = official
-        started = load_for_finetuning("test_resnet", path, 7)
+        started = load_for_finetuning("test_resnet", path, TASK, NAMES[:7])
         assert started.get_classifier().weight.shape[0] == 7
         assert torch.equal(started.conv1[0].weight, model.conv1[0].weight)
 
@@ -203,20 +206,20 @@ class TestForeignClassifier:
 
     def test_the_number_of_classes_is_read_from_the_file(self, file):
         name, path, model = file
-        classifier = load_classifier(path, name)
+        classifier = load_trained(path, name)
         assert classifier.class_names == ["0", "1", "2", "3"]
         images = torch.randn(2, 3, 64, 64)
         assert torch.equal(classifier.model(images), model(images))
 
     def test_it_is_kept_for_as_many_classes(self, file, caplog):
         name, path, model = file
-        started = load_for_finetuning(name, path, 4)
+        started = load_for_finetuning(name, path, TASK, NAMES[:4])
         assert torch.equal(started.get_classifier().weight, model.get_classifier().weight)
         assert "anew" not in caplog.text
 
     def test_it_starts_anew_for_others_and_a_note_says_so(self, file, caplog):
         name, path, model = file
-        started = load_for_finetuning(name, path, 6)
+        started = load_for_finetuning(name, path, TASK, NAMES[:6])
         assert started.num_classes == 6
         assert f"{path} is for 4 classes, the data has 6: the classifier starts anew" in caplog.text
         first = next(iter(model.state_dict()))

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from glocal.evaluation.robustness import imagenet_classes, open_corrupted, open_real, open_robustness_set
+from glocal.tasks.classification.robustness import imagenet_classes, open_corrupted, open_real, open_robustness_set
 
 IDS = list(imagenet_classes())
 

@@ -5,7 +5,7 @@ from timm.task import DistillationTeacher
 from torch import Tensor
 from torch.nn import functional as F
 
-from glocal.tasks.classifier import Classifier
+from glocal.tasks.loading import Trained
 
 
 class Teacher:
@@ -18,15 +18,15 @@ class Teacher:
 
     def __init__(
         self,
-        classifier: Classifier,
+        trained: Trained,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         kind: str = "soft",
         weight: float = 0.5,
         temperature: float = 1.0,
     ):
-        self.model = DistillationTeacher(classifier.model.requires_grad_(False))
-        preprocessing = classifier.preprocessing
+        self.model = DistillationTeacher(trained.model.requires_grad_(False))
+        preprocessing = trained.preprocessing
         self.model.mean_kd = torch.tensor(preprocessing["mean"]).view(1, -1, 1, 1)
         self.model.std_kd = torch.tensor(preprocessing["std"]).view(1, -1, 1, 1)
         self.mean = torch.tensor(mean).view(1, -1, 1, 1)
@@ -43,16 +43,19 @@ class Teacher:
     def teach(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
         """The loss with the teacher's part in it. logits: (B, classes) of the student; images: (B, C, H, W)."""
         with torch.no_grad():
-            told = self.model(self.model.normalize_input(images, self.mean, self.std))
+            teacher_logits = self.model(self.model.normalize_input(images, self.mean, self.std))
         if self.kind == "hard":
-            other = F.cross_entropy(logits, told.argmax(-1))
+            other = F.cross_entropy(logits, teacher_logits.argmax(-1))
         else:
             t = self.temperature
             other = (
                 t
                 * t
                 * F.kl_div(
-                    (logits / t).log_softmax(-1), (told / t).log_softmax(-1), reduction="batchmean", log_target=True
+                    (logits / t).log_softmax(-1),
+                    (teacher_logits / t).log_softmax(-1),
+                    reduction="batchmean",
+                    log_target=True,
                 )
             )
         return (1 - self.weight) * loss + self.weight * other

@@ -1,0 +1,94 @@
+"""What all plots share: figures without a window, and text as it is written."""
+
+import logging
+import warnings
+from contextlib import contextmanager
+
+from glocal.errors import MissingExtraError
+from glocal.wording import printable
+
+MOST_LETTERS = 30  # of a class's name
+
+log = logging.getLogger(__name__)
+
+
+def check_matplotlib() -> None:
+    """Raise ImportError where it is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("--plots needs matplotlib: pip install 'glocal[train]'") from None
+
+
+def new_figure(width: float, height: float, rows: int = 1, **options):
+    """A figure that belongs to no window and to no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, **options)
+
+
+def end_of_path(data: str) -> str:
+    """The end of a path, which is what tells one from another."""
+    data = printable(data)
+    return data if len(data) <= 40 else "…" + data[-39:]
+
+
+def short_name(name: str) -> str:
+    """A class's name; of a long one, the beginning and the end."""
+    name = printable(name)
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 10]}…{name[-9:]}"
+
+
+@contextmanager
+def text_as_it_is(text: str):
+    """Draw text without formulas ($) and with fonts for all its letters; a note where none is installed for some."""
+    import matplotlib
+
+    fonts, lacking = _fonts_for({letter for letter in text if not letter.isspace()})
+    if lacking:
+        log.warning(
+            "the plots show boxes in the place of some letters, such as %s: no font that is installed here has them "
+            "(Noto Sans CJK, say, has Chinese, Japanese and Korean ones)",
+            lacking[0],
+        )
+    finder = logging.getLogger("matplotlib.font_manager")  # reports that a font has another weight
+    level = finder.level
+    finder.setLevel(logging.ERROR)
+    try:
+        with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+            yield
+    finally:
+        finder.setLevel(level)
+
+
+def _fonts_for(letters: set[str]) -> tuple[list[str], list[str]]:
+    """Names of fonts that together have all the letters, matplotlib's own first; and the letters that none has."""
+    from matplotlib import font_manager
+
+    names = ["DejaVu Sans"]
+    lacking = _lacking(font_manager.findfont("DejaVu Sans"), letters)
+    files = sorted(font_manager.findSystemFonts()) if lacking else []  # matplotlib's list may be older than a font
+    for file in sorted(files, key=lambda file: "Regular" not in file):
+        left = _lacking(file, lacking)
+        if len(left) < len(lacking):
+            font_manager.fontManager.addfont(file)
+            names.append(font_manager.get_font(file).family_name)
+            lacking = left
+        if not lacking:
+            break
+    return names, sorted(lacking)
+
+
+def _lacking(file: str, letters: set[str]) -> set[str]:
+    """The letters that a font does not have; all for a file that is no font."""
+    from matplotlib import font_manager
+
+    try:
+        font = font_manager.get_font(file)
+    except (OSError, RuntimeError):
+        return letters
+    return {letter for letter in letters if not font.get_char_index(ord(letter))}

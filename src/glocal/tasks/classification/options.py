@@ -1,0 +1,82 @@
+"""Training options of classification."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from glocal.data.corruptions import ALEXNET_ERROR
+from glocal.errors import InvalidValueError
+from glocal.options import exclude
+from glocal.tasks.label_options import LabelOptions
+
+SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c", "real")
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(LabelOptions):
+    """What is learned from one label per image.
+
+    Args:
+        mixup: alpha of mixup, 0 for none
+        cutmix: alpha of CutMix, 0 for none
+        mixup_prob: part of the batches that are mixed
+        mixup_switch_prob: where both are on, probability of CutMix
+        teacher: timm's name of a model to learn from, with its published weights or those of --teacher-checkpoint
+        teacher_checkpoint: weights of the teacher: as --checkpoint
+        distillation: soft (the teacher's probabilities) or hard (its decision)
+        distillation_weight: part of the loss that the teacher decides
+        distillation_temperature: softens the probabilities of soft distillation
+        balanced: draw all classes equally often
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    teacher: str | None = None
+    teacher_checkpoint: str | None = None
+    distillation: Literal["soft", "hard"] = "soft"
+    distillation_weight: float = 0.5
+    distillation_temperature: float = 1.0
+    balanced: bool = False
+
+    def __post_init__(self):
+        if self.teacher_checkpoint is None and self.teacher is None and self.distillation != "soft":
+            raise InvalidValueError("--distillation needs a --teacher or a --teacher-checkpoint")
+
+
+@dataclass(frozen=True)
+class RobustnessOptions:
+    """What is measured beside the images as they are.
+
+    Args:
+        set: DATA is a robustness set of ImageNet in its published layout: imagenet-a, imagenet-r, imagenet-sketch,
+            imagenet-v2, imagenet-c or real
+        corruptions: measure DATA also with ImageNet-C's corruptions made on the fly: all, or some of them, for
+            instance fog,snow
+    """
+
+    set: str | None = None
+    corruptions: str | None = None
+
+    def __post_init__(self):
+        if self.set is not None and self.set not in SETS:
+            raise InvalidValueError(f"--set must be {', '.join(SETS[:-1])} or {SETS[-1]}, got {self.set!r}")
+        if self.set is not None and self.split not in ("auto", "all"):
+            raise InvalidValueError(f"--split {self.split} does not apply to --set {self.set}, which is one part")
+        exclude(self, "sizes", "corruptions")
+        exclude(self, "set", "corruptions")
+        if self.set == "imagenet-c":
+            exclude(self, "sizes", "set")
+        if self.set is not None and self.data is None:
+            raise InvalidValueError(f"--set {self.set} needs DATA, the folder of that set")
+        self.corruption_list()
+
+    def corruption_list(self) -> list[str]:
+        """The corruptions of --corruptions; ValueError for an unknown one."""
+        if self.corruptions is None or self.corruptions == "all":
+            return list(ALEXNET_ERROR) if self.corruptions else []
+        names = list(dict.fromkeys(part.strip() for part in self.corruptions.split(",")))
+        for name in names:
+            if name not in ALEXNET_ERROR:
+                raise InvalidValueError(f"--corruptions: {name!r} is none of {', '.join(ALEXNET_ERROR)} (or all)")
+        return names

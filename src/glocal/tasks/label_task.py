@@ -1,0 +1,46 @@
+"""What the tasks of labels for whole images have in common, so far as it needs no torch."""
+
+from typing import ClassVar
+
+from glocal.errors import InvalidValueError
+from glocal.tasks.prediction import Prediction
+from glocal.tasks.task import Task
+
+
+class LabelTask(Task):
+    """A task whose outputs are one number per class, and whose results are the most probable classes."""
+
+    result_class = Prediction
+    headings = ("class", "probability")
+    ranks = True
+    fields: ClassVar = {"label": str, "labels": list[str], "probabilities": list[float]}
+
+    SEVERAL: ClassVar = "multi_label"  # in files: whether an image may have several labels
+    several: ClassVar[bool] = False
+
+    def num_outputs(self, class_names):
+        if not class_names:
+            raise InvalidValueError(f"the task {self.name} needs the names of its classes")
+        return len(class_names)
+
+    def augmentation(self, options, source, preprocessing):
+        from glocal.tasks.labels import augmentation
+
+        return augmentation(options, source, preprocessing)
+
+    def metadata(self, class_names, descriptions):
+        return {**super().metadata(class_names, descriptions), self.SEVERAL: self.several}
+
+    def measures_on(self, other):
+        return isinstance(other, LabelTask)
+
+    @property
+    def answer_fields(self):
+        return {name: self.fields[name] for name in ("labels", "probabilities")}
+
+    def columns(self, top_k):
+        numbers = ["", *(f"_{place}" for place in range(2, top_k + 1))]
+        return [f"{name}{number}" for number in numbers for name in ("label", "probability")]
+
+    def cells(self, result):
+        return [cell for pair in zip(result.labels, result.probabilities, strict=True) for cell in pair]
