@@ -80,7 +80,7 @@ def test_doctor_names_every_op(capsys):
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     names = [module.name for module in pkgutil.iter_modules(ops.__path__) if module.ispkg]
-    assert len(names) == 6
+    assert {"aggregated_attention", "channel_norm", "depthwise_conv", "grid_attention"} < set(names)
     for text in (*names, "torch", "timm", "triton", "GPU"):
         assert text in shown
 
