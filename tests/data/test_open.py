@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from glocal.data.open import open_for_evaluation, open_for_training
-from glocal.data.samples import Samples
+from glocal.data.samples import DataSource, Samples
 from glocal.data.splits import fingerprint, stratified_split
 
 # Of 600 images, classes that 1 % to 50 % of them have.
@@ -114,3 +114,17 @@ class TestDigits:
 def test_unknown_data_is_named(opener):
     with pytest.raises(FileNotFoundError, match=r"'digts'.*did you mean 'digits'"):
         opener("digts")
+
+
+def test_a_data_source_is_frozen():
+    """What is opened twice, or held by two, is the same for both."""
+    notes, splits = ["a"], {"all": Samples([], [])}
+    source = DataSource("x", [], splits, notes=notes)
+    notes.append("b")
+    splits["val"] = splits["all"]
+    assert (source.notes, list(source.splits)) == (("a",), ["all"])
+    with pytest.raises(TypeError):
+        source.splits["val"] = splits["all"]
+    changed = source.with_notes("c").with_splits(val=splits["all"])
+    assert (changed.notes, list(changed.splits)) == (("a", "c"), ["all", "val"])
+    assert (source.notes, list(source.splits)) == (("a",), ["all"])

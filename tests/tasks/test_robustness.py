@@ -26,12 +26,12 @@ class TestFolders:
         root = fill(tmp_path, "n01498041/a.jpg", "n01443537/b.jpg")
         source = open_robustness_set("imagenet-sketch", root, IDS)
         assert source.class_names == ["n01443537", "n01498041"]
-        assert source.notes == []
+        assert source.notes == ()
 
     @pytest.mark.parametrize("name", ["imagenet-a", "imagenet-r"])
     def test_another_number_of_classes_than_published_is_noted(self, tmp_path, name):
         source = open_robustness_set(name, fill(tmp_path, "n01443537/a.jpg"), IDS)
-        assert source.notes == [f"{tmp_path} holds 1 classes; {name} has 200"]
+        assert source.notes == (f"{tmp_path} holds 1 classes; {name} has 200",)
 
     def test_v2_is_numbered_not_sorted_as_text(self, tmp_path):
         source = open_robustness_set("imagenet-v2", fill(tmp_path, "2/a.jpeg", "10/a.jpeg", "999/a.jpeg"), IDS)

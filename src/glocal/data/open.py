@@ -56,9 +56,9 @@ def open_for_evaluation(
     """
     source = format_of(data, formats).open_evaluation(data, held_out)
     if len(source.splits) == 1:
-        source.splits["all"] = next(iter(source.splits.values()))
+        source = source.with_splits(all=next(iter(source.splits.values())))
     if split == "all" and "all" not in source.splits:
-        source.splits["all"] = source.splits["train"] + source.splits["val"]
+        source = source.with_splits(all=source.splits["train"] + source.splits["val"])
     if split == "auto":
         split = "val" if "val" in source.splits else "all"
     if split not in source.splits:

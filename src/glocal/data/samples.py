@@ -1,8 +1,9 @@
 """A data set: samples with labels, in splits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -68,9 +69,21 @@ class DataSource:
 
     name: str
     class_names: list[str]
-    splits: dict[str, Samples] | dict[str, ShardedSamples]
+    splits: Mapping[str, Samples] | Mapping[str, ShardedSamples]
     held_out: dict | None = None
     img_size: int | None = None
     hflip: float | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
     task: str = "classification"
+
+    def __post_init__(self):
+        object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def with_notes(self, *notes: str) -> "DataSource":
+        """The same with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def with_splits(self, **splits: Samples | ShardedSamples) -> "DataSource":
+        """The same with further splits."""
+        return replace(self, splits={**self.splits, **splits})

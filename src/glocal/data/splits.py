@@ -23,7 +23,7 @@ def hold_out(source: DataSource, val_fraction: float | None, seed: int, files: s
     if single:
         several = isinstance(divided.splits["val"].labels[0], tuple)
         few = "too few images of their own" if several else "a single image, kept for training"
-        source.notes.append(f"{quoted(single)}: {few}; none is held out")
+        divided = divided.with_notes(f"{quoted(single)}: {few}; none is held out")
     return divided
 
 
@@ -35,8 +35,8 @@ def hold_out_again(source: DataSource, held_out: dict) -> DataSource:
     return replace(source, splits=splits, held_out=held_out)
 
 
-def check_classes(source: DataSource) -> None:
-    """Raise ValueError for a single class, and for one that "val" has and "train" has not; note what val lacks."""
+def check_classes(source: DataSource) -> DataSource:
+    """The same with a note on what "val" lacks; ValueError for a single class, and for one that only "val" has."""
     names = source.class_names
     if len(names) < 2:
         held = f"a single class, {names[0]!r}" if names else "no labels"
@@ -47,7 +47,8 @@ def check_classes(source: DataSource) -> None:
         raise InvalidValueError(f"{source.name}: val holds classes that train does not: {quoted(unknown)}")
     missing = [name for label, name in enumerate(names) if label not in val]
     if missing and source.held_out is None:
-        source.notes.append(f"{source.name}: no validation images of {quoted(missing)}")
+        return source.with_notes(f"{source.name}: no validation images of {quoted(missing)}")
+    return source
 
 
 def stratified_split(

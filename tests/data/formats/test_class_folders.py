@@ -155,7 +155,7 @@ class TestClasses:
         hidden = {".ipynb_checkpoints": 1, "__MACOSX/cat": 2, "@eaDir": 1, "__pycache__": 1}
         inside = {"cat/.thumbnails": 2, "cat/@eaDir/a.png": 2, "dog/__MACOSX": 1, "dog/.ipynb_checkpoints": 3}
         source = open_for_training(make({"cat": 6, "dog": 6, **hidden, **inside}))
-        assert (source.class_names, counts(source), source.notes) == (["cat", "dog"], {"train": 10, "val": 2}, [])
+        assert (source.class_names, counts(source), source.notes) == (["cat", "dog"], {"train": 10, "val": 2}, ())
 
     def test_names_with_underlines_are(self, make):
         assert open_for_training(make({"__background__": 5, "cat": 5})).class_names == ["__background__", "cat"]

@@ -75,7 +75,7 @@ class TestTraining:
         assert source.class_names == [composed, "dog"]
 
     def test_several_names_in_the_column_of_one_are_noted(self, table):
-        assert open_for_training(table(f"path,label\n{rows(8)}")).notes == []
+        assert open_for_training(table(f"path,label\n{rows(8)}")).notes == ()
         (note,) = open_for_training(table(f"path,label\n{rows(8, ['cat|pet', 'dog|pet'])}")).notes
         assert "'cat|pet' in the column 'label' is taken for one name; several belong in a column 'labels'" in note
 
@@ -158,7 +158,7 @@ class TestMultiLabel:
         assert source.splits["val"].labels == [(2,)]
 
     def test_a_comma_is_noted(self, table):
-        assert open_for_training(table(f"path,labels\n{rows(8, ['cat|pet', 'dog;pet'])}")).notes == []
+        assert open_for_training(table(f"path,labels\n{rows(8, ['cat|pet', 'dog;pet'])}")).notes == ()
         source = open_for_training(table("path,labels\n" + rows(8, ['"cat,pet"', "dog"])))
         assert source.class_names == ["cat,pet", "dog"]
         (note,) = source.notes

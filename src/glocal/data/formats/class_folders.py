@@ -45,8 +45,7 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
         class_names, samples = _scan(root, {"all": root}, notes, full="all")["all"]
         source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
         source = hold_out(source, val_fraction, seed, _fingerprint(root, samples))
-    check_classes(source)
-    return source
+    return check_classes(source)
 
 
 def open_evaluation(data: str, held_out: dict | None) -> DataSource:
@@ -64,8 +63,8 @@ def open_evaluation(data: str, held_out: dict | None) -> DataSource:
     class_names, samples = _scan(root, {"all": root}, notes)["all"]
     source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
     if held_out and held_out["files"] == _fingerprint(root, samples):
-        notes.append(f"{root} is the folder of the training: its split 'val' is what was held out then")
-        return hold_out_again(source, held_out)
+        note = f"{root} is the folder of the training: its split 'val' is what was held out then"
+        return hold_out_again(source, held_out).with_notes(note)
     return source
 
 

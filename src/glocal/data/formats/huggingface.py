@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,22 +37,19 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
     if "train" not in source.splits:
         raise InvalidValueError(f"{data} has no split 'train': it has {quoted(list(source.splits))}")
     if "val" not in source.splits:
-        samples = source.splits.pop("train")
-        source.splits["all"] = samples
-        source = hold_out(source, val_fraction, seed, _fingerprint(samples))
+        samples = source.splits["train"]
+        source = hold_out(replace(source, splits={"all": samples}), val_fraction, seed, _fingerprint(samples))
     elif val_fraction is not None:
         raise InvalidValueError(f"--val-fraction does not apply to {data}: it has a validation split")
-    check_classes(source)
-    return source
+    return check_classes(source)
 
 
 def open_evaluation(data: str, held_out: dict | None) -> DataSource:
     """Open what there is of train and validation (or val, valid, test); see `open_for_evaluation`."""
     source = _open(data)
     if held_out and list(source.splits) == ["train"] and held_out["files"] == _fingerprint(source.splits["train"]):
-        source.splits["all"] = source.splits["train"]
-        source.notes.append(f"{data} is the data set of the training: its split 'val' is what was held out then")
-        return hold_out_again(source, held_out)
+        note = f"{data} is the data set of the training: its split 'val' is what was held out then"
+        return hold_out_again(source.with_splits(all=source.splits["train"]), held_out).with_notes(note)
     return source
 
 

@@ -41,8 +41,7 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
                     f"{file}: no row has the split {part!r}; without a column 'split', one is drawn"
                 )
         source = table.source(parts)
-    check_classes(source)
-    return source
+    return check_classes(source)
 
 
 def open_evaluation(data: str, held_out: dict | None) -> DataSource:
@@ -54,8 +53,8 @@ def open_evaluation(data: str, held_out: dict | None) -> DataSource:
         return table.source({part: rows for part, rows in parts.items() if rows})
     source = table.source({"all": table.rows})
     if held_out and held_out["files"] == table.fingerprint():
-        source.notes.append(f"{file} is the table of the training: its split 'val' is what was held out then")
-        return hold_out_again(source, held_out)
+        note = f"{file} is the table of the training: its split 'val' is what was held out then"
+        return hold_out_again(source, held_out).with_notes(note)
     return source
 
 

@@ -46,7 +46,7 @@ def open_robustness_set(name: str, root: Path, model_classes: Sequence[str]) -> 
             raise InvalidValueError(f"{root}: the folder {beyond[0]!r} is no number of a class, which go from 0 to 999")
         source = replace(source, class_names=[ids[int(label)] for label in names])
     if len(names) != SUBSETS.get(name, len(names)):
-        source.notes.append(f"{root} holds {len(names)} classes; {name} has {SUBSETS[name]}")
+        return source.with_notes(f"{root} holds {len(names)} classes; {name} has {SUBSETS[name]}")
     return source
 
 
