@@ -71,7 +71,7 @@ class TestStopSignals:
     def test_what_a_worker_was_told_counts_once(self, stop):
         """A scheduler signals all processes of a job."""
         stop.begin()
-        worker = in_child(lambda: (_outlive_signals(0, stop.told), os.kill(os.getpid(), signal.SIGTERM))[1])
+        worker = in_child(lambda: (_outlive_signals(0, stop.signal_of_worker), os.kill(os.getpid(), signal.SIGTERM))[1])
         assert (worker, stop.number) == (0, signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGTERM

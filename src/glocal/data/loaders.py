@@ -37,20 +37,20 @@ def training_loader(
     weights: Tensor | None = None,
     targets: Callable[[list], Any] = default_collate,
     pin_memory: bool = False,
-    told=None,
+    signal_number=None,
 ) -> DataLoader:
     """Batches in an order drawn from `seed`, anew every epoch; see `Batch` and `TrainingSampler`.
 
-    batch_size counts the samples of a step on all `world` devices; each gets its share in `parts` batches, one after
-    the other. An incomplete last step is dropped. In the place of an image that cannot be read comes another. workers:
-    processes that read images, None for as many as suit them. weights: a probability per sample, to draw with
-    replacement. targets: puts the targets of a batch together.
+    batch_size: samples of a step on all `world` devices; each device gets its share in `parts` successive batches. An
+    incomplete last step is dropped, and another image replaces an image that cannot be read. workers: processes that
+    read images; None: as many as suit the images. weights: a probability per sample, to draw with replacement.
+    targets: collates the targets of a batch.
 
-    A place within an epoch is the sampler's `begin_at`, with any number of workers; of shards, it is the loader's
-    `state_dict`, with the same number. told: a shared integer (multiprocessing.RawValue) for the number of a signal
-    that a worker gets.
+    To begin within an epoch, use the sampler's `begin_at`, with any number of workers; for shards, use the loader's
+    `state_dict`, with the same number of workers. signal_number: a shared integer (multiprocessing.RawValue) that a
+    worker sets to the number of a signal that it gets.
     """
-    own, collate = own_share(batch_size, parts, world), Collate(True, targets)
+    own, collate = per_device_batch_size(batch_size, parts, world), Collate(True, targets)
     if isinstance(samples, ShardedSamples):
         if repeats > 1:
             raise InvalidValueError("--repeated-augmentation needs images in any order, which shards do not give")
@@ -58,18 +58,18 @@ def training_loader(
         from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
 
         warnings.filterwarnings("ignore", "'set_vital' is deprecated", module="torchdata")
-        options = _options(samples, workers, pin_memory, told, persistent=False)
+        options = _options(samples, workers, pin_memory, signal_number, persistent=False)
         drop_last = len(samples) >= batch_size
         return StatefulDataLoader(stream, batch_size=own, drop_last=drop_last, collate_fn=collate, **options)
     sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights)
     dataset = ImageDataset(samples, transform, replace=True)
-    options = _options(samples, workers, pin_memory, told)
+    options = _options(samples, workers, pin_memory, signal_number)
     options |= {"generator": torch.Generator().manual_seed(seed), "collate_fn": collate}
     return DataLoader(dataset, batch_size=own, sampler=sampler, **options)
 
 
-def own_share(batch_size: int, parts: int, world: int) -> int:
-    """The samples of a step that one of `world` devices gets at once; ValueError where they are not shared equally."""
+def per_device_batch_size(batch_size: int, parts: int, world: int) -> int:
+    """Samples that each of `world` devices computes at once; ValueError if the devices cannot share them equally."""
     own, rest = divmod(batch_size, parts * world)
     if rest or not own:
         raise InvalidValueError(
@@ -89,35 +89,36 @@ def evaluation_loader(
     world: int = 1,
     targets: Callable[[list], Any] = default_collate,
     pin_memory: bool = False,
-    told=None,
+    signal_number=None,
 ) -> DataLoader:
-    """All samples once, in order, in batches; this device's share of them. workers: as of `training_loader`.
+    """This device's share of the samples, once and in order, in batches. workers: as in `training_loader`.
 
-    Every device gets as many batches; what cannot be read, or is beyond the last sample, makes a batch smaller.
+    All devices get the same number of batches; unreadable images, and places after the last sample, make a batch
+    smaller.
     """
     if isinstance(samples, ShardedSamples):
         stream = ShardStream(samples, transform, rank=rank, world=world, batch_size=batch_size)
-        options = _options(samples, workers, pin_memory, told, persistent=False)
+        options = _options(samples, workers, pin_memory, signal_number, persistent=False)
         return DataLoader(stream, batch_size=batch_size, collate_fn=Collate(targets=targets), **options)
     sampler = EvaluationSampler(len(samples), rank, world)
-    options = _options(samples, workers, pin_memory, told)
+    options = _options(samples, workers, pin_memory, signal_number)
     dataset = ImageDataset(samples, transform)
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=Collate(targets=targets), **options)
 
 
-def _options(samples: Samples, workers: int | None, pin_memory: bool, told, persistent: bool = True) -> dict:
-    """persistent: keep the workers from epoch to epoch; those of a stream are made anew, as they carry its number."""
+def _options(samples: Samples, workers: int | None, pin_memory: bool, signal_number, persistent: bool = True) -> dict:
+    """persistent: keep the workers from epoch to epoch. A stream needs new workers: they carry the epoch's number."""
     workers = default_workers(samples) if workers is None else workers
     return dict(
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_outlive_signals, told=told),
+        worker_init_fn=partial(_outlive_signals, signal_number=signal_number),
     )
 
 
 def end_workers(loader: DataLoader) -> None:
-    """End the worker processes that a loader keeps from epoch to epoch."""
+    """End the worker processes that a loader has kept from epoch to epoch."""
     iterator = getattr(loader, "_iterator", None)
     if hasattr(iterator, "_shutdown_workers"):
         iterator._shutdown_workers()
@@ -127,16 +128,17 @@ def end_workers(loader: DataLoader) -> None:
         loader._iterator = None
 
 
-def _outlive_signals(worker: int, told=None) -> None:
-    """A scheduler signals every process of a job: the run's own process needs its workers until it has saved.
+def _outlive_signals(worker: int, signal_number=None) -> None:
+    """Let a worker survive signals, which a scheduler sends to every process: the run reads images until it saves.
 
-    SIGTERM is also how Python ends processes that are left at its exit, and waits for them: they take a minute for it.
-    told: takes the number of a signal, as whoever sends it may know no other process.
+    Python also sends SIGTERM to the processes that are left when it exits, and waits for them; a worker therefore ends
+    `SECONDS_AFTER_SIGTERM` after it. signal_number: the worker writes the signal's number here, because the sender may
+    have signalled no other process.
     """
 
     def note(number: int, frame) -> None:
-        if told is not None:
-            told.value = number
+        if signal_number is not None:
+            signal_number.value = number
         if number == signal.SIGTERM:
             _end_later()
 
@@ -152,7 +154,7 @@ def _end_later() -> None:
 
 
 def default_workers(samples: Samples) -> int:
-    """No processes for images in memory, otherwise one per core that this process may use, at most 8."""
+    """Processes that read images: none if the images are in memory, else one per core of this process, at most 8."""
     if samples.in_memory:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

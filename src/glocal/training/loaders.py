@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningDataModule
 
-from glocal.data.loaders import end_workers, evaluation_loader, own_share, training_loader
+from glocal.data.loaders import end_workers, evaluation_loader, per_device_batch_size, training_loader
 from glocal.data.shards import ShardedSamples
 from glocal.training.stopping import StopSignals
 
@@ -22,7 +22,7 @@ class RunData(LightningDataModule):
         self.common = dict(
             targets=run.task.collate,
             pin_memory=run.device.type == "cuda",
-            told=stop.told,
+            signal_number=stop.signal_of_worker,
         )
 
     def train_dataloader(self):
@@ -56,7 +56,7 @@ class RunData(LightningDataModule):
         loader = evaluation_loader(
             samples,
             run.task.transform(run.preprocessing, run.source.class_names),
-            own_share(run.batch_size, config.accumulate, self.trainer.world_size),
+            per_device_batch_size(run.batch_size, config.accumulate, self.trainer.world_size),
             config.workers,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,

@@ -14,7 +14,7 @@ try:
 except ImportError:
     raise MissingExtraError("training needs Lightning: pip install 'glocal[train]'") from None
 
-from glocal.data.loaders import own_share
+from glocal.data.loaders import per_device_batch_size
 from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.data.samples import DataSource
 from glocal.data.splits import content_key
@@ -109,7 +109,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     images = len(source.splits["train"])
     batch_size = config.batch_size or _batch_size(images, min(preprocessing.input_size[1:]) <= SMALL)
     refuse_foreign_options(config, task)
-    task.check(config, source, own_share(batch_size, config.accumulate, config.world_size))
+    task.check(config, source, per_device_batch_size(batch_size, config.accumulate, config.world_size))
     _check_optimizer(config.optimizer)
     module = TrainingModule(
         model,

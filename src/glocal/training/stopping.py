@@ -1,4 +1,4 @@
-"""What stops a run from outside: signals, to any of its processes, and the end of one of them."""
+"""Stopping a run from outside: by a signal to any of its processes, or by the end of a process."""
 
 import multiprocessing
 import os
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from glocal.errors import WorkError
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-SECONDS_TO_NOTICE = 30  # for the main process, mostly at once: what it waits for does not come
+SECONDS_TO_NOTICE = 30  # for the main process; mostly it notices at once, because its collective fails
 SECONDS_TO_END = 5
-MAIN = "GLOCAL_MAIN_PROCESS"  # variable of the processes for further devices: which has started them
+MAIN = "GLOCAL_MAIN_PROCESS"  # variable for the processes of further devices: the process that started them
 
 
 class TrainingInterrupted(WorkError):
-    """A run that a signal has stopped; it can be resumed. exit_code: 128 + the signal's number, as shells have it."""
+    """A signal has stopped the run, which can be resumed. exit_code: 128 + the signal's number, as in shells."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -30,17 +30,17 @@ class TrainingInterrupted(WorkError):
 
 
 class StopSignals:
-    """Notes SIGINT, SIGTERM and SIGUSR1 as long as it is entered; Lightning must set no handlers of its own meanwhile.
+    """Notes SIGINT, SIGTERM and SIGUSR1 while it is entered; Lightning must not set its own handlers meanwhile.
 
-    Until `begin`, nothing is computed that could be saved: a signal raises TrainingInterrupted. Afterwards `number`
-    says which has come, to this process or (by `told`, in shared memory) to one that reads images; a second raises.
-    `kept` says in a few words what is left of the run so far. `end_others` ends the processes that this
-    one has started.
+    Before `begin`, the run has nothing to save, and a signal raises TrainingInterrupted. Afterwards `number` is the
+    signal that came to this process or to a process that reads images (`signal_of_worker`, in shared memory); a second
+    signal raises. `kept` says in a few words what is saved of the run. `end_others` ends the processes that this
+    process has started.
     """
 
     def __init__(self, kept: str = "nothing is saved yet"):
         self.kept = kept
-        self.told = multiprocessing.RawValue("i", 0)
+        self.signal_of_worker = multiprocessing.RawValue("i", 0)
         self.error: TrainingInterrupted | None = None
         self.end_others: Callable[[], None] = lambda: None
         self._number: int | None = None
@@ -49,7 +49,7 @@ class StopSignals:
         self._handlers: dict = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # no other may
+        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
             self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -62,16 +62,16 @@ class StopSignals:
 
     @property
     def number(self) -> int | None:
-        return self._number or self.told.value or None
+        return self._number or self.signal_of_worker.value or None
 
     def stop(self, number: int | None) -> None:
-        """Raise TrainingInterrupted, for SIGTERM where the signal came to another process."""
+        """Raise TrainingInterrupted; number: None if the signal came to another process, which counts as SIGTERM."""
         self.error = interrupted(number or signal.SIGTERM, self.kept)
         raise self.error
 
     def _note(self, number: int, frame) -> None:
-        if os.getpid() != self._process:  # one that reads images, just forked
-            self.told.value = number
+        if os.getpid() != self._process:  # a process that reads images, just forked
+            self.signal_of_worker.value = number
             return
         first = self._number is None
         self._number = self._number or number
@@ -81,17 +81,17 @@ class StopSignals:
 
 
 def interrupted(number: int, kept: str) -> TrainingInterrupted:
-    """The error of a run that a signal has stopped. kept: what is left of it, in a few words."""
+    """The error of a run that a signal has stopped. kept: what is saved of the run, in a few words."""
     on = ", the same command goes on" if kept.startswith("saved") else ""
     return TrainingInterrupted(f"stopped by {signal.Signals(number).name}: {kept}{on}", number)
 
 
 class FurtherProcesses:
-    """The processes that Lightning starts for the devices after the first, seen from the first.
+    """The processes that Lightning starts for the devices after the first, as the main process sees them.
 
-    Called with them, it watches over them: where one ends by a signal or an error and the main process does not notice
-    (a collective may wait for it for half an hour), it ends all, with a line and the exit code for that signal.
-    Lightning's own observer kills the main process five seconds after such an end, whatever it is doing.
+    Call it with these processes to watch them. If a process ends by a signal or an error and the main process does not
+    notice (a collective may wait for half an hour), all processes are ended, with a line and the exit code of that
+    signal. Lightning's own observer kills the main process five seconds after such an end, even while it saves.
     """
 
     def __init__(self, stop: StopSignals):
@@ -105,7 +105,7 @@ class FurtherProcesses:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def look(self) -> None:
-        """Note the signal that one of them has ended by; waits a moment, as the news of its end may be first."""
+        """Note the signal that has ended a process; waits a moment, because an error may arrive before that end."""
         deadline = time.monotonic() + SECONDS_TO_END
         while self.children and self.signal is None:
             codes = [child.poll() for child in self.children]
@@ -120,7 +120,7 @@ class FurtherProcesses:
             child.kill()
 
     def end(self) -> None:
-        """End those that do not end by themselves, as those do that stop with the main process."""
+        """Wait for the processes, which stop with the main process, and kill those that do not end."""
         self.over.set()
         deadline = time.monotonic() + SECONDS_TO_END
         for child in self.children:
@@ -151,7 +151,7 @@ class FurtherProcesses:
 
 
 def end_with_main_process() -> None:
-    """In a process for a further device: end when the main process has, even by kill -9 before they have met."""
+    """In a process for a further device: end when the main process ends, even by kill -9 before they have connected."""
     main = int(os.environ.get(MAIN, 0))
     if main in (0, os.getpid()):
         return
