@@ -11,7 +11,7 @@ from glocal.cli import main
 from glocal.data.formats.shards import expand_shards
 from glocal.data.open import open_for_evaluation
 from glocal.training.config import TrainConfig
-from glocal.training.run_folder import settle
+from glocal.training.run_folder import resolve_run
 from glocal.training.train import train
 from hostile.watch import watching
 
@@ -194,10 +194,10 @@ class TestResume:
     def test_from_python(self, run, folder):
         run(data=COMMAND)
         with pytest.raises(ValueError, match="names a command as its data"):
-            settle(Path("run"), TrainConfig(output="run", resume=True))
+            resolve_run(Path("run"), TrainConfig(output="run", resume=True))
         run(model="hf-hub:a/b")
         with pytest.raises(ValueError, match="names a model from elsewhere, 'hf-hub:a/b'"):
-            settle(Path("run"), TrainConfig(output="run", resume=True))
+            resolve_run(Path("run"), TrainConfig(output="run", resume=True))
         run(model_args=REMOTE)
         with pytest.raises(ValueError, match="has model_args that a file may not give"):
             train(TrainConfig(output="run", resume=True))

@@ -129,7 +129,7 @@ class TestFigures:
         expected = evaluate(config(data, imagenet))
         (data / IDS[5] / "broken.png").write_bytes(b"x")
         result = evaluate(config(data, imagenet))
-        assert result.unread == [f"{data / IDS[5] / 'broken.png'}: not an image"]
+        assert result.unreadable == [f"{data / IDS[5] / 'broken.png'}: not an image"]
         assert result.images == 12
         assert result.loss == pytest.approx(expected.loss, rel=1e-5)
 

@@ -11,7 +11,7 @@ from glocal.tasks.classification import plots as class_plots
 from glocal.tasks.measurement import Measured
 
 COMMON = dict(
-    model="van_b0", data="photos", split="val", device="cpu", images=20, unread=[], images_per_second=9.0,
+    model="van_b0", data="photos", split="val", device="cpu", images=20, unreadable=[], images_per_second=9.0,
     img_size=[32, 32],
 )  # fmt: skip
 

@@ -222,8 +222,10 @@ class TestDistillation:
         result = Teacher(teacher, (0.4,) * 3, (0.2,) * 3, "soft", weight=0.3, temperature=2.0).teach(
             loss, logits, images
         )
-        told = teacher.model((images * 0.2 + 0.4 - 0.5) / 0.25) / 2
-        divergence = (told.softmax(1) * (told.log_softmax(1) - (logits / 2).log_softmax(1))).sum(1).mean()
+        teacher_logits = teacher.model((images * 0.2 + 0.4 - 0.5) / 0.25) / 2
+        divergence = (
+            (teacher_logits.softmax(1) * (teacher_logits.log_softmax(1) - (logits / 2).log_softmax(1))).sum(1).mean()
+        )
         assert result.item() == pytest.approx((0.7 * 0.7 + 0.3 * 4 * divergence).item(), rel=1e-5)
 
     def test_hard(self, teacher):
@@ -392,7 +394,7 @@ class TestData:
         for path in sorted((tmp_path / "data/one").iterdir())[:9]:
             path.write_bytes(b"no image")
         if not stops:
-            assert len(run(tmp_path / "data", tmp_path / "out", max_bad=limit, epochs=2).unread) == 9
+            assert len(run(tmp_path / "data", tmp_path / "out", max_bad=limit, epochs=2).unreadable) == 9
             return
         with pytest.raises(TrainingStopped, match=r"of 72 images cannot be read, more than --max-bad 1% allows"):
             run(tmp_path / "data", tmp_path / "out", max_bad=limit)

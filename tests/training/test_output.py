@@ -140,7 +140,7 @@ class TestLock:
             pass
 
     @pytest.mark.parametrize(
-        ("environment", "leads"),
+        ("environment", "rank_zero"),
         [
             ({}, True),
             ({"RANK": "0", "LOCAL_RANK": "0"}, True),
@@ -151,12 +151,12 @@ class TestLock:
             ({"SLURM_PROCID": "1", "RANK": "0"}, True),
         ],
     )
-    def test_one_of_the_processes_of_a_run_takes_it(self, environment, leads, monkeypatch):
+    def test_one_of_the_processes_of_a_run_takes_it(self, environment, rank_zero, monkeypatch):
         for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        assert is_rank_zero() == leads
+        assert is_rank_zero() == rank_zero
 
 
 class TestLostFolder:

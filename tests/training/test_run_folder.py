@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from glocal.training.config import TrainConfig
-from glocal.training.run_folder import make, settle, start_output
+from glocal.training.run_folder import make, resolve_run, start_output
 
 FILES = ["model.safetensors", "last.ckpt", "metrics.csv", "config.yaml", "train.log", "samples/a-0001_label-3.png"]
 FILES += ["summary.json", "model.raw.safetensors", "tensorboard/events.out.tfevents.1"]
@@ -22,19 +22,19 @@ def folder(tmp_path):
 def test_what_took_work_is_protected(folder, name):
     (folder / name).touch()
     with pytest.raises(FileExistsError, match="holds a run already: give another --output, or --overwrite"):
-        settle(folder, TrainConfig())
-    assert settle(folder, TrainConfig(overwrite=True)) == (TrainConfig(overwrite=True), None)
+        resolve_run(folder, TrainConfig())
+    assert resolve_run(folder, TrainConfig(overwrite=True)) == (TrainConfig(overwrite=True), None)
 
 
 @pytest.mark.parametrize("name", [*FOREIGN, "config.yaml", "train.log"])
 def test_other_files_do_not_make_a_run(folder, name):
     (folder / name).write_text("")
-    assert settle(folder, TrainConfig()) == (TrainConfig(), None)
+    assert resolve_run(folder, TrainConfig()) == (TrainConfig(), None)
 
 
 def test_nothing_to_resume(folder):
     with pytest.raises(FileNotFoundError, match=r"--resume: .* holds no run"):
-        settle(folder, TrainConfig(resume=True))
+        resolve_run(folder, TrainConfig(resume=True))
 
 
 def test_overwriting_removes_a_runs_files_only(folder):
@@ -75,13 +75,13 @@ def test_a_run_goes_on_with_no_other_option(folder, name, resume):
     (folder / "last.ckpt").touch()
     changes = {name: COMPUTES[name]} if name in COMPUTES else CHANGED_WITH[name]
     with pytest.raises(FileExistsError, match=rf"other options \(--{name.replace('_', '-')} .*: give another --output"):
-        settle(folder, TrainConfig(**changes, resume=resume))
+        resolve_run(folder, TrainConfig(**changes, resume=resume))
 
 
 def test_file_in_place_of_the_folder(folder):
     (folder / "out").touch()
     with pytest.raises(FileExistsError, match="is a file"):
-        settle(folder / "out", TrainConfig(overwrite=True))
+        resolve_run(folder / "out", TrainConfig(overwrite=True))
 
 
 def test_config_can_be_used_again(folder):

@@ -304,9 +304,9 @@ class TestUnreadableFiles:
     @pytest.mark.parametrize("workers", [0, 2])
     def test_are_skipped_counted_and_named(self, damaged, tmp_path, workers, caplog):
         result = run(damaged, tmp_path / "out", epochs=2, workers=workers, batch_size=12)
-        assert len(result.unread) == 3
+        assert len(result.unreadable) == 3
         assert result.metrics["top1"] > 30
-        assert sum(int(row["unread"]) for row in rows(result.output)) == sum(result.unread.values())
+        assert sum(int(row["unread"]) for row in rows(result.output)) == sum(result.unreadable.values())
         log = (result.output / "train.log").read_text()
         for name in ("zero/05.png", "zero/06.png", "one/07.png"):
             assert str(damaged / name) in log
@@ -321,8 +321,8 @@ class TestUnreadableFiles:
             assert image in content
             path.write_bytes(content.replace(image, b"x" * len(image)))
         result = run(tmp_path / "shards", tmp_path / "out", epochs=2, workers=workers, batch_size=12)
-        assert {name.split(": ")[1] for name in result.unread} == {"zero-06.png", "one-01.png"}
-        assert sum(int(row["unread"]) for row in rows(result.output)) == sum(result.unread.values())
+        assert {name.split(": ")[1] for name in result.unreadable} == {"zero-06.png", "one-01.png"}
+        assert sum(int(row["unread"]) for row in rows(result.output)) == sum(result.unreadable.values())
         assert f"skipped {tmp_path / 'shards/digits-0.tar'}: zero-06.png: not an image" in caplog.text
 
     @pytest.mark.parametrize("strict", [False, True])
@@ -337,11 +337,10 @@ class TestUnreadableFiles:
             (root / f"{name}.jpg").write_bytes((root / f"{name}.jpg").read_bytes()[:-2])
         result = run(root, tmp_path / "out", epochs=1, workers=1, strict=strict)
         names = {str(root / "zero/05.jpg"), str(root / "one/07.jpg")}
-        assert {name for name in names for unread in result.unread if unread.startswith(name)} == (
-            names if strict else set()
-        )
+        found = {name for name in names for reason in result.unreadable if reason.startswith(name)}
+        assert found == (names if strict else set())
         measured = evaluate(EvalConfig(str(root), str(finished.output), split="all", workers=0, strict=strict))
-        assert len(measured.unread) == (2 if strict else 0)
+        assert len(measured.unreadable) == (2 if strict else 0)
 
     def test_nothing_readable_stops_the_run(self, digits_folder, tmp_path):
         root = tmp_path / "all"
@@ -362,7 +361,7 @@ class TestUnreadableFiles:
     def test_evaluation_reports_them(self, damaged, finished):
         result = evaluate(EvalConfig(str(damaged), str(finished.output), split="all", workers=0))
         assert result.images == 87
-        assert len(result.unread) == 3
+        assert len(result.unreadable) == 3
 
     def test_evaluation_of_nothing_readable(self, tmp_path, finished):
         (tmp_path / "data/one").mkdir(parents=True)

@@ -52,7 +52,7 @@ def _tables(result):
         **_figures(result),
         "images": f"{result.images:,} ({result.split})",
         **({"images without a label": f"{values['unlabelled']:,}"} if "unlabelled" in values else {}),
-        "unreadable files": str(len(result.unread)),
+        "unreadable files": str(len(result.unreadable)),
         "input size": "×".join(map(str, result.img_size)),
         "speed": f"{result.images_per_second:,.0f} images/s on {result.device}",
     }

@@ -59,8 +59,8 @@ def run(config: LoopOptions) -> int:
         "training speed": f"{result.images_per_second:,.0f} images/s",
         "time": f"{result.seconds:.0f} s",
     }
-    if result.unread:
-        rows["unreadable files"] = f"{len(result.unread)}, named in {result.output / 'train.log'}"
+    if result.unreadable:
+        rows["unreadable files"] = f"{len(result.unreadable)}, named in {result.output / 'train.log'}"
     screen.print(facts(f"{result.model} on {result.data}", rows))
     names = ("model.safetensors", "model.raw.safetensors", "last.ckpt", "metrics.csv", "config.yaml", "summary.json")
     saved = ", ".join(name for name in names if (result.output / name).exists())

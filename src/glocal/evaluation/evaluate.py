@@ -118,7 +118,7 @@ def _results(measurement: Measurement, trained: Trained, data: str, device: str)
                 img_size=list(one.preprocessing.input_size[1:]),
                 device=device,
                 images=images,
-                unread=_unreadable([one] if len(several) > 1 else measurement.passes),
+                unreadable=_unreadable([one] if len(several) > 1 else measurement.passes),
                 images_per_second=speed,
                 values=further | values,
             )

@@ -67,8 +67,8 @@ class Measurement:
 class Measured:
     """The result of a measurement. The values are attributes too.
 
-    images_per_second includes reading them. images counts those measured, unread names those that could not be read.
-    values: the task's measures by key, and what else its metrics report.
+    images: how many were measured. unreadable: the files that could not be read, with the reasons. images_per_second:
+    reading included. values: the task's measures by key, and whatever else its metrics report.
     """
 
     task: Task
@@ -78,7 +78,7 @@ class Measured:
     img_size: list[int]
     device: str
     images: int
-    unread: list[str]
+    unreadable: list[str]
     images_per_second: float
     values: dict
 
@@ -90,7 +90,8 @@ class Measured:
 
     def to_dict(self) -> dict:
         """All of it, ready for JSON: the task's measures before its further values."""
-        facts = {name: value for name, value in vars(self).items() if name not in ("task", "values")}
+        names = {"unreadable": "unread"}  # the key in files, since version 0.1
+        facts = {names.get(name, name): fact for name, fact in vars(self).items() if name not in ("task", "values")}
         keys = [measure.key for measure in self.task.measures]
         order = sorted(self.values, key=lambda name: keys.index(name) if name in keys else len(keys))
         return facts | {name: self.values[name] for name in order}

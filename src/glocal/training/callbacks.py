@@ -154,7 +154,7 @@ class EpochLog(Callback):
         self.monitor = monitor
         self.check = check
         self.rows: list[dict] = []
-        self.unread_before = 0
+        self.unreadable_before = 0
         self.images = 0
         self.seconds = 0.0
         self.progress: Progress | None = None
@@ -164,11 +164,11 @@ class EpochLog(Callback):
         return self.images / self.seconds if self.seconds else 0.0
 
     def state_dict(self) -> dict:
-        return {"rows": self.rows, "unread_before": self.unread_before}
+        return {"rows": self.rows, "unread_before": self.unreadable_before}
 
     def load_state_dict(self, state: dict) -> None:
         self.rows = state["rows"]
-        self.unread_before = state["unread_before"]
+        self.unreadable_before = state["unread_before"]
 
     def on_train_start(self, trainer, module) -> None:
         self._start_clock()  # an epoch that is continued has no start of its own
@@ -181,7 +181,7 @@ class EpochLog(Callback):
             self.progress.start()
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        self.unread_before = module.unreadable.total()
+        self.unreadable_before = module.unreadable.total()
         self._start_clock()
 
     def _start_clock(self) -> None:
@@ -200,7 +200,7 @@ class EpochLog(Callback):
         self.images += self.epoch_images
         self.seconds += self.epoch_seconds
         rate = self.epoch_images / self.epoch_seconds if self.epoch_seconds else 0.0
-        unreadable = torch.tensor([module.unreadable.total() - self.unread_before], dtype=torch.float64)
+        unreadable = torch.tensor([module.unreadable.total() - self.unreadable_before], dtype=torch.float64)
         unreadable = int(module.sum_over_devices(unreadable))
         epoch, loss = trainer.current_epoch + 1, module.train_loss
         lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
@@ -209,7 +209,7 @@ class EpochLog(Callback):
         row |= {f"val_{name}": value for name, value in val.items()}
         if module.ema is not None:
             row |= {f"val_raw_{name}": value for name, value in module.raw_metrics.items()}
-        row["unread"] = unreadable
+        row["unread"] = unreadable  # the column's name since version 0.1
         self.rows.append(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)

@@ -41,8 +41,8 @@ def finished(folder: Path) -> bool:
     return (folder / SUMMARY).is_file()
 
 
-def settle(folder: Path, config: LoopOptions) -> tuple[LoopOptions, Path | None]:
-    """What to do about an earlier run in the output folder: the configuration to use, and the state to continue from.
+def resolve_run(folder: Path, config: LoopOptions) -> tuple[LoopOptions, Path | None]:
+    """The configuration to use, and the file of the state to continue from (None: the run starts anew).
 
     An unfinished run of the same options is continued; with --resume, of any options that `config` does not change. A
     run that was stopped before it saved anything is started anew. Otherwise FileExistsError, unless it may be
@@ -127,7 +127,10 @@ def start_output(folder: Path, config: LoopOptions, keep: bool = False) -> None:
 
 def write_summary(folder: Path, result) -> None:
     """Write what came out of a run (a `TrainResult`), which is finished with it."""
-    summary = {name: value for name, value in vars(result).items() if name not in ("output", "samples")}
+    names = {"unreadable": "unread"}  # the key in files, since version 0.1
+    summary = {
+        names.get(name, name): value for name, value in vars(result).items() if name not in ("output", "samples")
+    }
     write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
 

@@ -34,7 +34,7 @@ class TrainResult:
     """A finished run.
 
     metrics: the task's measures of the validation images, at the `epoch` whose weights are kept.
-    unread: how often each unreadable file was met. samples: held-out images written for a first prediction.
+    unreadable: how often each unreadable file was met. samples: held-out images written for a first prediction.
     """
 
     output: Path
@@ -47,7 +47,7 @@ class TrainResult:
     images: dict[str, int]
     seconds: float
     images_per_second: float
-    unread: dict[str, int]
+    unreadable: dict[str, int]
     samples: list[Path]
 
 
@@ -62,11 +62,11 @@ def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
     start = time.perf_counter()
     console = console or Console()
     config = _as_launched(config)
-    output, leading = Path(config.output or Path("runs") / _run_name(config)), is_rank_zero()
-    if leading:
+    output, rank_zero = Path(config.output or Path("runs") / _run_name(config)), is_rank_zero()
+    if rank_zero:
         run_lock.refuse_if_held(output)
     asked = config.shrunk() if config.quick else config
-    config, state = run_folder.settle(output, asked)
+    config, state = run_folder.resolve_run(output, asked)
     if config.model_args != asked.model_args:  # they are those of the run in the folder
         check_model_args(config, output / run_files.CONFIG)
     name = _model_name(config)
@@ -76,22 +76,22 @@ def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
     from glocal.training.fit import fit
     from glocal.training.prepare import prepare  # seconds to import: after the mistakes seen without
 
-    if not leading:  # one of several processes speaks
+    if not rank_zero:  # one of several processes speaks
         console.quiet = True
         logging.getLogger("glocal").setLevel(logging.ERROR)
     for note in source.notes:
         log.warning(note)
     run = prepare(config, name, source)
-    if leading:
+    if rank_zero:
         run_folder.make(output)
     kept = "nothing is saved yet" if state is None else f"saved before in {output}"
     with (
-        run_lock.hold(output) if leading else nullcontext(lambda: None) as check,
+        run_lock.hold(output) if rank_zero else nullcontext(lambda: None) as check,
         _explained(output, check),
         StopSignals(kept) as stop,
     ):
-        if leading:
-            if run_folder.settle(output, asked) != (config, state):
+        if rank_zero:
+            if run_folder.resolve_run(output, asked) != (config, state):
                 raise ExistingPathError(f"another run has written to {output} meanwhile: give the same command again")
             run_folder.start_output(output, config, keep=state is not None)
         console.print(run.opening(), highlight=False, soft_wrap=True)
@@ -114,10 +114,10 @@ def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
             images={split: len(samples) for split, samples in source.splits.items()},
             seconds=time.perf_counter() - start,
             images_per_second=outcome.images_per_second,
-            unread=outcome.unreadable,
-            samples=run_folder.write_samples(output, source) if leading else [],
+            unreadable=outcome.unreadable,
+            samples=run_folder.write_samples(output, source) if rank_zero else [],
         )
-        if leading:
+        if rank_zero:
             run_folder.write_summary(output, result)
     return result
 

@@ -223,13 +223,13 @@ def _describe(data: str, parts: dict[str, list[str]], held_out: dict | None, not
     shards = [shard for of_part in parts.values() for shard in of_part]
     counts = _written_counts(shards)
     names = _written_classes(shards)
-    unread = shards if names is None else [shard for shard in shards if shard not in counts]
-    if len(unread) > 100 or any(local_path(shard) is None for shard in unread):
+    to_scan = shards if names is None else [shard for shard in shards if shard not in counts]
+    if len(to_scan) > 100 or any(local_path(shard) is None for shard in to_scan):
         spare = "classes.txt and sizes.json beside them would spare that"
         log.warning(
-            "%s: reading %s once to count and to find the classes; %s", data, counted(len(unread), "shard"), spare
+            "%s: reading %s once to count and to find the classes; %s", data, counted(len(to_scan), "shard"), spare
         )
-    contents = {shard: _scan(shard, labels=names is None) for shard in unread}
+    contents = {shard: _scan(shard, labels=names is None) for shard in to_scan}
     for shard, found in contents.items():
         if counts.setdefault(shard, found.count) != found.count:
             raise InvalidValueError(
