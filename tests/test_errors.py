@@ -15,7 +15,7 @@ from glocal.deploy.files import ExportMismatchError
 from glocal.errors import UserError, WorkError
 from glocal.models.build import NoWeightsError
 from glocal.safe_yaml import YamlError
-from glocal.training.module import TrainingStopped
+from glocal.training.lightning_module import TrainingStopped
 from glocal.training.stopping import TrainingInterrupted
 
 SOURCE = Path(__file__).parent.parent / "src" / "glocal"

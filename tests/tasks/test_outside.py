@@ -21,7 +21,7 @@ from glocal.cli import main
 from glocal.tasks import task as task_module
 from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.tasks.task import find_task
-from glocal.training.module import TrainingModule
+from glocal.training.lightning_module import TrainingModule
 from tasks.outside import ANGLE, Turn
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ import torch
 
 from glocal.training import callbacks
 from glocal.training.config import TrainConfig
-from glocal.training.module import TrainingModule
+from glocal.training.lightning_module import TrainingModule
 from glocal.training.train import train
 
 if __name__ == "__main__":

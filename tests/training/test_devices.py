@@ -18,10 +18,10 @@ from glocal.evaluation.evaluate import evaluate
 from glocal.tasks import find_task
 from glocal.tasks.checkpoint import read_weights
 from glocal.tasks.classification.objective import ClassificationObjective
-from glocal.training import fit
+from glocal.training import loop
 from glocal.training import train as train_module
 from glocal.training.config import TrainConfig
-from glocal.training.module import TrainingModule
+from glocal.training.lightning_module import TrainingModule
 from glocal.training.train import train
 from run_output import rows
 
@@ -149,7 +149,7 @@ def test_batch_norm_over_all_devices_with_fsdp(monkeypatch):
 ])  # fmt: skip
 def test_where_batch_norm_is_over_all_devices(choice, devices, kind, synced):
     config = TrainConfig(sync_bn=choice, devices=devices)
-    assert fit._syncs_batch_norm(config, torch.device(kind)) == synced
+    assert loop._syncs_batch_norm(config, torch.device(kind)) == synced
 
 
 @pytest.mark.parametrize(

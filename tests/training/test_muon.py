@@ -4,7 +4,7 @@ import pytest
 import timm.optim.muon
 import torch
 
-from glocal.training.module import _compute_muon_in
+from glocal.training.lightning_module import _compute_muon_in
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 

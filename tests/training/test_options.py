@@ -28,10 +28,10 @@ from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.tasks.classification.distillation import Teacher
 from glocal.tasks.classification.objective import ClassificationObjective
 from glocal.tasks.loading import Trained, create_model
-from glocal.training import fit as fit_module
+from glocal.training import loop
 from glocal.training.config import TrainConfig
 from glocal.training.freezing import freeze
-from glocal.training.module import TrainingModule, TrainingStopped
+from glocal.training.lightning_module import TrainingModule, TrainingStopped
 from glocal.training.train import train
 from run_output import rows
 
@@ -48,13 +48,13 @@ def run(data, output, **changes):
 def spy(monkeypatch):
     """The module and the trainer of the runs that follow, in order."""
     seen = []
-    original = fit_module.lightning.Trainer.fit
+    original = loop.lightning.Trainer.fit
 
     def fit(self, module, *args, **kwargs):
         seen.append((module, self))
         return original(self, module, *args, **kwargs)
 
-    monkeypatch.setattr(fit_module.lightning.Trainer, "fit", fit)
+    monkeypatch.setattr(loop.lightning.Trainer, "fit", fit)
     return seen
 
 
@@ -487,9 +487,9 @@ class TestEngine:
     def test_compiled_on_a_gpu_only_unless_told(self):
         assert TrainConfig().compile == "auto"
         config = TrainConfig(compile="auto")
-        assert [fit_module._compiles(config, torch.device(kind)) for kind in ("cpu", "cuda")] == [False, True]
-        assert fit_module._compiles(TrainConfig(compile="always"), torch.device("cpu"))
-        assert not fit_module._compiles(TrainConfig(compile="never"), torch.device("cuda"))
+        assert [loop._compiles(config, torch.device(kind)) for kind in ("cpu", "cuda")] == [False, True]
+        assert loop._compiles(TrainConfig(compile="always"), torch.device("cpu"))
+        assert not loop._compiles(TrainConfig(compile="never"), torch.device("cuda"))
 
     def test_weights_and_images_are_channels_last(self, digits_folder, tmp_path, spy):
         run(digits_folder, tmp_path / "1", model="van_pico")

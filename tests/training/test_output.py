@@ -21,7 +21,7 @@ from glocal.files import write_atomically
 from glocal.training import run_folder, run_lock
 from glocal.training import train as train_module
 from glocal.training.config import TrainConfig
-from glocal.training.module import TrainingModule
+from glocal.training.lightning_module import TrainingModule
 from glocal.training.run_lock import hold, refuse_if_held
 from glocal.training.train import train
 

@@ -17,7 +17,7 @@ from glocal.tasks import checkpoint
 from glocal.tasks.checkpoint import read_weights
 from glocal.training import callbacks
 from glocal.training.config import TrainConfig
-from glocal.training.module import TrainingModule
+from glocal.training.lightning_module import TrainingModule
 from glocal.training.stopping import TrainingInterrupted
 from glocal.training.train import train
 from run_output import rows

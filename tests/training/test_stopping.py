@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from glocal.cli import main
 from glocal.data.loaders import _outlive_signals
 from glocal.training import callbacks, stopping
-from glocal.training.module import TrainingModule
+from glocal.training.lightning_module import TrainingModule
 from glocal.training.stopping import FurtherProcesses, StopSignals, TrainingInterrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")

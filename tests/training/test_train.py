@@ -20,7 +20,7 @@ from glocal.evaluation.evaluate import evaluate
 from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.tasks.classification import objective
 from glocal.training.config import TrainConfig
-from glocal.training.module import TrainingModule, TrainingStopped
+from glocal.training.lightning_module import TrainingModule, TrainingStopped
 from glocal.training.prepare import _batch_size, prepare
 from glocal.training.train import train
 from run_output import rows

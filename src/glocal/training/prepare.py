@@ -30,7 +30,7 @@ from glocal.tasks.loading import (
 )
 from glocal.tasks.task import Task, find_task, refuse_foreign_options
 from glocal.training.config import QUICK_BATCHES, LoopOptions
-from glocal.training.module import TrainingModule
+from glocal.training.lightning_module import TrainingModule
 
 SMALL = 64  # pixels: more images fit into a batch
 

@@ -73,7 +73,7 @@ def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
     set_strict(config.strict)
     source = _open(config)
 
-    from glocal.training.fit import fit
+    from glocal.training.loop import fit
     from glocal.training.prepare import prepare  # seconds to import: after the mistakes seen without
 
     if not rank_zero:  # one of several processes speaks

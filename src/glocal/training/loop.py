@@ -25,8 +25,8 @@ except ImportError:
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from glocal.training.callbacks import AtomicCheckpointIO, EpochLog, KeepBest, KeepLast
+from glocal.training.lightning_module import TrainingStopped
 from glocal.training.loaders import RunData
-from glocal.training.module import TrainingStopped
 from glocal.training.prepare import Run
 from glocal.training.stopping import MAIN, FurtherProcesses, StopSignals, end_with_main_process, interrupted
 
