@@ -16,7 +16,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from glocal.deploy import bulk, parts
-from glocal.deploy.bulk import Results, write_results
+from glocal.deploy.bulk import Written, write_results
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.deploy.predictor import Predictor
 
@@ -66,7 +66,7 @@ def state(folder):
 
 class TestFiles:
     def test_embeddings_are_the_predictors(self, config, checkpoint, photos, tmp_path):
-        assert write_results(config()) == Results(files=3, images=7, unreadable=1)
+        assert write_results(config()) == Written(files=3, images=7, unreadable=1)
         assert [parquet.read_metadata(p).num_rows for p in sorted((tmp_path / "out").glob("*.parquet"))] == [3, 3, 1]
         expected = Predictor(checkpoint, engine="torch").embed(sorted(map(str, photos.iterdir())))
         for row, embedding in zip(rows(tmp_path / "out"), expected, strict=True):
@@ -78,7 +78,7 @@ class TestFiles:
                 assert (row["error"], row["embedding"]) == ("not an image", None)
 
     def test_predictions_are_the_predictors(self, config, checkpoint, photos, tmp_path):
-        assert write_results(config(PredictConfig, top_k=2)) == Results(files=3, images=7, unreadable=1)
+        assert write_results(config(PredictConfig, top_k=2)) == Written(files=3, images=7, unreadable=1)
         expected = Predictor(checkpoint, engine="torch")(sorted(map(str, photos.iterdir())), top_k=2)
         for row, prediction in zip(rows(tmp_path / "out"), expected, strict=True):
             assert row["source"] == prediction.source
@@ -104,7 +104,7 @@ class TestFiles:
             parquet.write_table(pyarrow.table({"label": range(7), "photo": values}), stored)
         write_results(config())
         stored_config = config(images=[str(stored)], output=str(tmp_path / "stored"), image_column="photo")
-        assert write_results(stored_config) == Results(files=1, images=7, unreadable=1)
+        assert write_results(stored_config) == Written(files=1, images=7, unreadable=1)
         places = [f"{number}.png" if kind == "tar" else f"row {number}" for number in range(7)]
         for place, row, expected in zip(places, rows(tmp_path / "stored"), rows(tmp_path / "out"), strict=True):
             assert row["source"] == f"{stored}: {place}"
@@ -136,7 +136,7 @@ class TestFiles:
 
     def test_no_rows(self, config, tmp_path):
         parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), tmp_path / "x.parquet")
-        assert write_results(config(images=[str(tmp_path / "x.parquet")])) == Results(1, 0, 0)
+        assert write_results(config(images=[str(tmp_path / "x.parquet")])) == Written(1, 0, 0)
 
     def test_more_rows_than_are_kept_in_memory(self, config, tmp_path, monkeypatch):
         monkeypatch.setattr(parts, "ROWS", 2)
@@ -158,7 +158,7 @@ class TestResume:
         expected, before = rows(tmp_path / "out"), state(tmp_path / "out")
         (tmp_path / "out/part-00001.parquet").unlink()
         (tmp_path / "out/.part-00001.parquet.host-1.tmp").write_text("of a dead process")
-        assert write_results(config(batch_size=3)) == Results(3, 7, 1)
+        assert write_results(config(batch_size=3)) == Written(3, 7, 1)
         after = state(tmp_path / "out")
         assert after.keys() == before.keys()
         kept = ("part-00000.parquet", "part-00002.parquet")
@@ -169,7 +169,7 @@ class TestResume:
     def test_with_everything_there_no_model_is_loaded(self, config, monkeypatch):
         write_results(config())
         monkeypatch.delattr(bulk, "load_predictor")
-        assert write_results(config()) == Results(3, 7, 1)
+        assert write_results(config()) == Written(3, 7, 1)
 
     @pytest.mark.parametrize(
         ("options", "what"),
@@ -196,7 +196,7 @@ class TestResume:
         write_results(config())
         (tmp_path / "out/part-of-mine.parquet").write_text("mine")
         before = state(tmp_path / "out")
-        assert write_results(config(PredictConfig, shard_size=7, overwrite=True)) == Results(1, 7, 1)
+        assert write_results(config(PredictConfig, shard_size=7, overwrite=True)) == Written(1, 7, 1)
         after = state(tmp_path / "out")
         assert after.keys() == {"part-00000.parquet", "part-of-mine.parquet", "_plan.json"}
         assert [name for name in after if after[name] == before[name]] == ["part-of-mine.parquet"]
@@ -223,7 +223,7 @@ class TestResume:
         assert list(plan) == ["command", "images", "model", "checkpoint", "shard size", "image column", "top k"]
         (out / "_plan.json").rename(out / "plan.json")
         (out / "part-00001.parquet").unlink()
-        assert write_results(config()) == Results(3, 7, 1)
+        assert write_results(config()) == Written(3, 7, 1)
         assert "resumed: 2 of 3 shards are there already" in caplog.text
         assert not (out / "plan.json").exists()
         assert (out / "_plan.json").exists()
@@ -253,7 +253,7 @@ class TestResume:
         write_results(config())
         for part in (tmp_path / "out").glob("part-*"):
             part.unlink()
-        assert write_results(config(shard_size=7)) == Results(1, 7, 1)
+        assert write_results(config(shard_size=7)) == Written(1, 7, 1)
 
     def test_output_that_is_a_file(self, config, photos):
         with pytest.raises(NotADirectoryError, match="this is a file, not a folder"):

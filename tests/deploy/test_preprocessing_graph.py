@@ -8,7 +8,7 @@ from torch import nn
 
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import export, runtimes
-from glocal.deploy.preprocess import Preprocess
+from glocal.deploy.preprocessing_graph import PreprocessingGraph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def test_is_what_pillow_does(name, size):
     if preprocessing.crop_mode == "squash":  # Pillow 13 squashes some shapes columns first: here always rows first
         image = image.resize((88, image.height), Image.Resampling.BICUBIC)  # 80 pixels are 0.9 of it
     expected = preprocessing.transform()(image)
-    found = Preprocess(preprocessing)(torch.from_numpy(pixels)[None])[0]
+    found = PreprocessingGraph(preprocessing)(torch.from_numpy(pixels)[None])[0]
     assert found.shape == expected.shape
     levels = ((found - expected) * torch.tensor(STD).view(3, 1, 1) * 255).abs()
     assert levels.max() < 1.01
@@ -84,7 +84,7 @@ def test_in_a_file(tmp_path, ending):
 )
 def test_what_is_not_built(preprocessing, message):
     with pytest.raises(ValueError, match=message):
-        Preprocess(preprocessing)
+        PreprocessingGraph(preprocessing)
 
 
 def test_a_fixed_size_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from glocal.cli import main
 from glocal.deploy.config import PredictConfig
 from glocal.deploy.predictor import Predictor
-from glocal.deploy.results import Results, write_table
+from glocal.deploy.rows import Written, write_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,7 +82,7 @@ def test_no_images_are_an_empty_list(checkpoint, tmp_path):
 
     parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), tmp_path / "x.parquet")
     config = PredictConfig([str(tmp_path / "x.parquet")], str(checkpoint), output=str(tmp_path / "x.json"))
-    assert write_table(config) == Results(1, 0, 0)
+    assert write_table(config) == Written(1, 0, 0)
     assert json.loads((tmp_path / "x.json").read_text()) == []
 
 

@@ -26,7 +26,7 @@ def write(config: EmbedConfig | PredictConfig) -> int:
     from glocal.wording import counted
 
     if getattr(config, "to_table", False):
-        from glocal.deploy.results import write_table
+        from glocal.deploy.rows import write_table
 
         results = write_table(config, track)
         where = ""

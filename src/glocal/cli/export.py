@@ -15,7 +15,7 @@ POSITIONAL: dict[str, str] = {}
 
 
 def run(config: ExportConfig) -> int:
-    from glocal.deploy.described import export_as
+    from glocal.deploy.export_model import export_model
     from glocal.deploy.files import files_of
     from glocal.deploy.runtimes import require
     from glocal.files import check_target
@@ -27,7 +27,7 @@ def run(config: ExportConfig) -> int:
         if file.exists() and not config.overwrite:
             raise ExistingPathError(f"{file} exists: --overwrite replaces it")
     with console().status(line(f"writing {path} …")):
-        result = export_as(config, path)
+        result = export_model(config, path)
     error = f"{result.difference:.1e} standard deviations"
     compared = ", ".join("×".join(map(str, shape)) for shape in result.compared)
     kind = "RGB images, uint8 (B, H, W, 3)" if config.preprocess else "images (B, C, H, W), normalised"

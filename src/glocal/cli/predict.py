@@ -30,7 +30,7 @@ def run(config: PredictConfig) -> int:
 def _show(config: PredictConfig) -> int:
     from glocal.data.image import find_images, set_strict
     from glocal.deploy.pictures import with_pictures
-    from glocal.deploy.results import load_predictor
+    from glocal.deploy.rows import load_predictor
 
     set_strict(config.strict)
     images = find_images(config.images)

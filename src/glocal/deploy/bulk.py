@@ -11,7 +11,7 @@ import msgspec
 from glocal.data.inputs import Shard, inputs_key, plan
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.deploy.parts import part_name, write_shard
-from glocal.deploy.results import Results, Track, expect_images, load_predictor
+from glocal.deploy.rows import Track, Written, expect_images, load_predictor
 from glocal.errors import InvalidValueError, MissingExtraError, NotAFolderError
 from glocal.files import write_atomically
 from glocal.tasks.checkpoint import find_checkpoint, read_info
@@ -30,7 +30,7 @@ LARGEST_PLAN = 2**16  # bytes
 PART = re.compile(r"part-\d{5,}\.parquet")
 
 
-def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda items, total, unit: items) -> Results:
+def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda items, total, unit: items) -> Written:
     """Predict or embed the images of all inputs into `config.output`, one Parquet file per shard.
 
     What the folder holds of the same run is not computed again. track: passes on items while it shows progress, see
@@ -61,7 +61,7 @@ def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda ite
     finally:
         _remove_temporary(folder)
     counts = [_count(folder / part_name(shard.number)) for shard in shards]
-    return Results(len(shards), sum(images for images, _ in counts), sum(unreadable for _, unreadable in counts))
+    return Written(len(shards), sum(images for images, _ in counts), sum(unreadable for _, unreadable in counts))
 
 
 def _count(part: Path) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from glocal.data.inputs import Shard
 from glocal.deploy.config import EmbedConfig, ImagesConfig, PredictConfig
 from glocal.deploy.parts import part_name, temporary_name, write_shard
-from glocal.deploy.results import load_predictor
+from glocal.deploy.rows import load_predictor
 from glocal.errors import InvalidValueError, MissingExtraError, WorkError
 from glocal.wording import counted, one_line
 

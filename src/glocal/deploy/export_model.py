@@ -13,7 +13,7 @@ from glocal.deploy.graph import Maps
 from glocal.tasks.loading import create_model, load_trained
 
 
-def export_as(config: ExportConfig, path: Path) -> ExportResult:
+def export_model(config: ExportConfig, path: Path) -> ExportResult:
     """Write the file that a configuration asks for, with what using it needs in its metadata; see `export`."""
     metadata, names = {}, None
     if config.untrained:

@@ -17,7 +17,7 @@ from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, PRECISIONS
 from glocal.deploy.graph import DYNAMIC, device_of, measuring, trace
-from glocal.deploy.preprocess import Preprocess
+from glocal.deploy.preprocessing_graph import PreprocessingGraph
 from glocal.errors import InvalidValueError, WorkError
 from glocal.tasks.loading import check_finite
 from glocal.wording import one_line
@@ -110,7 +110,7 @@ def export(
             raise InvalidValueError(
                 "a file with its preprocessing takes images of any size: dynamic must leave it open"
             )
-        model, input_size = nn.Sequential(Preprocess(preprocessing), model), preprocessing.input_size
+        model, input_size = nn.Sequential(PreprocessingGraph(preprocessing), model), preprocessing.input_size
         model[0].to(device_of(model))
     program = trace(model, input_size, batch, dynamic, raw)
     classifies = getattr(model[-1] if raw else model, "num_classes", None) != 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from glocal.data.image import set_strict
 from glocal.data.inputs import Shard
 from glocal.deploy.config import EmbedConfig, PredictConfig
-from glocal.deploy.results import Track, embedding_row, result_row
+from glocal.deploy.rows import Track, embedding_row, result_row
 from glocal.errors import MissingExtraError
 from glocal.files import write_atomically
 from glocal.tasks.task import Task

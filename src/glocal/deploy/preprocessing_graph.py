@@ -12,7 +12,7 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 CROPS = ("center", "squash")
 
 
-class Preprocess(nn.Module):
+class PreprocessingGraph(nn.Module):
     """RGB images, uint8 (B, H, W, 3) of any size, to what the model takes: float32 (B, 3, *input_size[1:]).
 
     The steps of `Preprocessing.transform`: extreme shapes are cut, then resized as Pillow does (each side by itself,

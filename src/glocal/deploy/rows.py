@@ -26,7 +26,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the b
 
 
 @dataclass(frozen=True)
-class Results:
+class Written:
     """What an output holds: files, images in them, and how many of these could not be read."""
 
     files: int
@@ -71,7 +71,7 @@ def _source_and_error(result) -> dict:
     return {name: text and text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
 
 
-def write_table(config: PredictConfig, track: Track = lambda items, total, unit: items) -> Results:
+def write_table(config: PredictConfig, track: Track = lambda items, total, unit: items) -> Written:
     """Predict the images of all inputs into one file, CSV or JSON by its ending, which is there as a whole or not.
 
     track: see `glocal.deploy.bulk.write_results`. Raises what `plan` and `Predictor` raise, OSError for a file that is
@@ -105,7 +105,7 @@ def write_table(config: PredictConfig, track: Track = lambda items, total, unit:
     else:
         write = {".json": _write_json, ".jsonl": _write_json_lines}[path.suffix.lower()]
         write_atomically(path, lambda file: write(file, (result_row(task, result) for result in results())))
-    return Results(1, **counts)
+    return Written(1, **counts)
 
 
 def _write_csv(file: BinaryIO, task: "Task", results: Iterator["Result"], columns: list[str]) -> None:

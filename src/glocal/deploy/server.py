@@ -21,8 +21,8 @@ try:
 except ImportError:
     raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 from glocal.deploy import connections
-from glocal.deploy.answers import Embeddings, Health, ShownResults, body, predictions, problems, problems_anywhere
 from glocal.deploy.limits import Dress, KnownHosts, LimitBodies, Measure, Rooted
+from glocal.deploy.schemas import Embeddings, Health, ShownResults, body, predictions, problems, problems_anywhere
 from glocal.deploy.service import Computed, Service
 
 log = logging.getLogger(__name__)
