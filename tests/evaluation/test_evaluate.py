@@ -20,7 +20,7 @@ from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 from glocal.tasks.classification import measurement as class_measurement
 from glocal.tasks.classification.robustness import imagenet_classes
 from glocal.tasks.classification.tables import confusions
-from glocal.tasks.labels import worst_classes
+from glocal.tasks.labels.tables import worst_classes
 from glocal.tasks.loading import create_model, load_trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -28,7 +28,7 @@ from glocal.tasks.classification.robustness import (
     open_real,
     open_robustness_set,
 )
-from glocal.tasks.labels import outputs_of, readable
+from glocal.tasks.labels.matching import display_names, outputs_of
 from glocal.tasks.loading import Trained
 from glocal.tasks.measurement import Measurement, Pass, inputs, new_pass, note, task_of
 from glocal.tasks.task import Match, Task, all_formats
@@ -40,9 +40,9 @@ def match(source: DataSource, trained: Trained, subset: bool = False) -> Match:
     """Match classes by name. subset: only the data's classes can be predicted."""
     outputs = outputs_of(source, trained)
     if subset:
-        return Match(readable(trained, outputs), lambda logits, labels: (logits[:, outputs], labels))
+        return Match(display_names(trained, outputs), lambda logits, labels: (logits[:, outputs], labels))
     places = torch.tensor(outputs)
-    names = readable(trained, range(len(trained.class_names)))
+    names = display_names(trained, range(len(trained.class_names)))
     return Match(names, lambda logits, labels: (logits, places.to(labels.device)[labels]))
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from glocal.data.corruptions import ALEXNET_ERROR
 from glocal.errors import InvalidValueError
 from glocal.options import exclude
-from glocal.tasks.label_options import LabelOptions
+from glocal.tasks.labels.options import LabelOptions
 
 SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c", "real")
 

@@ -1,6 +1,6 @@
 """What the terminal shows of a measurement of classification."""
 
-from glocal.tasks.labels import table_of_worst
+from glocal.tasks.labels.tables import table_of_worst
 from glocal.tasks.measurement import Measured
 from glocal.tasks.task import ResultTable
 

@@ -2,7 +2,7 @@
 
 from glocal.errors import InvalidValueError
 from glocal.tasks.classification.options import ClassificationOptions, RobustnessOptions
-from glocal.tasks.label_task import LabelTask
+from glocal.tasks.labels.task import LabelTask
 from glocal.tasks.task import LOSS, Measure
 
 
@@ -21,7 +21,7 @@ class Classification(LabelTask):
     )
 
     def transform(self, preprocessing, class_names, augmentation=None):
-        from glocal.tasks.labels import LabelTransform
+        from glocal.tasks.labels.transform import LabelTransform
 
         return LabelTransform(preprocessing, augmentation)
 
@@ -81,7 +81,7 @@ class Classification(LabelTask):
         return texts(result)
 
     def results(self, outputs, geometry, class_names, top_k):
-        from glocal.tasks.labels import predictions
+        from glocal.tasks.labels.results import predictions
 
         return predictions(outputs[0].float().softmax(-1), class_names, top_k)
 

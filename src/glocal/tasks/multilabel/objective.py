@@ -4,7 +4,7 @@ from timm.loss import create_classification_loss
 from torch import Tensor, nn
 
 from glocal.data.batch import Batch
-from glocal.tasks.label_options import LabelOptions
+from glocal.tasks.labels.options import LabelOptions
 from glocal.tasks.task import Objective
 
 

@@ -3,8 +3,8 @@
 from functools import partial
 
 from glocal.errors import InvalidValueError
-from glocal.tasks.label_options import LabelOptions
-from glocal.tasks.label_task import LabelTask
+from glocal.tasks.labels.options import LabelOptions
+from glocal.tasks.labels.task import LabelTask
 from glocal.tasks.task import LOSS, Match, Measure
 
 
@@ -13,13 +13,13 @@ class Multilabel(LabelTask):
     summary = "any number of labels for each image"
     Options = LabelOptions
     measures = (Measure("map", "mAP", " %"), LOSS)
-    several = True
+    several_labels = True
     old_mark = LabelTask.SEVERAL
 
     def transform(self, preprocessing, class_names, augmentation=None):
-        from glocal.tasks.labels import LabelTransform, several
+        from glocal.tasks.labels.transform import LabelTransform, multi_hot
 
-        return LabelTransform(preprocessing, augmentation, partial(several, classes=len(class_names)))
+        return LabelTransform(preprocessing, augmentation, partial(multi_hot, classes=len(class_names)))
 
     def check(self, options, source, images_at_once):
         if options.loss == "ce":
@@ -36,18 +36,18 @@ class Multilabel(LabelTask):
         return MultilabelMetrics(class_names)
 
     def match(self, source, trained):
-        from glocal.tasks.labels import outputs_of, readable
+        from glocal.tasks.labels.matching import display_names, outputs_of
 
         outputs = outputs_of(source, trained)
-        return Match(readable(trained, outputs), lambda logits, targets: (logits[:, outputs], targets))
+        return Match(display_names(trained, outputs), lambda logits, targets: (logits[:, outputs], targets))
 
     def tables(self, result):
-        from glocal.tasks.labels import table_of_worst
+        from glocal.tasks.labels.tables import table_of_worst
 
         return table_of_worst(result, "average_precision")
 
     def results(self, outputs, geometry, class_names, top_k):
-        from glocal.tasks.labels import predictions
+        from glocal.tasks.labels.results import predictions
 
         return predictions(outputs[0].float().sigmoid(), class_names, top_k)
 

@@ -1,4 +1,4 @@
-"""What the tasks of labels for whole images have in common."""
+"""An image and its label as the tensors of a batch."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 
 from glocal.data.geometry import geometry_of
 from glocal.data.preprocessing import Augmentation, Preprocessing
-from glocal.tasks.labels import LabelTransform, several
+from glocal.tasks.labels.transform import LabelTransform, multi_hot
 
 PREPROCESSING = Preprocessing((3, 8, 8), (0.0,) * 3, (1.0,) * 3, "bilinear")
 IMAGE = Image.fromarray(np.arange(16 * 12 * 3, dtype=np.uint8).reshape(16, 12, 3))
@@ -15,7 +15,7 @@ IMAGE = Image.fromarray(np.arange(16 * 12 * 3, dtype=np.uint8).reshape(16, 12, 3
 
 @pytest.mark.parametrize(("labels", "target"), [((0, 2), [1, 0, 1]), ((), [0, 0, 0]), ((1,), [0, 1, 0])])
 def test_several_labels_become_zeros_and_ones(labels, target):
-    assert several(labels, 3).tolist() == target
+    assert multi_hot(labels, 3).tolist() == target
 
 
 def test_a_measurement_takes_the_fixed_path_and_says_where_the_input_lies():

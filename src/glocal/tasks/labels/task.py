@@ -1,9 +1,9 @@
-"""What the tasks of labels for whole images have in common, so far as it needs no torch."""
+"""The base of the tasks of labels for whole images, so far as it needs no torch."""
 
 from typing import ClassVar
 
 from glocal.errors import InvalidValueError
-from glocal.tasks.prediction import Prediction
+from glocal.tasks.labels.prediction import Prediction
 from glocal.tasks.task import Task
 
 
@@ -16,7 +16,7 @@ class LabelTask(Task):
     fields: ClassVar = {"label": str, "labels": list[str], "probabilities": list[float]}
 
     SEVERAL: ClassVar = "multi_label"  # in files: whether an image may have several labels
-    several: ClassVar[bool] = False
+    several_labels: ClassVar[bool] = False
 
     def num_outputs(self, class_names):
         if not class_names:
@@ -24,12 +24,12 @@ class LabelTask(Task):
         return len(class_names)
 
     def augmentation(self, options, source, preprocessing):
-        from glocal.tasks.labels import augmentation
+        from glocal.tasks.labels.transform import augmentation
 
         return augmentation(options, source, preprocessing)
 
     def metadata(self, class_names, descriptions):
-        return {**super().metadata(class_names, descriptions), self.SEVERAL: self.several}
+        return {**super().metadata(class_names, descriptions), self.SEVERAL: self.several_labels}
 
     def measures_on(self, other):
         return isinstance(other, LabelTask)
