@@ -15,6 +15,7 @@ from glocal.data.batch import Example
 from glocal.data.geometry import geometry_of
 from glocal.data.samples import DataSource, Samples
 from glocal.data.splits import fingerprint, stratified_split
+from glocal.tasks.loading import check_finite
 from glocal.tasks.metrics import Metrics
 from glocal.tasks.task import LOSS, Line, Measure, Objective, Result, Task
 
@@ -123,7 +124,7 @@ class Angle(Task):
         return AngleMetrics(class_names)
 
     def results(self, outputs, geometry, class_names, top_k):
-        return [Turn(angle=angle) for angle in torch.rad2deg(radians(outputs[0])).tolist()]
+        return [Turn(angle=angle) for angle in torch.rad2deg(radians(check_finite(outputs[0]))).tolist()]
 
 
 def radians(directions):
