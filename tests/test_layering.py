@@ -61,10 +61,8 @@ def test_imports_run_downward(path):
 
 def imported_files(path: Path) -> set[Path]:
     """The library's files that a file imports: of `from glocal.a import b`, a/b.py where there is such a file."""
-    tree, found = ast.parse(path.read_text()), set()
-    for_types = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
-    tree.body = [node for node in tree.body if node not in for_types]
-    for node in ast.walk(tree):
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -84,7 +82,7 @@ def imported_files(path: Path) -> set[Path]:
 
 
 def test_no_circle_of_files():
-    """Imports inside functions count: you should not need the other file first to read one. Those for types do not."""
+    """Imports inside functions and for types count: you should not need to read the other file first."""
     left = {path: imported_files(path) for path in SOURCE.rglob("*.py")}
     left.pop(SOURCE / "__init__.py")
     while free := {path for path, needed in left.items() if not needed & left.keys()}:

@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib", reason="plots need the extra [train]")
 from glocal.evaluation import plots
 from glocal.tasks import find_task
 from glocal.tasks.classification import plots as class_plots
-from glocal.tasks.measurement import Measured
+from glocal.tasks.task import Measured
 
 COMMON = dict(
     model="van_b0", data="photos", split="val", device="cpu", images=20, unreadable=[], images_per_second=9.0,

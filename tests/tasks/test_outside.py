@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw
 
 import glocal
 from glocal.cli import main
-from glocal.tasks import task as task_module
+from glocal.tasks import registry
 from glocal.tasks.checkpoint import read_info, read_weights
-from glocal.tasks.task import find_task
+from glocal.tasks.registry import find_task
 from glocal.training.lightning_module import TrainingModule
 from tasks.outside import ANGLE, Turn
 
@@ -49,7 +49,7 @@ def write_images(folder, count=48, size=32):
 def registered():
     """For this file only, as other tests look at what the library itself has."""
     yield glocal.register_task(ANGLE)
-    task_module._tasks.pop(ANGLE.name)
+    registry._tasks.pop(ANGLE.name)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import pytest
 
 from glocal.tasks import find_task, register_task, registered_tasks
 from glocal.tasks.classification.task import CLASSIFICATION, Classification
-from glocal.tasks.task import LOSS, Measure, refuse_foreign_options
+from glocal.tasks.registry import refuse_foreign_options
+from glocal.tasks.task import LOSS, Measure
 from glocal.training.config import TrainConfig, train_config
 
 

@@ -27,7 +27,8 @@ from glocal.tasks import find_task, loading
 from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.tasks.classification.distillation import Teacher
 from glocal.tasks.classification.objective import ClassificationObjective
-from glocal.tasks.loading import Trained, create_model
+from glocal.tasks.loading import create_model
+from glocal.tasks.task import Trained
 from glocal.training import loop
 from glocal.training.config import TrainConfig
 from glocal.training.freezing import freeze

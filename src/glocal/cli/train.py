@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 
 from glocal.cli.output import console
-from glocal.tasks.task import find_task
+from glocal.tasks.registry import find_task
 from glocal.terminal import facts
 from glocal.training.config import LoopOptions, find_recipe, recipe_names, train_config  # noqa: F401 (--recipe)
 from glocal.training.run_folder import check_unchanged, find_run  # noqa: F401 (--resume)

@@ -11,7 +11,7 @@ from torch.fx.experimental import _config as symbols
 
 from glocal.deploy.reparameterize import fuse
 from glocal.errors import InvalidValueError
-from glocal.tasks.loading import Trained
+from glocal.tasks.task import Trained
 from glocal.wording import one_line
 
 INEQUALITY = re.compile(r".* != \d+")

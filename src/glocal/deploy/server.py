@@ -11,7 +11,8 @@ from importlib.resources import files
 
 from glocal.deploy.config import ServeConfig
 from glocal.errors import MissingExtraError, WorkError
-from glocal.tasks.loading import Trained, load_trained
+from glocal.tasks.loading import load_trained
+from glocal.tasks.task import Trained
 
 try:
     from fastapi import FastAPI, HTTPException, Query, Request

@@ -24,8 +24,8 @@ from glocal.deploy.graph import has_embedding, with_embedding
 from glocal.deploy.predictor import prepare
 from glocal.deploy.uploads import read_images
 from glocal.errors import MissingExtraError
-from glocal.tasks.loading import Trained, check_finite
-from glocal.tasks.task import Result
+from glocal.tasks.loading import check_finite
+from glocal.tasks.task import Result, Trained
 
 try:
     from fastapi import HTTPException, Request

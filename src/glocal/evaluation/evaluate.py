@@ -16,10 +16,11 @@ from glocal.errors import InvalidValueError, NotAFolderError
 from glocal.evaluation.config import MeasureOptions
 from glocal.figures import check_matplotlib
 from glocal.files import check_target
-from glocal.tasks.loading import Trained, load_trained
-from glocal.tasks.measurement import Measured, Measurement, Pass, of_data
+from glocal.tasks.loading import load_trained
+from glocal.tasks.measurement import of_data
+from glocal.tasks.registry import refuse_foreign_options
 from glocal.tasks.run_files import own_data
-from glocal.tasks.task import refuse_foreign_options
+from glocal.tasks.task import Measured, Measurement, Pass, Trained
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glocal.figures import end_of_path, new_figure, text_as_it_is
-from glocal.tasks.measurement import Measured
+from glocal.tasks.task import Measured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,7 +2,7 @@
 
 from glocal.tasks.classification.task import CLASSIFICATION
 from glocal.tasks.multilabel.task import MULTILABEL
-from glocal.tasks.task import find_task, register_task, registered_tasks
+from glocal.tasks.registry import find_task, register_task, registered_tasks
 
 for _task in (CLASSIFICATION, MULTILABEL):
     register_task(_task)

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from glocal.errors import InvalidValueError, MissingPathError
 from glocal.files import write_atomically
 from glocal.tasks.description import CheckpointInfo, parse_description
+from glocal.tasks.registry import old_marks
 
 if TYPE_CHECKING:  # reading what a checkpoint says about itself needs no torch, which takes seconds to import
     from torch import Tensor
@@ -55,7 +56,7 @@ def read_info(path: str | Path) -> CheckpointInfo | None:
     if METADATA_KEY not in metadata:
         return None
     try:
-        return parse_description(metadata[METADATA_KEY])
+        return parse_description(metadata[METADATA_KEY], old_marks())
     except ValueError as error:
         raise InvalidValueError(
             f"{path}: its description is not one that this version of glocal reads: {error}"

@@ -2,19 +2,21 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from glocal.errors import InvalidValueError
-from glocal.tasks.task import registered_tasks
 from glocal.wording import one_line
 
 LARGEST = 32 * 2**20  # bytes of a description; of 100,000 class names it has 5 million
 MOST_PIXELS = 16384  # of a side, while an image is resized
+NO_MARKS: Mapping[str, str] = MappingProxyType({})
 DEFAULT = "classification"  # the task of files that say none: version 0.1 wrote them
 SAME_AS_MODEL = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_\-]+)?$"  # a name of timm's registry, with or without a tag
 
@@ -54,8 +56,10 @@ class CheckpointInfo:
         return json.dumps({**asdict(self), "metrics": metrics, "data": data}, ensure_ascii=False, allow_nan=False)
 
 
-def parse_description(text: str) -> CheckpointInfo:
+def parse_description(text: str, marks: Mapping[str, str] = NO_MARKS) -> CheckpointInfo:
     """What a description says; ValueError for a text that is none, with the field that is wrong.
+
+    marks: keys in the part on the data by which version 0.1 marked a task, with the task's name.
 
     Types, lengths and ranges of all fields are checked here, but for the values of `model_args`: they are checked by
     the model's family when it is built (`glocal.models.check_model_arguments`).
@@ -63,18 +67,17 @@ def parse_description(text: str) -> CheckpointInfo:
     if len(text) > LARGEST:
         raise InvalidValueError(f"it has {len(text):,} characters, more than {LARGEST:,}")
     try:
-        description = _with_task(msgspec.json.decode(text))
+        description = _with_task(msgspec.json.decode(text), marks)
         msgspec.convert(description, _Description)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidValueError(one_line(error)[:300]) from None  # it may hold a value of any length
     return CheckpointInfo(**description)
 
 
-def _with_task(description: object) -> object:
+def _with_task(description: object, marks: Mapping[str, str]) -> object:
     """The same with the task that version 0.1 marked in the part on the data."""
     if not isinstance(description, dict) or not isinstance(description.get("data"), dict):
         return description
-    marks = {task.old_mark: task.name for task in registered_tasks() if task.old_mark is not None}
     data = dict(description["data"])
     task = description.get("task")
     for name in [name for name in data if name in marks]:

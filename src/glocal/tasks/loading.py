@@ -1,7 +1,7 @@
 """Models ready for use: by name, from published weights, or from a checkpoint."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,28 +17,11 @@ from glocal.models import check_model_arguments, official
 from glocal.models.build import NoWeightsError, classes_in_file, log_new_classifier, reading_weights
 from glocal.tasks.checkpoint import find_checkpoint, read_info, read_shapes, read_weights
 from glocal.tasks.description import DEFAULT, CheckpointInfo, check_class_names, check_preprocessing
-from glocal.tasks.task import Task, find_task
+from glocal.tasks.registry import find_task
+from glocal.tasks.task import Task, Trained
 from glocal.wording import one_line
 
 LETTERS = 300  # of a library's message in one of ours
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model with its weights, ready for use.
-
-    class_names: as the data calls them (folder names; WordNet ids for ImageNet), one per output of a classifier; empty
-    for a task without classes. descriptions: the same for people to read. preprocessing: fields of
-    `glocal.data.preprocessing.Preprocessing`. info: None for weights that `glocal train` did not write.
-    """
-
-    model: nn.Module
-    name: str
-    task: Task
-    class_names: list[str]
-    descriptions: list[str]
-    preprocessing: dict
-    info: CheckpointInfo | None = None
 
 
 def check_finite(values: torch.Tensor) -> torch.Tensor:

@@ -8,13 +8,11 @@ A task's methods import torch when they are called, so that `glocal train --help
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from glocal.data.open import FORMATS, Format
-from glocal.errors import InvalidValueError
-from glocal.options import joined, option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
     from glocal.data.image import UnreadableImageError
     from glocal.data.preprocessing import Augmentation, Preprocessing
     from glocal.data.samples import DataSource, Samples
-    from glocal.tasks.loading import Trained
-    from glocal.tasks.measurement import Measured, Measurement
+    from glocal.data.shards import ShardedSamples
+    from glocal.tasks.description import CheckpointInfo
     from glocal.tasks.metrics import Metrics
 
 
@@ -84,6 +82,24 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A model with its weights, ready for use.
+
+    class_names: as the data calls them (folder names; WordNet ids for ImageNet), one per output of a classifier; empty
+    for a task without classes. descriptions: the same for people to read. preprocessing: fields of
+    `glocal.data.preprocessing.Preprocessing`. info: None for weights that `glocal train` did not write.
+    """
+
+    model: "nn.Module"
+    name: str
+    task: "Task"
+    class_names: list[str]
+    descriptions: list[str]
+    preprocessing: dict
+    info: "CheckpointInfo | None" = None
+
+
+@dataclass(frozen=True)
 class Match:
     """How a data set's annotations belong to a model's outputs.
 
@@ -92,6 +108,84 @@ class Match:
 
     class_names: list[str]
     apply: Callable[[Any, Any], tuple[Any, Any]] = lambda outputs, targets: (outputs, targets)
+
+
+@dataclass
+class Pass:
+    """Once through some images. condition: what tells it from the others of its measurement."""
+
+    samples: "Samples | ShardedSamples"
+    preprocessing: "Preprocessing"
+    transform: "Transform"
+    metrics: "Metrics"
+    match: Match
+    task: "Task"
+    condition: tuple | None = None
+    seconds: float = 0.0
+    unreadable: list[str] = field(default_factory=list)
+
+    def batches(self, batch_size: int, workers: int | None) -> "Iterator[Batch]":
+        """The images in batches; keeps in `unreadable` why some could not be read."""
+        from glocal.data.loaders import evaluation_loader
+
+        for batch in evaluation_loader(self.samples, self.transform, batch_size, workers, targets=self.task.collate):
+            self.unreadable += batch.skipped
+            yield batch
+
+    def update(self, outputs: "Tensor | Sequence[Tensor]", targets: Any) -> None:
+        """Add a batch, whose targets are as the data has them."""
+        self.metrics.update(*self.match.apply(outputs, targets))
+
+    def values(self) -> dict:
+        """All that is to be said of the pass, with its speed."""
+        return {**self.metrics.report(), "images_per_second": self.metrics.images / self.seconds}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is run through, and how results are made of it.
+
+    facts: what is known of the data before. results: makes of the passes the values of each result, with the pass that
+    it is of; by default one for each pass.
+    """
+
+    passes: list[Pass]
+    facts: dict
+    results: Callable[[list[Pass]], list[tuple[Pass, dict]]] = lambda passes: [(one, one.values()) for one in passes]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result of a measurement. The values are attributes too.
+
+    images: how many were measured. unreadable: the files that could not be read, with the reasons. images_per_second:
+    reading included. values: the task's measures by key, and whatever else its metrics report.
+    """
+
+    task: "Task"
+    model: str
+    data: str
+    split: str
+    img_size: list[int]
+    device: str
+    images: int
+    unreadable: list[str]
+    images_per_second: float
+    values: dict
+
+    def __getattr__(self, name: str):
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(f"the result has no {name!r}") from None
+
+    def to_dict(self) -> dict:
+        """All of it, ready for JSON: the task's measures before its further values."""
+        names = {"unreadable": "unread"}  # the key in files, since version 0.1
+        facts = {names.get(name, name): fact for name, fact in vars(self).items() if name not in ("task", "values")}
+        keys = [measure.key for measure in self.task.measures]
+        order = sorted(self.values, key=lambda name: keys.index(name) if name in keys else len(keys))
+        return facts | {name: self.values[name] for name in order}
 
 
 class ResultTable(NamedTuple):
@@ -267,51 +361,3 @@ class Task(ABC):
         """Larger for a better model: by the headline, and for equal ones by the loss."""
         value = values[self.headline.key]
         return value if self.headline.higher_is_better else -value, -values.get("loss", 0.0)
-
-
-_tasks: dict[str, Task] = {}
-
-
-def register_task(task: Task) -> Task:
-    """Make a task known to all commands; returns it.
-
-    Raises ValueError for a name that is taken, and for an option that means something else in another task.
-    """
-    if _tasks.get(task.name, task) is not task:
-        raise InvalidValueError(f"there is a task {task.name!r} already")
-    for kind in ("Options", "EvalOptions"):
-        joined(task.name, task.summary, NoOptions, *(getattr(one, kind) for one in (*registered_tasks(), task)))
-    _tasks[task.name] = task
-    return task
-
-
-def registered_tasks() -> tuple[Task, ...]:
-    """All tasks, in the order in which they were registered."""
-    return tuple(_tasks.values())
-
-
-def find_task(name: str) -> Task:
-    """The task of this name; ValueError, with all names, for an unknown one."""
-    if name not in _tasks:
-        raise InvalidValueError(f"unknown task {name!r}: there are {', '.join(_tasks)}")
-    return _tasks[name]
-
-
-def refuse_foreign_options(config: Any, task: Task, kind: str = "Options") -> None:
-    """Raise ValueError for an option that another task has, and that differs from its default.
-
-    kind: which options of tasks are meant, Options or EvalOptions.
-    """
-    own = {field.name for field in fields(getattr(task, kind))}
-    for other in registered_tasks():
-        for field in fields(getattr(other, kind)):
-            if field.name not in own and getattr(config, field.name, field.default) != field.default:
-                raise InvalidValueError(
-                    f"{option(field.name)} is for {other.name} ({other.summary}), not for {task.name}"
-                )
-
-
-def all_formats() -> list[Format]:
-    """The formats of all tasks, each once; those of tasks from outside come before the library's."""
-    found = [one for task in registered_tasks() for one in task.formats]
-    return sorted(dict.fromkeys(found), key=lambda one: one in FORMATS)

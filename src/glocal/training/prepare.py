@@ -28,7 +28,8 @@ from glocal.tasks.loading import (
     load_for_finetuning,
     registered,
 )
-from glocal.tasks.task import Task, find_task, refuse_foreign_options
+from glocal.tasks.registry import find_task, refuse_foreign_options
+from glocal.tasks.task import Task
 from glocal.training.config import QUICK_BATCHES, LoopOptions
 from glocal.training.lightning_module import TrainingModule
 

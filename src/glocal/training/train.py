@@ -17,7 +17,7 @@ from glocal.data.samples import DataSource
 from glocal.device import is_rank_zero
 from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.tasks import run_files
-from glocal.tasks.task import all_formats, find_task
+from glocal.tasks.registry import all_formats, find_task
 from glocal.terminal import Console
 from glocal.training import run_folder, run_lock
 from glocal.training.config import DEFAULT_MODEL, LoopOptions

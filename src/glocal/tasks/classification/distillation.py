@@ -5,7 +5,7 @@ from timm.task import DistillationTeacher
 from torch import Tensor
 from torch.nn import functional as F
 
-from glocal.tasks.loading import Trained
+from glocal.tasks.task import Trained
 
 
 class Teacher:

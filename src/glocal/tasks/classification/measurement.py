@@ -29,9 +29,9 @@ from glocal.tasks.classification.robustness import (
     open_robustness_set,
 )
 from glocal.tasks.labels.matching import display_names, outputs_of
-from glocal.tasks.loading import Trained
-from glocal.tasks.measurement import Measurement, Pass, inputs, new_pass, note, task_of
-from glocal.tasks.task import Match, Task, all_formats
+from glocal.tasks.measurement import inputs, new_pass, note, task_of
+from glocal.tasks.registry import all_formats
+from glocal.tasks.task import Match, Measurement, Pass, Task, Trained
 
 log = logging.getLogger(__name__)
 

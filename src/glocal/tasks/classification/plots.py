@@ -7,7 +7,7 @@ from glocal.figures import end_of_path, new_figure, short_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from glocal.tasks.measurement import Measured
+    from glocal.tasks.task import Measured
 
 MOST_NAMES = 40  # classes whose names fit along an axis
 MOST_NUMBERS = 15  # classes whose counts fit into the cells

@@ -1,8 +1,7 @@
 """What the terminal shows of a measurement of classification."""
 
 from glocal.tasks.labels.tables import table_of_worst
-from glocal.tasks.measurement import Measured
-from glocal.tasks.task import ResultTable
+from glocal.tasks.task import Measured, ResultTable
 
 MOST = 10  # confusions
 

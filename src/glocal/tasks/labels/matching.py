@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from glocal.data.names import class_name
 from glocal.data.samples import DataSource
 from glocal.errors import InvalidValueError
-from glocal.tasks.loading import Trained
+from glocal.tasks.task import Trained
 from glocal.wording import quoted
 
 

@@ -1,7 +1,6 @@
 """The classes that a model recognises worst."""
 
-from glocal.tasks.measurement import Measured
-from glocal.tasks.task import ResultTable
+from glocal.tasks.task import Measured, ResultTable
 
 
 def worst_classes(result: Measured, score: str, limit: int = 10) -> list[dict]:
