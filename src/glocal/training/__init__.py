@@ -1,1 +1,1 @@
-"""Training and evaluation runs: what `glocal train` and `glocal eval` do."""
+"""Training runs: what `glocal train` does."""

@@ -1,4 +1,4 @@
-"""What happens around the training loop: checkpoints, the log, the progress bar."""
+"""Lightning callbacks of a run: checkpoints, the log, the progress bar."""
 
 import csv
 import io
@@ -19,13 +19,13 @@ from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 from glocal.tasks.task import Measure
 from glocal.training.stopping import StopSignals
 
-STEPS_BETWEEN_TALKS = 10  # of several devices, on whether to save
+STEPS_BETWEEN_TALKS = 10  # how often several devices agree on whether to save
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written under a temporary name, flushed to the disk, and renamed.
+    """Writes Lightning's checkpoints under a temporary name, flushes them to the disk, and renames them.
 
-    check: raises where the output folder is no longer this run's, here and in the callbacks below.
+    check: here and in the callbacks below, raises if the output folder no longer belongs to this run.
     """
 
     def __init__(self, check: Callable[[], None]):
@@ -40,8 +40,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class KeepBest(Callback):
     """Writes the model whenever its validation is better than before.
 
-    paths: of each of the module's `weights()`. describe: makes a checkpoint's info of the epoch's metrics. rank: makes
-    of them what is larger for a better model. After training, `metrics` are those of the model kept.
+    paths: the file for each of the module's `weights()`. describe: turns the metrics of an epoch into the info of a
+    checkpoint. rank: turns them into a tuple that is larger for a better model. After training, `metrics` belong to
+    the model that was kept.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class KeepBest(Callback):
         if self.metrics and self.rank(metrics) <= self.rank(self.metrics):
             return
         self.metrics = metrics
-        weights = module.weights()  # on all devices, as each may hold a part
+        weights = module.weights()  # on all devices, because each may hold a part
         if trainer.is_global_zero:
             self.check()
             for name, state in weights.items():
@@ -77,10 +78,10 @@ class KeepBest(Callback):
 
 
 class KeepLast(Callback):
-    """Saves the state of the run: after every epoch, every `minutes` within one, and before a signal stops it.
+    """Saves the state of the run: after every epoch, every `minutes` within an epoch, and before a signal stops it.
 
-    Within an epoch it saves between two steps of the optimizer, and never after an epoch's last step: the epoch's
-    validation belongs to it. A second signal stops at once.
+    Within an epoch it saves between two steps of the optimizer, but not after the last step, because the epoch ends
+    with its validation. A second signal stops the run at once.
     """
 
     def __init__(self, path: Path, minutes: float, stop: StopSignals):
@@ -91,7 +92,7 @@ class KeepLast(Callback):
     def on_train_start(self, trainer, module) -> None:
         self.saved_at = time.monotonic()
         if trainer.global_step:
-            self._note_saved(trainer)  # what this run goes on from
+            self._note_saved(trainer)  # the state from which this run continues
         self.stop.begin()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
@@ -99,14 +100,14 @@ class KeepLast(Callback):
         left = trainer.num_training_batches - (batch_idx + 1)
         if not left or (batch_idx + 1) % parts:
             return
-        # A validation follows the last step: save before, so that a signal meanwhile does not cost much.
+        # A validation follows the last step: save before it, so that a signal during the validation costs little.
         wait = self.seconds if left > parts else self.seconds / 10
         if trainer.world_size > 1 and left > parts and (batch_idx + 1) // parts % STEPS_BETWEEN_TALKS:
             return
         module.share_unreadable()
         stop = any_device(trainer, self.stop.number is not None)
         if stop or any_device(trainer, time.monotonic() - self.saved_at >= wait):
-            module.fetch_losses()  # not after a loss that is not finite
+            module.fetch_losses()  # raises for a loss that is not finite: such a state is not saved
             self._save(trainer)
         if stop:
             self.stop.stop(self.stop.number)
@@ -136,16 +137,16 @@ class KeepLast(Callback):
 
 
 def any_device(trainer, answer: bool) -> bool:
-    """Whether the answer is yes on any device of the run; all of them have to ask."""
+    """Whether the answer is yes on any device of the run. All devices have to ask."""
     return answer if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(answer, all=False)
 
 
 class EpochLog(Callback):
-    """One row of figures per epoch for metrics.csv and the loggers, one line for the screen.
+    """Writes a row per epoch to metrics.csv and the loggers, and a line to the screen.
 
-    On a terminal there is a progress bar too. After training, `images_per_second` is the training's mean, validation
-    apart. `rows` holds the epochs of the whole run, those before it was resumed included. monitor: the measure that is
-    on the line.
+    On a terminal it also shows a progress bar. After training, `images_per_second` is the mean speed of training,
+    without validation. `rows` holds all epochs of the run, also those before it was resumed. monitor: the measure that
+    the line shows.
     """
 
     def __init__(self, console: Console, path: Path, monitor: Measure, check: Callable[[], None]):
@@ -171,7 +172,7 @@ class EpochLog(Callback):
         self.unreadable_before = state["unread_before"]
 
     def on_train_start(self, trainer, module) -> None:
-        self._start_clock()  # an epoch that is continued has no start of its own
+        self._start_clock()  # Lightning calls no on_train_epoch_start for an epoch that is continued
         if self.console.is_terminal and trainer.is_global_zero:
             columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}")
             self.progress = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
@@ -238,7 +239,7 @@ class EpochLog(Callback):
 
 
 def table(rows: list[dict]) -> bytes:
-    """Rows as CSV, with the columns of all of them."""
+    """The rows as CSV, with every column that any row has."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Options of a training run: those of the loop, and flat beside them those of the tasks. Imports no torch."""
+"""Options of a training run: the loop's and the tasks' options in one flat list. Imports no torch."""
 
 import math
 import re
@@ -28,61 +28,60 @@ class LoopOptions:
         data: folder of images, one subfolder per class, in `train` and `val` or split by --val-fraction; a CSV file of
             paths and labels; tar shards such as shards/train-{0000..0099}.tar; a folder of MNIST's four files;
             hf:NAME of a Hugging Face data set; or the name of an embedded set (default: digits)
-        task: what is learned, for instance classification or multilabel (default: what the data is for)
-        model: name of a model of this library or of timm; by default that of --checkpoint, or transxnet_pico
+        task: what the model learns, for instance classification or multilabel (default: the task of the data's format)
+        model: name of a model of this library or of timm (default: the model of --checkpoint, or transxnet_pico)
         model_args: further arguments of the model, for instance {pretrain_size: 224}
         output: folder for the results (default: runs/DATA-MODEL)
-        overwrite: replace the run in the output folder; other files in it stay
-        resume: continue the run in the output folder with the options it was started with; an unfinished run of the
-            same options is continued without being asked to
-        quick: shrink the run to a minute or so, through the same code: a few batches of small images, two epochs
+        overwrite: replace the run in the output folder; all other files in the folder stay
+        resume: continue the run in the output folder with the options that it was started with; without --resume, an
+            unfinished run continues only if all options are the same
+        quick: shorten the run to about a minute, to try all its steps: a few batches of small images, two epochs
         epochs: passes over the training images; 10 are enough for digits and for fine-tuning, photos from scratch need
             many more
-        seed: of the weights, the order of the images, their random changes, and the split; on a CPU, the same seed
-            gives the same weights, bit for bit
+        seed: seed of the weights, the order of the images, their random changes, and the split; on a CPU, the same
+            seed gives the same weights, bit for bit
         img_size: height and width of the model's input in pixels (default: 32 for digits, otherwise the model's own)
-        batch_size: images per step, on all devices together (default: 128 up to 64 pixels, otherwise 64; less where an
+        batch_size: images per step, on all devices together (default: 128 up to 64 pixels, otherwise 64; less if an
             epoch would have fewer than 8 steps)
-        accumulate: parts in which a device computes its share of a batch, one after the other, to need less memory
+        accumulate: number of successive parts in which a device computes its share of a batch, to need less memory
         optimizer: timm's name of an optimizer
-        lr: highest learning rate (default: 0.002 × √(batch size / 64); with --pretrained or --checkpoint a tenth of
-            that)
-        lr_batch_size: the batch size that --lr is meant for; it is then scaled in proportion
+        lr: highest learning rate (default: 0.002 × √(batch size / 64); a tenth of it with --pretrained or --checkpoint)
+        lr_batch_size: the batch size for which --lr is meant; for another batch size, --lr is scaled in proportion
         min_lr: learning rate at the end of the cosine (default: a hundredth of the highest)
         warmup_lr: learning rate of the first step (default: a hundredth of the highest)
-        warmup_epochs: epochs of rising learning rate, before it falls along a cosine (default: a tenth of the epochs,
-            at most 5)
+        warmup_epochs: epochs in which the learning rate rises, before it falls along a cosine (default: a tenth of the
+            epochs, at most 5)
         cooldown_epochs: further epochs at the lowest learning rate, after --epochs
-        weight_decay: of the optimizer; norms, biases and what the model excludes are not decayed
-        layer_decay: factor of the learning rate from one group of layers to the one before it
+        weight_decay: weight decay of the optimizer; norms, biases and the parameters that the model excludes have none
+        layer_decay: factor of the learning rate from each group of layers to the group before it
         clip_grad: largest norm of the gradient
-        drop_path: highest rate of stochastic depth; it grows linearly over the blocks (default: the model's own)
-        ema: decay of an exponential moving average of the weights, for instance 0.9998; it is then what is kept
+        drop_path: highest rate of stochastic depth; the rate grows linearly over the blocks (default: the model's own)
+        ema: decay of an exponential moving average of the weights, for instance 0.9998; the averaged weights are kept
         ema_warmup: let the decay of --ema rise to its value during the first steps
-        val_fraction: part of each class to hold out of data without a validation part (default: 0.2)
-        val_every: epochs from one validation to the next; the last epoch always has one
+        val_fraction: part of each class to hold out, if the data has no validation part (default: 0.2)
+        val_every: validate after every so many epochs, and after the last epoch
         pretrained: start from the model's published weights
-        checkpoint: start from these weights, also in the place of published ones (--pretrained): a run folder, a
-            .safetensors file of a run, or a file of the authors' weights
-        freeze: parts of the model to leave as they are, for instance stem,stages.0-2
-        crop_pct: part of the shorter side that is kept when measuring and predicting (default: the model's own)
-        crop_mode: center, squash (resized to a square) or border, when measuring and predicting (default: the model's
-            own)
-        repeated_augmentation: how many differently changed copies of an image follow each other; the epoch's length
-            stays
+        checkpoint: start from these weights: a run folder, a .safetensors file of a run, or a file of the authors'
+            weights; with --pretrained, this file replaces the published weights
+        freeze: parts of the model that are not trained, for instance stem,stages.0-2
+        crop_pct: part of the shorter side that measuring and predicting keep (default: the model's own)
+        crop_mode: how measuring and predicting crop: center, squash (resize to a square) or border (default: the
+            model's own)
+        repeated_augmentation: how many differently changed copies of an image follow each other; an epoch has as many
+            steps as before
         max_bad: largest part of the training images that may be unreadable, such as 1%
-        strict: a JPEG that lacks its last bytes is unreadable too, instead of being read with a note
+        strict: treat a JPEG that lacks its last bytes as unreadable, instead of reading it with a note
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
-        precision: fp32, or bf16 or fp16 where a device is faster with it
-        compile: torch.compile the model: always, never, or auto: on a GPU
+        precision: fp32, or bf16 or fp16, with which many devices are faster
+        compile: use torch.compile: always, never, or auto (on a GPU)
         grad_checkpointing: compute activations again instead of keeping them, to need less memory
         device: auto, cpu, cuda, cuda:1, mps, …
-        devices: how many of them to use on each node
-        num_nodes: machines that take part
-        strategy: ddp (a copy of the model on every device) or fsdp (a part of it on each)
-        sync_bn: batch norm over all devices together: always, never, or auto: with several GPUs
+        devices: number of devices on each node
+        num_nodes: number of machines
+        strategy: ddp (a copy of the model on every device) or fsdp (a part of the model on each device)
+        sync_bn: compute batch norm over all devices: always, never, or auto (with several GPUs)
         save_every_minutes: minutes between two saved states within an epoch
-        loggers: where the figures go beside metrics.csv, for instance tensorboard or tensorboard,wandb; also mlflow
+        loggers: loggers beside metrics.csv, for instance tensorboard or tensorboard,wandb; also mlflow
     """
 
     data: str = DEFAULT_DATA
@@ -146,17 +145,17 @@ class LoopOptions:
 
     @property
     def world_size(self) -> int:
-        """How many devices there are, on all nodes together."""
+        """The number of devices on all nodes together."""
         return self.devices * self.num_nodes
 
     @classmethod
     def from_recipe(cls, recipe: str, **changes) -> "LoopOptions":
-        """The configuration of a recipe of this library, with changes; ValueError as of `find_recipe`."""
+        """The options of a recipe of this library, with changes; raises ValueError as `find_recipe` does."""
         path = find_recipe(recipe, changes.get("model"))
         return cls(**{**read_options(path, cls, f"the recipe {recipe}"), **changes})
 
     def shrunk(self) -> "LoopOptions":
-        """What --quick makes of a run; the batches per epoch are limited too (`QUICK_BATCHES`)."""
+        """The options of the run with --quick. `QUICK_BATCHES` also limits the batches per epoch."""
         small = QUICK_BATCH_SIZE * self.accumulate * self.world_size
         return replace(
             self,
@@ -170,9 +169,9 @@ class LoopOptions:
 
 
 def train_config(*tasks: Task) -> type[LoopOptions]:
-    """The loop's options and those of tasks as one flat dataclass: for the command line, recipes and config.yaml.
+    """The loop's and the tasks' options as one flat dataclass: for the command line, recipes and config.yaml.
 
-    By default, of all registered tasks. ValueError for an option that two tasks define in two ways.
+    tasks: by default, all registered tasks. Raises ValueError if two tasks define an option in two ways.
     """
     return joined(
         "TrainConfig", "A training run.", LoopOptions, *(task.Options for task in tasks or registered_tasks())
@@ -183,7 +182,7 @@ TrainConfig = train_config()
 
 
 def part_of(text: str | None, name: str) -> float | None:
-    """A part of a whole, written as 1% or 0.01, as a number from 0 to 1; None stays None."""
+    """The number from 0 to 1 that a text such as 1% or 0.01 means; None for None."""
     if text is None:
         return None
     number = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", str(text))
@@ -199,9 +198,9 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str, model: str | None = None) -> Path:
-    """The file of a recipe of this library; ValueError, with the closest names and all, for an unknown one.
+    """The file of a recipe of this library; ValueError for an unknown name, with the closest names and all names.
 
-    model: the one to train. A recipe of another is a ValueError too, as other rates and drop paths suit other models.
+    model: the model to train. A recipe of another model is a ValueError too, because it has other rates.
     """
     path = RECIPES / f"{name}.yaml"
     known = recipe_names()

@@ -1,4 +1,4 @@
-"""Parts of a model that a training leaves as they are."""
+"""Freezing parts of a model."""
 
 import re
 
@@ -8,13 +8,11 @@ from glocal.errors import InvalidValueError
 
 
 def freeze(model: nn.Module, parts: str) -> list[nn.Module]:
-    """Take the parts out of the training and into eval mode, where their batch norms keep their statistics.
-
-    Returns them.
+    """Exclude parts from training and put them into eval mode, so that their batch norms keep their statistics.
 
     parts: names of modules, separated by commas, with ranges: "stem,stages.0-2", "stages.1.blocks.0-3".
 
-    Raises ValueError for a name that the model does not have, and where nothing is left to train.
+    Returns the frozen modules. Raises ValueError if the model does not have a name, or if nothing is left to train.
     """
     modules = dict(model.named_modules())
     frozen = []
@@ -30,7 +28,7 @@ def freeze(model: nn.Module, parts: str) -> list[nn.Module]:
 
 
 def _expand(pattern: str) -> list[str]:
-    """The names that a pattern with at most one range "a-b" stands for."""
+    """The names that a pattern matches. It has at most one range "a-b"."""
     found = re.search(r"\b(\d+)-(\d+)\b", pattern)
     if not found:
         return [pattern]

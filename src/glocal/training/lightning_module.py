@@ -1,4 +1,4 @@
-"""The training loop's inner part, for Lightning: step, loss, optimizer, schedule, moving average."""
+"""A model in training, for Lightning: step, loss, optimizer, schedule, moving average, validation."""
 
 import logging
 import random
@@ -25,23 +25,23 @@ from glocal.training.freezing import freeze
 
 log = logging.getLogger(__name__)
 
-LOSSES_AT_ONCE = 20  # losses fetched from a GPU together, as each look at one makes it wait
+LOSSES_AT_ONCE = 20  # losses fetched from a GPU together, because the GPU waits at every fetch
 
 
 class TrainingStopped(WorkError):
-    """A run that cannot go on; the checkpoints written so far stay."""
+    """The run cannot go on. The checkpoints that were written before stay."""
 
 
 class TrainingModule(LightningModule):
     """A model in training, for any task.
 
-    Batches are `glocal.data.batch.Batch`, of a set of `images` training images in `steps_per_epoch` steps. data_key: a
-    hash of the training data; a run that goes on with other data is an error. lr: the highest learning rate.
-    input_size: of the images, (C, H, W). `train_loss` and `val_metrics` hold the values of the current epoch,
-    `unreadable` counts how often each unreadable file was met, by its message.
+    Batches are `glocal.data.batch.Batch`. images: number of training images. data_key: hash of the training data;
+    resuming with other data is an error. lr: the highest learning rate. input_size: (C, H, W) of the images.
+    `train_loss` and `val_metrics` hold the values of the current epoch; `unreadable` counts how often each unreadable
+    file was met, by its message.
 
-    Every step draws its random numbers (mixup, dropout, stochastic depth) from the seed and the step's place: no state
-    of a generator has to be saved for a run to go on as if it had not been stopped.
+    Every step draws its random numbers (mixup, dropout, stochastic depth) from the seed and the step's place. A resumed
+    run therefore computes the same as a run that was not stopped, and no generator's state is saved.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TrainingModule(LightningModule):
         data_key: str = "",
     ):
         super().__init__()
-        if config.strategy != "fsdp":  # which takes contiguous parameters only
+        if config.strategy != "fsdp":  # FSDP2 takes contiguous parameters only
             model = model.to(memory_format=torch.channels_last)  # faster for convolutions, with the same results
         self.model = model
         self.task = task
@@ -66,35 +66,35 @@ class TrainingModule(LightningModule):
         self.config = config
         self.lr = lr
         self.images = images
-        # Not asked of the trainer: it would make its loaders for the answer, before a saved place in them is known.
+        # The trainer is not asked: it would make its loaders, before the saved place in them is loaded.
         self.steps_per_epoch = steps_per_epoch
         self.input_size = input_size
         self.data_key = data_key
-        self.data_epoch = 0  # of the next batch; at the end of an epoch, one ahead of the trainer's
-        self.data_batches = 0  # of that epoch that were seen before the run was stopped
+        self.data_epoch = 0  # of the next batch; at the end of an epoch, the trainer's epoch + 1
+        self.data_batches = 0  # batches of that epoch that were seen before the run was stopped
         if config.freeze:
-            freeze(self.model, config.freeze)  # Lightning brings every part's mode back after a validation
+            freeze(self.model, config.freeze)  # Lightning restores the mode of every part after a validation
         self.ema = None
         if config.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=config.ema_warmup).requires_grad_(False)
         names = ["val_", "val_raw_"] if self.ema else ["val_"]
         self.measured = {name: task.metrics(class_names) for name in names}
-        self.val_metrics: dict[str, float] = {}  # of this epoch, empty where it has no validation (yet)
+        self.val_metrics: dict[str, float] = {}  # of this epoch; empty before its validation, or without one
         self.raw_metrics: dict[str, float] = {}
         max_bad = part_of(config.max_bad, "--max-bad")
         self.max_bad = 1.0 if max_bad is None else max_bad
         self.unreadable: Counter[str] = Counter()
         self.unreadable_in_training: set[str] = set()
-        self.unreadable_elsewhere: set[str] = set()  # of the other devices, so far as they have said
-        self.unreadable_shared = 0  # how many files the other devices know of
+        self.unreadable_elsewhere: set[str] = set()  # that other devices have reported
+        self.unreadable_shared = 0  # how many of this device's files the other devices know
         self.loss_sum, self.loss_steps = 0.0, 0  # of the epoch's batches so far
-        self.pending: list[tuple[int, Tensor]] = []  # steps, and their losses that are still on the device
+        self.pending: list[tuple[int, Tensor]] = []  # steps, and their losses, which are still on the device
         self.grouped = False
-        self.sync_batch_norm = False  # with FSDP2: to be set before the run
+        self.sync_batch_norm = False  # for FSDP2; set before the run
 
     @property
     def train_loss(self) -> float:
-        """The mean over the epoch's batches so far, and over all devices."""
+        """The mean loss of the epoch's batches so far, over all devices."""
         self.fetch_losses()
         sums = self.sum_over_devices(torch.tensor([self.loss_sum, self.loss_steps], dtype=torch.float64))
         return (sums[0] / sums[1].clamp(min=1)).item()
@@ -115,12 +115,12 @@ class TrainingModule(LightningModule):
         return dict(sum(parts, Counter()))
 
     def configure_model(self) -> None:
-        """Share the weights out where the strategy asks for it (FSDP2): each block, each stage, and the rest."""
+        """Shard the weights if the strategy is FSDP2: each block, each stage, and the rest."""
         if self.device_mesh is None or self.grouped:
             return
         from torch.distributed.fsdp import fully_shard
 
-        if self.sync_batch_norm:  # Lightning does it for DDP only
+        if self.sync_batch_norm:  # Lightning converts them for DDP only
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
 
         mesh = self.device_mesh["data_parallel"]
@@ -158,7 +158,7 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler, metric) -> None:
-        # timm's schedulers know per-layer rates, torch's do not; they count updates themselves.
+        # timm's schedulers keep a rate per layer, torch's do not; timm's count the updates themselves.
         scheduler.step_update(self.global_step)
 
     def on_fit_start(self) -> None:
@@ -180,7 +180,7 @@ class TrainingModule(LightningModule):
         return batch
 
     def share_unreadable(self) -> None:
-        """Learn which files the other devices could not read, and stop where they are too many; all devices ask."""
+        """Exchange the unreadable files with the other devices, all of which call it; stop if they are too many."""
         if self.trainer.world_size == 1:  # checked with each batch
             return
         news = len(self.unreadable) > self.unreadable_shared
@@ -224,7 +224,7 @@ class TrainingModule(LightningModule):
         return loss
 
     def fetch_losses(self) -> None:
-        """Look at the losses that are still on the device; TrainingStopped where one is not finite."""
+        """Fetch the losses that are still on the device; TrainingStopped if a loss is not finite."""
         if not self.pending:
             return
         values = torch.stack([loss for _, loss in self.pending]).double().tolist()
@@ -236,11 +236,11 @@ class TrainingModule(LightningModule):
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:  # here, so that every saved state has it
+        if self.ema is not None:  # here, so that every saved state contains this step
             self.ema.update(self.model, step=self.trainer.global_step + 1)
 
     def on_train_start(self) -> None:
-        self._measure_the_last_epoch()  # an epoch that is continued has no start of its own
+        self._measure_the_last_epoch()  # Lightning calls no on_train_epoch_start for an epoch that is continued
 
     def on_train_epoch_start(self) -> None:
         self.data_epoch = self.current_epoch
@@ -261,7 +261,7 @@ class TrainingModule(LightningModule):
             metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        # Where the weights are shared out, the others wait for this device also when it has no image left.
+        # With sharded weights, the other devices need this device's shard even if it has no image left.
         images = batch.images if len(batch) else torch.zeros(1, *self.input_size, device=self.device)
         images = images.to(memory_format=torch.channels_last)
         models = [self.model] if self.ema is None else [self.ema.module, self.model]
@@ -284,7 +284,7 @@ class TrainingModule(LightningModule):
             self._check_finite(value, f"the validation {name} is {value} after step {self.global_step}")
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """The state dicts to keep: the model's, averaged where it is, and then as "raw" beside it."""
+        """The state dicts to keep: "" is the model's; with --ema it is the averaged model's, and "raw" the model's."""
         if self.ema is None:
             return {"": self._whole(self.model)}
         return {"": self._whole(self.ema.module), "raw": self._whole(self.model)}
@@ -312,7 +312,7 @@ class TrainingModule(LightningModule):
                 "--overwrite starts anew"
             )
         self.data_epoch, self.data_batches = checkpoint["data"]["epoch"], checkpoint["data"]["batches"]
-        if self.trainer.is_global_zero:  # what all devices have counted so far
+        if self.trainer.is_global_zero:  # the counts are those of all devices: only one device continues them
             self.loss_sum = checkpoint["epoch_so_far"]["loss_sum"]
             self.loss_steps = checkpoint["epoch_so_far"]["loss_steps"]
             self.unreadable = Counter(checkpoint["unread"])
@@ -324,6 +324,6 @@ class TrainingModule(LightningModule):
 
 
 def _compute_muon_in(dtype: torch.dtype) -> None:
-    """Set the type of Muon's matrix products, for which timm has no argument; bfloat16 is slow on most CPUs."""
+    """Set the type of Muon's matrix products (timm has no argument for it); bfloat16 is slow on most CPUs."""
     iterate = timm.optim.muon.zeropower_via_newtonschulz
     timm.optim.muon.zeropower_via_newtonschulz = partial(getattr(iterate, "func", iterate), dtype=dtype)

@@ -1,4 +1,4 @@
-"""The batches of a run, on each of its devices, for Lightning."""
+"""The batches of a run on each device, for Lightning."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RunData(LightningDataModule):
-    """The loaders of a run, made on each device for its share of the samples."""
+    """The loaders of a run. Each device makes its own, for its share of the samples."""
 
     def __init__(self, run: "Run", stop: StopSignals):
         super().__init__()
@@ -41,7 +41,7 @@ class RunData(LightningDataModule):
             weights=run.task.sample_weights(config, samples),
             **self.common,
         )
-        # Lightning says the epoch from the second of a run on, but a run may go on in any.
+        # Lightning sets the epoch from a run's second epoch on, but a resumed run may begin in any epoch.
         module = self.run.module
         if isinstance(samples, ShardedSamples):
             loader.dataset.set_epoch(module.data_epoch)

@@ -1,4 +1,4 @@
-"""The heavy part of a training run: model, data, and Lightning's loop over them."""
+"""Lightning's training loop over a model and its data."""
 
 import logging
 import os
@@ -35,7 +35,11 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """metrics of the epoch kept; how often each unreadable file was met; training speed."""
+    """What a training gives.
+
+    metrics: of the epoch that is kept. unreadable: how often each unreadable file was met. images_per_second: in
+    training, without validation.
+    """
 
     metrics: dict
     unreadable: dict[str, int]
@@ -45,10 +49,10 @@ class Outcome:
 def fit(
     run: Run, output: Path, console: Console, state: Path | None, check: Callable[[], None], stop: StopSignals
 ) -> Outcome:
-    """Train, keeping the best and the last checkpoint and a CSV of each epoch's figures in `output`.
+    """Train; write the best and the last checkpoint, and a CSV with a row per epoch, to `output`.
 
-    state: a last checkpoint to go on from. check: raises where the output folder is no longer this run's. stop: the
-    signals that stop it, entered.
+    state: the last checkpoint of a run that continues. check: raises if the output folder no longer belongs to this
+    run. stop: the signals that stop the run, already entered.
     """
     config, module = run.config, run.module
     task = run.task
@@ -75,8 +79,8 @@ def fit(
             callbacks=[best, epochs, last],
             plugins=[AtomicCheckpointIO(check)],
             deterministic="warn" if run.device.type == "cpu" else None,
-            use_distributed_sampler=False,  # ours share the samples out themselves
-            enable_checkpointing=False,  # KeepLast does it
+            use_distributed_sampler=False,  # our samplers give each device its share
+            enable_checkpointing=False,  # KeepLast saves them
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -96,7 +100,7 @@ def fit(
                 if death is None:
                     raise
                 raise TrainingStopped(f"a process that reads images has died ({death}); {stop.kept}") from None
-            except SystemExit:  # Lightning's answer to a KeyboardInterrupt that no signal has brought
+            except SystemExit:  # Lightning raises it for a KeyboardInterrupt that did not come from a signal
                 raise KeyboardInterrupt(f"stopped: {stop.kept}") from None
             finally:
                 data.end_workers()
@@ -116,7 +120,7 @@ def _death_of_worker(error: BaseException | None) -> BaseException | None:
 
 
 class _EndOthers(lightning.Callback):
-    """Ends the other processes before a failure of this one, which they know nothing of, breaks their connection."""
+    """If this process fails, ends the other processes first: otherwise they report a broken connection."""
 
     def __init__(self, further: FurtherProcesses):
         self.further = further
@@ -130,12 +134,12 @@ class _EndOthers(lightning.Callback):
 
 @contextmanager
 def _all_processes(trainer: lightning.Trainer, stop: StopSignals):
-    """One end for all processes of a run: what stops any of them by a signal stops the run, with that signal's code."""
+    """End all processes of a run together: a signal to any process stops the run with the exit code of that signal."""
     further = FurtherProcesses(stop)
     stop.end_others = further.kill
     trainer.callbacks.append(_EndOthers(further))
     observer, subprocess_script._launch_process_observer = subprocess_script._launch_process_observer, further
-    trainer._signal_connector.register_signal_handlers = lambda: None  # they start collectives from within a handler
+    trainer._signal_connector.register_signal_handlers = lambda: None  # its handlers start collectives
     end_with_main_process()
     os.environ.setdefault(MAIN, str(os.getpid()))
     try:
@@ -174,7 +178,7 @@ def _compiles(config: LoopOptions, device: torch.device) -> bool:
 
 
 def _loggers(config: LoopOptions, output: Path) -> list:
-    """Lightning's loggers by name; metrics.csv is `EpochLog`'s."""
+    """Lightning's loggers by name. `EpochLog` writes metrics.csv."""
     makers = {
         "tensorboard": lambda: lightning.loggers.TensorBoardLogger(output, name="", version="tensorboard"),
         "wandb": lambda: lightning.loggers.WandbLogger(save_dir=output, name=output.name),
@@ -191,9 +195,9 @@ def _loggers(config: LoopOptions, output: Path) -> list:
 
 @contextmanager
 def _quiet_lightning():
-    """Without Lightning's tips and its advice on workers, logging intervals and folders.
+    """Hide Lightning's tips and its advice on workers, logging intervals and folders.
 
-    And without a traceback from TensorBoard's thread for a full disk, which it raises in the main thread too.
+    Also hide the traceback that TensorBoard's thread prints for a full disk: the main thread raises the same error.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -205,8 +209,8 @@ def _quiet_lightning():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             for harmless in (
-                "FSDP2-wrapped module",  # of in-place changes to its output: there are none
-                "Grad strides do not match bucket view strides",  # of 1 × 1 kernels in channels_last, which are equal
+                "FSDP2-wrapped module",  # about in-place changes to its output, which nothing here makes
+                "Grad strides do not match bucket view strides",  # 1 × 1 kernels in channels_last: the memory is equal
             ):
                 warnings.filterwarnings("ignore", harmless)
             yield
@@ -218,7 +222,7 @@ def _quiet_lightning():
 
 @contextmanager
 def _deterministic(device: torch.device):
-    """On a CPU, deterministic algorithms for the time of a run: some sums are otherwise added up in any order."""
+    """Use deterministic algorithms on a CPU during a run; otherwise the order of some sums is not fixed."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""All that a run needs, made and checked before it begins."""
+"""Making and checking all that a run needs, before it begins."""
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -33,7 +33,7 @@ from glocal.tasks.task import Task
 from glocal.training.config import QUICK_BATCHES, LoopOptions
 from glocal.training.lightning_module import TrainingModule
 
-SMALL = 64  # pixels: more images fit into a batch
+SMALL = 64  # pixels: up to this size, the default batch is twice as large
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Run:
         return sum(parameter.numel() for parameter in self.module.model.parameters())
 
     def opening(self) -> str:
-        """What is about to happen, in one line."""
+        """The line that a run prints first: model, data, image size, device."""
         size = "×".join(map(str, self.preprocessing.input_size[1:]))
         images = " + ".join(f"{len(samples):,} {split}" for split, samples in self.source.splits.items())
         count = self.config.world_size
@@ -67,7 +67,7 @@ class Run:
         )
 
     def describe(self, metrics: dict) -> CheckpointInfo:
-        """The description to keep with weights that reached `metrics`."""
+        """The description of a checkpoint whose weights reached `metrics`."""
         return CheckpointInfo(
             model=self.name,
             class_names=self.source.class_names,
@@ -80,7 +80,7 @@ class Run:
 
 
 def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
-    """Create the model, seeded, and check that it takes the images; raises ValueError, TypeError or OSError."""
+    """Create the model from the seed, and check that it takes the images; raises ValueError, TypeError or OSError."""
     task = find_task(source.task)
     device = resolve_device(config.device)
     if config.precision == "fp16" and (device.type == "cpu" or config.strategy == "fsdp"):
@@ -92,7 +92,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     model_args = arguments_of(config.checkpoint) | config.model_args
     if img_size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         model_args["img_size"] = img_size
-    described = registered(name, model_args)  # what no checkpoint can hold is refused here
+    described = registered(name, model_args)  # refuses arguments that no checkpoint can hold
     kwargs = dict(model_args) if config.drop_path is None else {**model_args, "drop_path_rate": config.drop_path}
     if config.pretrained or config.checkpoint:
         model = load_for_finetuning(name, config.checkpoint, task, source.class_names, **kwargs)
@@ -106,7 +106,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
     augmentation = task.augmentation(config, source, preprocessing)
-    task.transform(preprocessing, source.class_names, augmentation)  # an unknown policy is refused here
+    task.transform(preprocessing, source.class_names, augmentation)  # refuses an unknown policy
     images = len(source.splits["train"])
     batch_size = config.batch_size or _batch_size(images, min(preprocessing.input_size[1:]) <= SMALL)
     refuse_foreign_options(config, task)
@@ -128,7 +128,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
 
 
 def _batch_size(images: int, small: bool) -> int:
-    """A batch that leaves a few images enough steps to learn from."""
+    """The default batch size: smaller for few images, so that an epoch has at least 8 steps."""
     size = 128 if small else 64
     while size > 8 and images < 8 * size:
         size //= 2

@@ -1,4 +1,4 @@
-"""The folder that a run writes: which files are its own, and what may happen to those of an earlier run."""
+"""The folder that a run writes: which files belong to the run, and what may happen to the files of an earlier run."""
 
 import json
 from dataclasses import asdict, fields, replace
@@ -18,13 +18,13 @@ from glocal.training.config import LoopOptions
 
 LAST = "last.ckpt"
 METRICS = "metrics.csv"
-SUMMARY = "summary.json"  # written last: a run without it is not finished
+SUMMARY = "summary.json"  # written last: a run without this file is not finished
 LOG = "train.log"
 TENSORBOARD = "tensorboard"
 SAMPLES = "samples"
 SAMPLE_PATTERN = "*_label-*.png"
 
-# What may differ when a run is continued: how it runs, not what it computes.
+# Options that may differ when a run is continued: they say how it runs, not what it computes.
 HOW = {"output", "overwrite", "resume", "device", "workers", "save_every_minutes", "max_bad", "loggers"}
 
 
@@ -37,16 +37,16 @@ def existing_run(folder: Path) -> list[Path]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run in `folder` came to its end."""
+    """Whether the run in `folder` is finished."""
     return (folder / SUMMARY).is_file()
 
 
 def resolve_run(folder: Path, config: LoopOptions) -> tuple[LoopOptions, Path | None]:
     """The configuration to use, and the file of the state to continue from (None: the run starts anew).
 
-    An unfinished run of the same options is continued; with --resume, of any options that `config` does not change. A
-    run that was stopped before it saved anything is started anew. Otherwise FileExistsError, unless it may be
-    overwritten.
+    If the folder holds an unfinished run with the same options, the run continues; with --resume, only the options of
+    `config` that differ from their defaults have to be the same. If a run was stopped before it saved anything,
+    it starts anew. Any other run in the folder is a FileExistsError, unless --overwrite is given.
     """
     if folder.exists() and not folder.is_dir():
         raise ExistingPathError(f"--output {folder} is a file, a folder is needed")
@@ -66,7 +66,7 @@ def resolve_run(folder: Path, config: LoopOptions) -> tuple[LoopOptions, Path | 
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
     _refuse_changes(folder, before, given)
     for name in ("data", "model", "teacher"):
-        if getattr(before, name, None) != getattr(config, name, None):  # the folder alone says it
+        if getattr(before, name, None) != getattr(config, name, None):  # a file of the folder chose it, not the user
             trust.check_option(str(folder / CONFIG), name, getattr(before, name))
     how = {name: value for name, value in given.items() if name in HOW}
     last = folder / LAST
@@ -74,13 +74,13 @@ def resolve_run(folder: Path, config: LoopOptions) -> tuple[LoopOptions, Path | 
 
 
 def find_run(output: str | None, resume: bool) -> Path | None:
-    """The options of the run that --resume goes on with; None where there is none."""
+    """The file with the options of the run that --resume continues; None without --resume or without such a run."""
     path = None if output is None else Path(output) / CONFIG
     return path if resume and path is not None and path.is_file() else None
 
 
 def check_unchanged(config: LoopOptions) -> None:
-    """Raise FileExistsError where the unfinished run in the output folder computes anything else than `config` says."""
+    """Raise FileExistsError if the unfinished run in the output folder computes something else than `config` says."""
     if find_run(config.output, True) is None or finished(Path(config.output)):
         return
     config = config.shrunk() if config.quick else config
@@ -104,7 +104,7 @@ def _refuse_changes(folder: Path, before: LoopOptions, given: dict) -> None:
 
 
 def make(folder: Path) -> None:
-    """Make the output folder; OSError where that cannot be."""
+    """Make the output folder; OSError if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -112,10 +112,10 @@ def make(folder: Path) -> None:
 
 
 def start_output(folder: Path, config: LoopOptions, keep: bool = False) -> None:
-    """Remove the files of an earlier run from the folder and nothing else, and write the run's arguments.
+    """Remove the files of an earlier run from the folder, and no other file; then write the run's options.
 
-    keep: leave the earlier run's files, to continue it. `glocal train --config config.yaml --overwrite` repeats the
-    run.
+    keep: leave the files of the earlier run, because it continues. `glocal train --config config.yaml --overwrite`
+    repeats a run.
     """
     if keep:
         return
@@ -126,7 +126,7 @@ def start_output(folder: Path, config: LoopOptions, keep: bool = False) -> None:
 
 
 def write_summary(folder: Path, result) -> None:
-    """Write what came out of a run (a `TrainResult`), which is finished with it."""
+    """Write the result of a run (a `TrainResult`). The file marks the run as finished."""
     names = {"unreadable": "unread"}  # the key in files, since version 0.1
     summary = {
         names.get(name, name): value for name, value in vars(result).items() if name not in ("output", "samples")
@@ -135,7 +135,7 @@ def write_summary(folder: Path, result) -> None:
 
 
 def write_samples(folder: Path, source: DataSource) -> list[Path]:
-    """Write one held-out image per class of a set in memory, the true class in its name; none for other data."""
+    """Write a held-out image per class, with the true class in its name, if the data is in memory; else none."""
     val = source.splits["val"]
     if not val.in_memory:
         return []

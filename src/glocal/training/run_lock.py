@@ -1,4 +1,4 @@
-"""One run at a time in an output folder: a lock that the system frees when its process ends, even by kill -9."""
+"""A lock for one run at a time in an output folder. The system frees it when the process ends, even by kill -9."""
 
 import errno
 import logging
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from glocal.errors import ExistingPathError, PathError, WorkError
 
-LOCK = ".lock"  # in the output folder, while a run writes to it; what a killed run has left locks nothing
+LOCK = ".lock"  # in the output folder, while a run writes to it; the file that a killed run leaves locks nothing
 NO_LOCKS = {getattr(errno, name) for name in ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP") if hasattr(errno, name)}
 
 log = logging.getLogger(__name__)
 
 
 def refuse_if_held(folder: Path) -> None:
-    """Raise FileExistsError where another run is writing to the folder."""
+    """Raise FileExistsError if another run is writing to the folder."""
     if (folder / LOCK).exists():
         with hold(folder):
             pass
@@ -24,10 +24,10 @@ def refuse_if_held(folder: Path) -> None:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[Callable[[], None]]:
-    """Keep an existing folder for this process; FileExistsError where another has it.
+    """Lock an existing folder for this process; FileExistsError if another process has locked it.
 
-    Yields a function that raises RuntimeError once the folder is no longer the one that was locked. Where the drive
-    has no locks, there is a note, and nothing is refused.
+    Yields a function that raises RuntimeError if the folder is no longer the folder that was locked. If the drive has
+    no locks, a warning says so, and nothing is refused.
     """
     from filelock import FileLock, Timeout
 

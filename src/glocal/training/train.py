@@ -1,4 +1,4 @@
-"""A whole training run: from a configuration to a folder with a model in it."""
+"""A whole training run: from its options to a folder with a trained model."""
 
 import errno
 import logging
@@ -33,8 +33,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # full, or broken
 class TrainResult:
     """A finished run.
 
-    metrics: the task's measures of the validation images, at the `epoch` whose weights are kept.
-    unreadable: how often each unreadable file was met. samples: held-out images written for a first prediction.
+    metrics: the task's measures on the validation images, for the `epoch` whose weights are kept. unreadable: how often
+    each unreadable file was met. samples: held-out images that were written for a first prediction.
     """
 
     output: Path
@@ -52,12 +52,12 @@ class TrainResult:
 
 
 def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
-    """Train a model and leave it in a folder with its log; see `glocal.training.config.TrainConfig`.
+    """Train a model and write it to a folder with its log; see `glocal.training.config.TrainConfig`.
 
-    A run that was stopped goes on where it was saved last. What is wrong with the arguments or the data raises
-    ValueError, TypeError or OSError before training starts; TrainingStopped ends a run that cannot go on,
-    TrainingInterrupted one that a signal stops, KeyboardInterrupt one that the user stops. The checkpoints written
-    until then stay.
+    A run that was stopped continues from the state that it saved last. If the options or the data are wrong,
+    ValueError, TypeError or OSError is raised before training starts. TrainingStopped is raised if the run cannot go
+    on, TrainingInterrupted if a signal stops it, KeyboardInterrupt if the user stops it. The checkpoints that were
+    written before stay.
     """
     start = time.perf_counter()
     console = console or Console()
@@ -67,16 +67,16 @@ def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
         run_lock.refuse_if_held(output)
     asked = config.shrunk() if config.quick else config
     config, state = run_folder.resolve_run(output, asked)
-    if config.model_args != asked.model_args:  # they are those of the run in the folder
+    if config.model_args != asked.model_args:  # a file of the folder chose them, not the user
         check_model_args(config, output / run_files.CONFIG)
     name = _model_name(config)
     set_strict(config.strict)
     source = _open(config)
 
     from glocal.training.loop import fit
-    from glocal.training.prepare import prepare  # seconds to import: after the mistakes seen without
+    from glocal.training.prepare import prepare  # takes seconds: only after the checks that need no torch
 
-    if not rank_zero:  # one of several processes speaks
+    if not rank_zero:  # the other processes print nothing
         console.quiet = True
         logging.getLogger("glocal").setLevel(logging.ERROR)
     for note in source.notes:
@@ -124,12 +124,12 @@ def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
 
 @contextmanager
 def _explained(output: Path, check: Callable[[], None]):
-    """Say of a file that cannot be written that the whole folder has gone, where it has, and otherwise where it is."""
+    """If a file cannot be written, say that the folder is gone, or else name the folder in the error."""
     try:
         yield
     except Exception as error:
         failure = error
-        # Lightning's loggers raise another in its place.
+        # Lightning's loggers raise another error instead; the cause is behind it.
         while failure is not None and not isinstance(failure, OSError):
             failure = failure.__cause__ or (None if failure.__suppress_context__ else failure.__context__)
         if failure is not None:
@@ -140,7 +140,7 @@ def _explained(output: Path, check: Callable[[], None]):
 
 
 def _open(config: LoopOptions) -> DataSource:
-    """The data, in a format of the task that is asked for, or of any; ValueError for data that is for another task."""
+    """The data, read in a format of the task that is asked for, or else of any; ValueError for another task's data."""
     formats = all_formats() if config.task is None else find_task(config.task).formats
     source = open_for_training(config.data, config.val_fraction, config.seed, formats)
     if config.task not in (None, source.task):
@@ -149,7 +149,7 @@ def _open(config: LoopOptions) -> DataSource:
 
 
 def check_model_args(config: LoopOptions, file: Path) -> None:
-    """Raise ValueError for arguments of the model that a file may not give."""
+    """Raise ValueError if the options hold arguments of the model that a file may not give."""
     from glocal.models import check_model_arguments
 
     try:
@@ -161,7 +161,7 @@ def check_model_args(config: LoopOptions, file: Path) -> None:
 
 
 def _as_launched(config: LoopOptions) -> LoopOptions:
-    """With the number of devices that torchrun has started processes for."""
+    """The same options with the number of devices for which torchrun has started processes."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return config
     own = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -189,7 +189,7 @@ def _model_name(config: LoopOptions) -> str:
 
 
 class _LogFile(logging.FileHandler):
-    """Stops at the first line that cannot be written, with a note; Python's would print a traceback for each."""
+    """Stops with a note at the first line that cannot be written; Python's handler prints a traceback for each line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         logging.getLogger("glocal").removeHandler(self)
@@ -199,7 +199,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def _log_file(path: Path):
-    """Keep a copy of the library's log in a file; an empty log makes no file."""
+    """Copy the library's log to a file; without any message, no file is made."""
     handler = _LogFile(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("glocal")
@@ -208,5 +208,5 @@ def _log_file(path: Path):
         yield
     finally:
         logger.removeHandler(handler)
-        with suppress(OSError):  # what could not be written then either
+        with suppress(OSError):  # the disk may still be full
             handler.close()
