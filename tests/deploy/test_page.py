@@ -185,11 +185,11 @@ def test_nothing_leaves_the_host(page, address):
     shown(page)
     page.locator(".error").wait_for()
     asked = [url for url in page.asked if not url.startswith((f"blob:{address}/", "data:"))]
-    assert sorted(asked) == [f"{address}{path}" for path in ("/", "/health", *["/predict?top_k=5"] * 2)]
+    assert sorted(asked) == [f"{address}{path}" for path in ("/", "/health", *["/show?top_k=5"] * 2)]
 
 
 def test_a_service_that_has_gone(page):
-    page.route("**/predict*", lambda route: route.abort())
+    page.route("**/show*", lambda route: route.abort())
     choose(page, ("a.png", png()))
     sync_api.expect(page.locator(".error")).to_have_text("the service does not answer")
 
