@@ -16,8 +16,8 @@ from glocal.data.open import open_for_training
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import DataSource
 from glocal.deploy.runtimes import as_list
-from glocal.tasks.loading import Trained, create_model
-from glocal.tasks.task import Result, Task
+from glocal.tasks.loading import create_model
+from glocal.tasks.task import Result, Task, Trained
 from glocal.training.config import LoopOptions, train_config
 
 IMAGES = 8  # of a split, or a few more

@@ -21,9 +21,8 @@ from glocal.deploy.graph import trace, with_embedding
 from glocal.deploy.runtimes import as_list
 from glocal.evaluation.config import MeasureOptions
 from glocal.options import joined
-from glocal.tasks.measurement import Measured
 from glocal.tasks.metrics import Metrics
-from glocal.tasks.task import Line, Measure, Objective, Result, ResultTable, Task
+from glocal.tasks.task import Line, Measure, Measured, Objective, Result, ResultTable, Task
 from glocal.testing.agreement import difference, failing_as, problem
 from glocal.testing.task_case import IMAGES, TaskCase
 from glocal.training.config import LoopOptions
