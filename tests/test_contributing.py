@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md work: an op is added to a copy of the library step by step, the mixer is a mixer."""
+"""The recipes of CONTRIBUTING.md work: an op and a data format are added to a copy of the library step by step."""
 
 import importlib
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from glocal.tasks.task import Task
+
 ROOT = Path(__file__).parents[1]
 OP = "pool_difference"
 
@@ -20,22 +22,32 @@ def section(title: str) -> str:
     return text.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
+def copy_of_the_library(root: Path) -> Path:
+    shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (root / "tests").mkdir(parents=True)
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/agreement.py", "tests/extras.py"):
+        shutil.copy(ROOT / name, root / name)
+    return root
+
+
+def write_examples(recipe: str, root: Path) -> list[str]:
+    """Write the files of a recipe, which begin with their own path; returns their names."""
+    files = re.findall(r"```python\n# (\S+)\n(.*?)```", recipe, re.DOTALL)
+    for name, content in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content, encoding="utf-8")
+    return [Path(name).name for name, _ in files]
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """A copy of the library with the recipe's op."""
-    root = tmp_path_factory.mktemp("copy")
-    shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    (root / "tests/ops").mkdir(parents=True)
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/agreement.py", "tests/extras.py"):
-        shutil.copy(ROOT / name, root / name)
+    root = copy_of_the_library(tmp_path_factory.mktemp("copy"))
+    (root / "tests/ops").mkdir()
     for name in ("test_dispatch.py", "test_one_place_chooses.py"):
         shutil.copy(ROOT / "tests/ops" / name, root / "tests/ops" / name)
     recipe = section("Add an op")
-    files = re.findall(r"```python\n# (\S+)\n(.*?)```", recipe, re.DOTALL)
-    assert [Path(name).name for name, _ in files] == ["reference.py", "cpu.py", "__init__.py", f"test_{OP}.py"]
-    for name, content in files:
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_text(content, encoding="utf-8")
+    assert write_examples(recipe, root) == ["reference.py", "cpu.py", "__init__.py", f"test_{OP}.py"]
     (line,) = re.findall(rf"`(from glocal.ops.{OP} import {OP})`", recipe)
     public = root / "src/glocal/ops/__init__.py"
     text = public.read_text(encoding="utf-8")
@@ -75,3 +87,50 @@ def test_the_mixer_has_every_property(tmp_path, monkeypatch):
 def test_it_is_formatted_as_the_rest(copy):
     run(copy, "ruff", "check", f"src/glocal/ops/{OP}", f"tests/ops/test_{OP}.py")
     run(copy, "ruff", "format", "--check", f"src/glocal/ops/{OP}", f"tests/ops/test_{OP}.py")
+
+
+class TestFormat:
+    @pytest.fixture(scope="class")
+    def copy(self, tmp_path_factory) -> Path:
+        """A copy of the library with the recipe's data format."""
+        root = copy_of_the_library(tmp_path_factory.mktemp("copy"))
+        recipe = section("Add a data format")
+        assert write_examples(recipe, root) == ["json_lines.py", "test_json_lines.py"]
+        (name, before) = re.search(r"as `(\w+)`, in `FORMATS`.*?before .*?\(here `(\w+)`", recipe, re.DOTALL).groups()
+        formats = root / "src/glocal/data/open.py"
+        text = formats.read_text(encoding="utf-8")
+        listed, imported = re.search(r"^FORMATS.*$", text, re.MULTILINE)[0], f"import {before},"
+        assert before in listed
+        assert text.count(imported) == 1
+        text = text.replace(listed, listed.replace(before, f"{name}, {before}"))
+        formats.write_text(text.replace(imported, f"import {before}, {name},"), encoding="utf-8")
+        return root
+
+    def test_its_own_tests_pass(self, copy):
+        out = run(copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/data")
+        assert "3 passed" in out
+
+    def test_it_is_formatted_as_the_rest(self, copy):
+        files = ["src/glocal/data/formats/json_lines.py", "tests/data/formats/test_json_lines.py"]
+        run(copy, "ruff", "check", *files)
+        run(copy, "ruff", "format", "--check", *files)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "file"),
+    [
+        pytest.param(recipe, name, file, id=f"{name}-{file}")
+        for recipe in ("Add a task", "Add a data format", "Add a runtime")
+        for name, file in re.findall(r"`(\w+)`\s+in\s+`([\w/]+\.py)`", section(recipe))
+    ],
+)
+def test_a_name_that_a_recipe_changes_is_in_its_file(recipe, name, file):
+    assert re.search(rf"^(def |class )?{name}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_example_of_a_task_shows_what_the_recipe_asks_for():
+    recipe, example = section("Add a task"), (ROOT / "tests/tasks/outside.py").read_text(encoding="utf-8")
+    methods = re.search(r"five methods: (.*?)\.", recipe, re.DOTALL)[1]
+    needed = re.findall(r"`(\w+)`", methods)
+    assert set(needed) == Task.__abstractmethods__
+    assert all(f"    def {name}(" in example for name in needed)
