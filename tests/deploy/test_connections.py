@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from glocal.deploy import connections
-from glocal.deploy.connections import Connections, Sparse, room_for_connections
+from glocal.deploy.connections import Connections, RateLimit, room_for_connections
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_a_log_is_bounded(monkeypatch):
     """Ten lines of a kind in a minute; of another kind, too; then how many were left out."""
     now = [0.0]
     monkeypatch.setattr(connections.time, "monotonic", lambda: now[0])
-    sparse = Sparse()
+    rate_limit = RateLimit()
 
     def told(message, *args, name="uvicorn.error"):
         record = logging.LogRecord(name, logging.WARNING, "", 0, message, args, None)
-        return record.getMessage() if sparse.filter(record) else None
+        return record.getMessage() if rate_limit.filter(record) else None
 
     assert [told("invalid %d", number) for number in range(10)] == [f"invalid {number}" for number in range(10)]
     assert [told("invalid %d", number) for number in range(5000)] == [None] * 5000

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from glocal.deploy.engine import choose, compile, kept_file, seconds_to_compile
+from glocal.deploy.engine import cached_file, choose, compile, seconds_to_compile
 
 SAVED = 0.5  # of PyTorch's time, by an engine: transxnet_t saves 0.6 (docs/performance.md)
 
@@ -28,7 +28,7 @@ class Adaptive:
         self._best = choose("auto")
         self._computed, self._seconds = 0, 0.0
         self._price = 0.0 if self._best == "torch" else seconds_to_compile(model, self._best, input_size)
-        compiled = self._best != "torch" and kept_file(model, self._best, input_size).exists()
+        compiled = self._best != "torch" and cached_file(model, self._best, input_size).exists()
         self._engine = self._compile("auto" if compiled else "torch")
         self._final = compiled or self._best == "torch"
 

@@ -44,12 +44,12 @@ def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda ite
     folder = Path(config.output)
     shards = plan(config.images, config.shard_size, config.image_column)
     run = _run_of(config, shards)
-    there = _parts_there(folder, run, config.overwrite)
-    todo = [shard for shard in shards if part_name(shard.number) not in there]
-    if there:
-        log.warning("resumed: %d of %d shards are there already", len(there), len(shards))
+    finished = _finished_parts(folder, run, config.overwrite)
+    todo = [shard for shard in shards if part_name(shard.number) not in finished]
+    if finished:
+        log.warning("resumed: %d of %d shards are there already", len(finished), len(shards))
     predictor = None if config.ray or not todo else load_predictor(config)
-    _begin(folder, run, there)
+    _begin(folder, run, finished)
     try:
         if config.ray and todo:
             for _ in track(write_on_cluster(config, todo), len(todo), "shards"):
@@ -106,24 +106,24 @@ def _content_key(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _parts_there(folder: Path, run: Run, overwrite: bool) -> set[str]:
+def _finished_parts(folder: Path, run: Run, overwrite: bool) -> set[str]:
     """The names of files that need not be computed; ValueError for those of another run."""
     if folder.exists() and not folder.is_dir():
         raise NotAFolderError(f"--output {folder}: this is a file, not a folder")
-    there = _parts(folder)
-    if not there:
-        return there
-    known = _known_run(folder, there)
+    finished = _parts(folder)
+    if not finished:
+        return finished
+    known = _known_run(folder, finished)
     if overwrite:
         return set()
     changed = [name.replace("_", " ") for name in Run.__struct_fields__ if getattr(known, name) != getattr(run, name)]
     if changed:
         what = " and ".join(changed)
         raise InvalidValueError(f"{folder} holds the results of a run with another {what}; --overwrite begins anew")
-    return there
+    return finished
 
 
-def _known_run(folder: Path, there: set[str]) -> Run:
+def _known_run(folder: Path, finished: set[str]) -> Run:
     """The run whose results a folder holds, also of earlier versions; ValueError where nothing tells of it."""
     for name in (PLAN, OLD_PLAN):
         try:
@@ -134,7 +134,7 @@ def _known_run(folder: Path, there: set[str]) -> Run:
             continue
         except (OSError, msgspec.MsgspecError, RecursionError):
             raise InvalidValueError(f"{folder / name} does not say what run this is: choose another folder") from None
-    raise InvalidValueError(f"{folder} holds {quoted(sorted(there), 2)} without {PLAN}: choose another folder")
+    raise InvalidValueError(f"{folder} holds {quoted(sorted(finished), 2)} without {PLAN}: choose another folder")
 
 
 def _parts(folder: Path) -> set[str]:

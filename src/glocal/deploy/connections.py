@@ -168,7 +168,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-class Sparse(logging.Filter):
+class RateLimit(logging.Filter):
     """Lets a few lines of each kind through in a time; the next one afterwards says how many were left out."""
 
     def __init__(self, most: int = LOGGED, period: float = PERIOD):
@@ -236,10 +236,10 @@ def run(app, sockets: list, most: int, patience: float, timeout: float) -> None:
     )
     if room < most:
         log.warning("the system's limit of open files leaves room for %d connections, not %d", room, most)
-    sparse = Sparse()
+    rate_limit = RateLimit()
     loggers = [log, *map(logging.getLogger, ("asyncio", "uvicorn.error"))]
     for logger in loggers:
-        logger.addFilter(sparse)
+        logger.addFilter(rate_limit)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is answered with 400
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has finished
         signal.signal(number, lambda *args: None)

@@ -50,10 +50,10 @@ class Engine:
     Arrays give arrays, tensors give tensors on the CPU. Threads take turns. name: of the runtime.
     """
 
-    def __init__(self, name: str, run: Run, several: bool, input_size: tuple[int, int, int] | None):
+    def __init__(self, name: str, run: Run, is_list: bool, input_size: tuple[int, int, int] | None):
         self.name = name
         self._run = run
-        self._several = several
+        self._is_list = is_list
         self._input_size = input_size
         self._lock = Lock()
 
@@ -67,7 +67,7 @@ class Engine:
             results = self._run(np.ascontiguousarray(array, dtype=np.float32))
         if isinstance(images, Tensor):
             results = [torch.from_numpy(result) for result in results]
-        return results if self._several else results[0]
+        return results if self._is_list else results[0]
 
 
 def compile(
@@ -102,12 +102,12 @@ def compile(
     if name != "torch":
         try:
             run = _load(model, name, input_size, threads, precision, sample)
-            return Engine(name, run, sample.several, input_size)
+            return Engine(name, run, sample.is_list, input_size)
         except (ValueError, OSError, ExportMismatchError) as error:
             if engine != "auto":
                 raise
             log.warning("%s does not take the model, torch computes it: %s", name, one_line(error, first_only=True))
-    return Engine("torch", _torch(model, threads), sample.several, input_size)
+    return Engine("torch", _torch(model, threads), sample.is_list, input_size)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Sample:
 
     images: Tensor
     results: list[Tensor]
-    several: bool
+    is_list: bool
 
     @classmethod
     def of(cls, model: nn.Module, input_size: tuple[int, int, int] | None) -> "Sample":
@@ -155,7 +155,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
 
 
-def kept_file(model: nn.Module, name: str, input_size: tuple[int, int, int] | None) -> Path:
+def cached_file(model: nn.Module, name: str, input_size: tuple[int, int, int] | None) -> Path:
     """Where a compiled model is kept, or would be."""
     packages = runtimes.PACKAGES[FORMATS[name]]
     versions = [import_module(package).__version__ for package in packages]
@@ -174,7 +174,7 @@ def _is_recorded(name: str, input_size: tuple[int, int, int] | None) -> bool:
 
 def _load(model: nn.Module, name: str, input_size, threads: int | None, precision: str, sample: Sample) -> Run:
     """The engine's function, from the cache where it is there."""
-    file = kept_file(model, name, input_size)
+    file = cached_file(model, name, input_size)
     folder = file.parent
     opened = partial(_open, file, name, threads, precision, keep=input_size is not None)
     if file.exists():

@@ -24,7 +24,7 @@ QUIET = 1.0  # seconds without a byte after which what is left of a refused body
 ROOM = 256_000_000  # bytes of bodies in memory, or eight of the largest
 
 
-class Rooted:
+class RootPath:
     """Says under which path a proxy shows the service, whether the proxy takes it away from the requests or not."""
 
     def __init__(self, app: ASGIApp, path: str):
@@ -35,7 +35,7 @@ class Rooted:
         await self.app(scope | {"root_path": self.path}, receive, send)
 
 
-class Measure:
+class AnswerMetrics:
     """Counts the answers, and how long they took."""
 
     def __init__(self, app: ASGIApp, service: Service):
@@ -62,7 +62,7 @@ class Measure:
             self.service.seconds.labels(path).observe(time.perf_counter() - start)
 
 
-class Dress:
+class AnswerHeaders:
     """Gives every answer its safety headers, and every error the one shape {"detail": text}.
 
     Starlette's own middleware and the router answer some errors as plain text.

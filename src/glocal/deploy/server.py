@@ -22,7 +22,7 @@ try:
 except ImportError:
     raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 from glocal.deploy import connections
-from glocal.deploy.limits import Dress, KnownHosts, LimitBodies, Measure, Rooted
+from glocal.deploy.limits import AnswerHeaders, AnswerMetrics, KnownHosts, LimitBodies, RootPath
 from glocal.deploy.schemas import Embeddings, Health, ShownResults, body, predictions, problems, problems_anywhere
 from glocal.deploy.service import Computed, Service
 
@@ -48,8 +48,8 @@ def create_app(config: ServeConfig, trained: Trained | None = None) -> FastAPI:
         exception_handlers={RequestValidationError: _wrong_values, Exception: _failed},
     )
     app.state.service = service
-    _add_questions(app, service)
-    _add_watching(app, service)
+    _add_inference_routes(app, service)
+    _add_monitoring_routes(app, service)
     page = files("glocal.deploy").joinpath("page.html").read_text(encoding="utf-8")
 
     @app.head("/", include_in_schema=False)
@@ -59,14 +59,14 @@ def create_app(config: ServeConfig, trained: Trained | None = None) -> FastAPI:
 
     app.add_middleware(LimitBodies, most=int(config.max_megabytes * 1e6), patience=config.idle_timeout)
     app.add_middleware(KnownHosts, names=config.known_hosts)
-    app.add_middleware(Dress, page=content_security_policy(page))
-    app.add_middleware(Measure, service=service)
+    app.add_middleware(AnswerHeaders, page=content_security_policy(page))
+    app.add_middleware(AnswerMetrics, service=service)
     if config.root_path is not None:
-        app.add_middleware(Rooted, path=config.root_path)
+        app.add_middleware(RootPath, path=config.root_path)
     return app
 
 
-def _add_questions(app: FastAPI, service: Service) -> None:
+def _add_inference_routes(app: FastAPI, service: Service) -> None:
     described = {"openapi_extra": body(service.config.max_images), "responses": problems(408, 413, 415, 422, 503, 504)}
 
     task = service.trained.task
@@ -103,7 +103,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         return await service.answer(request, lambda computed, content: {"embedding": computed.tensors[-1].tolist()})
 
 
-def _add_watching(app: FastAPI, service: Service) -> None:
+def _add_monitoring_routes(app: FastAPI, service: Service) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health", responses=problems(503))
     async def health() -> Health:

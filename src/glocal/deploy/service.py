@@ -74,9 +74,9 @@ class Service:
         waiting.set_function(lambda: self.batcher.accepted)
 
     def _compute(self, examples: list[Example]) -> list[Computed]:
-        tensors = [check_finite(tensor) for tensor in self.engine(torch.stack([one.image for one in examples]))]
+        tensors = [check_finite(tensor) for tensor in self.engine(torch.stack([example.image for example in examples]))]
         rows = zip(*tensors, strict=True)
-        return [Computed(list(row), one.geometry) for row, one in zip(rows, examples, strict=True)]
+        return [Computed(list(row), example.geometry) for row, example in zip(rows, examples, strict=True)]
 
     def result(self, computed: Computed, top_k: int) -> Result:
         """What the task says of an image."""
@@ -87,9 +87,9 @@ class Service:
     def _read(self, content: bytes, name: str) -> Example:
         if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
             raise UnreadableImageError(name, f"a JPEG of more than {MAX_SCANS} scans")
-        return prepare(decode_image(content, name, self._against), self.preprocessing, self.transform)
+        return prepare(decode_image(content, name, self._refusal), self.preprocessing, self.transform)
 
-    def _against(self, image: Image.Image) -> str | None:
+    def _refusal(self, image: Image.Image) -> str | None:
         """What speaks against an image, before it is decoded."""
         megapixels = image.width * image.height / 1e6
         if megapixels > self.config.max_megapixels:
@@ -156,7 +156,7 @@ class Service:
         """An image with the result on it, as a data: address; None for a task that draws nothing of its own."""
         if type(result).draw is Result.draw:
             return None
-        drawn = result.draw(decode_image(content, "", self._against))
+        drawn = result.draw(decode_image(content, "", self._refusal))
         drawn.thumbnail((PICTURE, PICTURE))
         file = io.BytesIO()
         drawn.save(file, "JPEG", quality=85)
