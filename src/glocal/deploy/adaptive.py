@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 from glocal.deploy.engine import cached_file, choose, compile, seconds_to_compile
 
-SAVED = 0.5  # of PyTorch's time, by an engine: transxnet_t saves 0.6 (docs/performance.md)
+SAVED = 0.5  # part of PyTorch's time that an engine saves: 0.6 for transxnet_t (docs/performance.md)
 
 
 class Adaptive:
-    """An `Engine` that is PyTorch at first, and a compiled one as soon as the images at hand pay for compiling.
+    """An `Engine` that starts with PyTorch, and changes to a compiled engine when the number of images pays for it.
 
-    They do where PyTorch would take longer for what a compiled engine saves than compiling takes, by the time that
-    PyTorch took so far. Where nobody knows how many images are to come, as many are expected as there were. What is
-    kept from an earlier time is taken at once.
+    Compiling pays if it takes less time than the compiled engine saves. The saving is estimated from the time that
+    PyTorch has taken so far. If the number of images to come is unknown, as many are expected as were computed. If the
+    cache holds the compiled model, it is used from the first image.
 
-    to_come: gives how many images are still to be computed, the present ones included.
+    to_come: gives the number of images that are still to be computed, with the present images.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Adaptive:
 
     @property
     def name(self) -> str:
-        """Of the engine that computes now."""
+        """The name of the engine that computes now."""
         return self._engine.name
 
     def __call__(self, images: Tensor) -> Tensor | list[Tensor]:

@@ -1,4 +1,4 @@
-"""Single requests, computed together: whoever comes while a batch is computed is in the next one."""
+"""Computing single requests together: requests that arrive while a batch is computed form the next batch."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,17 +7,17 @@ from typing import Any
 
 
 class BusyError(RuntimeError):
-    """More waits already than may wait."""
+    """The queue is full."""
 
 
 class Batcher:
     """Computes items from many callers in batches, one batch at a time, in a thread.
 
     Args:
-        compute: a list of items to a sequence of as many results.
-        max_size: items in a batch.
-        max_wait: seconds for which an idle batcher waits for more after the first item.
-        max_queue: items that may wait or be computed at a time.
+        compute: turns a list of items into a sequence with a result for each item.
+        max_size: largest number of items in a batch.
+        max_wait: seconds for which an idle batcher waits for a second item after the first.
+        max_queue: largest number of items that wait or are computed at a time.
         observe: called with the size of every batch.
     """
 
@@ -45,11 +45,11 @@ class Batcher:
 
     @property
     def works(self) -> bool:
-        """Whether somebody computes what is submitted."""
+        """Whether the worker that computes the items is running."""
         return self._worker is not None and not self._worker.done()
 
     async def close(self) -> None:
-        """Wait until everything that was accepted is released and everything submitted computed, then stop."""
+        """Wait until all accepted items are released and all submitted items are computed; then stop."""
         while self.accepted:
             await asyncio.sleep(0.01)
         await self._queue.join()
@@ -59,7 +59,7 @@ class Batcher:
         await asyncio.to_thread(self._thread.shutdown)
 
     def accept(self, count: int) -> None:
-        """Take up room for so many items, to be handed back with `release`; BusyError where there is none."""
+        """Reserve places in the queue for `count` items, until `release`; BusyError if the queue is too full."""
         if self.accepted + count > self._max_queue:
             raise BusyError(f"{self.accepted} images are waiting, no more than {self._max_queue} may")
         self.accepted += count
@@ -79,7 +79,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             batch = await self._next_batch()
-            wanted = [(item, result) for item, result in batch if not result.cancelled()]  # their callers have gone
+            wanted = [
+                (item, result) for item, result in batch if not result.cancelled()
+            ]  # the others' callers have gone
             try:
                 if wanted:
                     self._observe(len(wanted))
@@ -87,7 +89,7 @@ class Batcher:
                     for (_, waiting), result in zip(wanted, results, strict=True):
                         if not waiting.done():
                             waiting.set_result(result)
-            except Exception as error:  # the callers' business, not the worker's
+            except Exception as error:  # the callers get the error, and the worker goes on
                 for _, waiting in wanted:
                     if not waiting.done():
                         waiting.set_exception(error)
@@ -98,7 +100,7 @@ class Batcher:
     def _computed(self, items: list) -> Sequence:
         try:
             return self._compute(items)
-        except StopIteration as error:  # asyncio would never hand it on, and everybody would wait
+        except StopIteration as error:  # a future cannot hold a StopIteration, and all callers would wait
             raise RuntimeError("the computation gave too few results") from error
 
     async def _next_batch(self) -> list[tuple[Any, asyncio.Future]]:
@@ -110,7 +112,7 @@ class Batcher:
                 batch.append(self._queue.get_nowait())
                 continue
             if len(batch) > 1 or (left := deadline - loop.time()) <= 0:
-                break  # only a lone item waits for another
+                break  # only a single item waits for a second item
             coming = asyncio.ensure_future(self._queue.get())
             await asyncio.wait({coming}, timeout=left)
             if not coming.done():

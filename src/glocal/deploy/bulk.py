@@ -1,4 +1,4 @@
-"""Predictions or embeddings of many images as Parquet files: one per shard of the inputs, each whole or not there."""
+"""Predictions or embeddings of many images as Parquet files, one complete file per shard of the inputs."""
 
 import hashlib
 import logging
@@ -24,7 +24,7 @@ except ImportError:
 
 log = logging.getLogger(__name__)
 
-PLAN = "_plan.json"  # readers of a folder of Parquet files leave out what begins so
+PLAN = "_plan.json"  # readers of a folder of Parquet files skip names that begin with _
 OLD_PLAN = "plan.json"
 LARGEST_PLAN = 2**16  # bytes
 PART = re.compile(r"part-\d{5,}\.parquet")
@@ -33,14 +33,14 @@ PART = re.compile(r"part-\d{5,}\.parquet")
 def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda items, total, unit: items) -> Written:
     """Predict or embed the images of all inputs into `config.output`, one Parquet file per shard.
 
-    What the folder holds of the same run is not computed again. track: passes on items while it shows progress, see
-    `glocal.cli.output.track`.
+    Shards of the same run whose file is in the folder are not computed again. track: passes items on and shows the
+    progress, see `glocal.cli.output.track`.
 
-    Raises what `plan` and `Predictor` raise, ValueError for a folder with the results of another run, RuntimeError for
-    work that fails on a cluster.
+    Raises the errors of `plan` and `Predictor`, ValueError if the folder holds the results of another run, RuntimeError
+    if the work on a cluster fails.
     """
     if config.ray:
-        from glocal.deploy.cluster import write_on_cluster  # first, as it says what is not installed
+        from glocal.deploy.cluster import write_on_cluster  # first: it raises an error if Ray is not installed
     folder = Path(config.output)
     shards = plan(config.images, config.shard_size, config.image_column)
     run = _run_of(config, shards)
@@ -65,7 +65,7 @@ def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda ite
 
 
 def _count(part: Path) -> tuple[int, int]:
-    """The rows of a file, and those with an error."""
+    """The number of rows of a file, and the number of rows with an error."""
     about = parquet.read_metadata(part)
     errors = about.num_columns - 1
     empty = sum(about.row_group(group).column(errors).statistics.null_count for group in range(about.num_row_groups))
@@ -73,7 +73,7 @@ def _count(part: Path) -> tuple[int, int]:
 
 
 class Run(msgspec.Struct, rename=lambda name: name.replace("_", " ")):
-    """What makes results those of one run; the names are for people, too. In a folder it may be from anybody."""
+    """What all results of a run have in common. Messages show the names. The file in a folder may be from anybody."""
 
     command: Literal["embed", "predict"]
     images: str
@@ -107,7 +107,7 @@ def _content_key(path: Path) -> str:
 
 
 def _finished_parts(folder: Path, run: Run, overwrite: bool) -> set[str]:
-    """The names of files that need not be computed; ValueError for those of another run."""
+    """The names of the finished files of this run; ValueError if the folder holds the files of another run."""
     if folder.exists() and not folder.is_dir():
         raise NotAFolderError(f"--output {folder}: this is a file, not a folder")
     finished = _parts(folder)
@@ -124,7 +124,7 @@ def _finished_parts(folder: Path, run: Run, overwrite: bool) -> set[str]:
 
 
 def _known_run(folder: Path, finished: set[str]) -> Run:
-    """The run whose results a folder holds, also of earlier versions; ValueError where nothing tells of it."""
+    """The run whose results a folder holds, also of earlier versions; ValueError if no file describes it."""
     for name in (PLAN, OLD_PLAN):
         try:
             with open(folder / name, "rb") as file:
@@ -151,6 +151,6 @@ def _begin(folder: Path, run: Run, keep: set[str]) -> None:
 
 
 def _remove_temporary(folder: Path) -> None:
-    """Remove what processes that were killed have left unfinished."""
+    """Remove the unfinished files of processes that were killed."""
     for file in folder.glob(".part-*.tmp"):
         file.unlink(missing_ok=True)

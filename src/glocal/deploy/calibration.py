@@ -1,4 +1,4 @@
-"""Images from which integer arithmetic takes its ranges."""
+"""Images for the calibration of int8: they give the ranges of the model's values."""
 
 from itertools import islice
 from pathlib import Path
@@ -16,10 +16,10 @@ from glocal.errors import InvalidValueError
 
 
 def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> list[np.ndarray]:
-    """Up to `count` images of a data set, drawn at random but always the same, prepared: float32 (C, H, W).
+    """Up to `count` random images of a data set, always the same, preprocessed: float32 (C, H, W).
 
-    data: a folder of images, in classes or not, or what trainings take, of which the training part is used. Images that
-    cannot be read are left out. Raises ValueError where none is left.
+    data: a folder of images, with or without subfolders, or data for training, of which the training part is used.
+    Unreadable images are left out. Raises ValueError if no image is readable.
     """
     if Path(data).is_dir() and format_of(data) is class_folders:
         samples = _shuffled(find_images([data]))

@@ -1,4 +1,4 @@
-"""The same shards on a Ray cluster: Ray Data hands them to actors, of which each has a predictor of its own."""
+"""Shards on a Ray cluster: Ray Data hands them to actors, and each actor has its own predictor."""
 
 import logging
 import os
@@ -14,21 +14,21 @@ from glocal.deploy.rows import load_predictor
 from glocal.errors import InvalidValueError, MissingExtraError, WorkError
 from glocal.wording import counted, one_line
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that starts here reports to nobody
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of Ray's own affairs
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that starts here sends no usage reports
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # messages about Ray itself
 try:
     import ray
     import ray.data
 except ImportError:
     raise MissingExtraError("--ray needs Ray: pip install 'glocal[cluster]'") from None
 
-TRIES = 3  # of a shard whose worker dies
+TRIES = 3  # for a shard whose worker dies
 
 
 class Worker:
-    """An actor that writes one shard after the other.
+    """An actor that writes shards.
 
-    folder: where the paths of the config begin.
+    folder: the folder to which the relative paths of the config refer.
     """
 
     def __init__(self, config: PredictConfig | EmbedConfig, threads: int, folder: str):
@@ -38,7 +38,7 @@ class Worker:
         self.predictor = None
 
     def __call__(self, row: dict) -> dict:
-        """Write the shard of a row; what goes wrong comes back as `error`, in one line."""
+        """Write the shard of a row; `error` of the result is the message of a failure, in one line, or ""."""
         shard = Shard(int(row["number"]), [os.fsdecode(file) for file in row["files"]])
         error = ""
         try:
@@ -52,9 +52,9 @@ class Worker:
         return {"number": shard.number, "error": error}
 
     def _note_try(self, number: int) -> None:
-        """Leave a temporary file, which goes when the shard is written; RuntimeError where others were left before.
+        """Leave a temporary file until the shard is written; RuntimeError after `TRIES` such files.
 
-        Ray begins the work of a dead worker again, and again, also where the work is what killed it.
+        Ray retries a task whose worker died, even if the task caused the crash.
         """
         output = Path(self.config.output)
         if len([*output.glob(temporary_name(number, "*"))]) >= TRIES:
@@ -63,10 +63,10 @@ class Worker:
 
 
 def write_on_cluster(config: PredictConfig | EmbedConfig, shards: list[Shard]) -> Iterator[int]:
-    """Write shards on a cluster; gives the number of each when it is there.
+    """Write shards on a cluster; yields the number of each shard when its file is complete.
 
-    A shard whose worker dies is begun again by another. Raises ValueError for more workers or GPUs than there are,
-    RuntimeError where a shard fails or the cluster does.
+    If a worker dies, another worker begins its shard again. Raises ValueError if the cluster has too few CPUs or GPUs
+    for the workers, RuntimeError if a shard or the cluster fails.
     """
     started = not ray.is_initialized()
     try:
@@ -94,7 +94,7 @@ def write_on_cluster(config: PredictConfig | EmbedConfig, shards: list[Shard]) -
 
 
 def share(config: ImagesConfig, shards: int, resources: dict[str, float], machines: int) -> tuple[int, int, dict]:
-    """How many workers a cluster gets, the threads of each, and what Ray is to reserve for one."""
+    """The number of workers on a cluster, the threads of each, and the resources that Ray reserves for each."""
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     on_gpus = config.device == "cuda" or (config.device == "auto" and gpus > 0)
     most, kind = (gpus, "GPU") if on_gpus else (cpus, "CPU")
@@ -104,7 +104,7 @@ def share(config: ImagesConfig, shards: int, resources: dict[str, float], machin
             f"the cluster has {counted(most, kind)}, too few for {counted(max(1, workers), 'worker')}"
         )
     workers = min(workers, shards)
-    # Of the CPUs half is left to what Ray Data itself runs, or actors and its tasks would wait for each other.
+    # Half of the CPUs stay free for the tasks of Ray Data itself: otherwise actors and tasks wait for each other.
     return workers, max(1, cpus // workers), {"num_gpus": 1} if on_gpus else {"num_cpus": 0.5}
 
 
@@ -117,7 +117,7 @@ def _connect(address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
         host, _, port = address.rpartition(":")
-        if port.isdigit():  # or Ray would try for minutes
+        if port.isdigit():  # otherwise Ray tries for minutes
             socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
         with _without_stderr():
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
@@ -131,7 +131,7 @@ def _connect(address: str | None) -> None:
 
 @contextmanager
 def _without_stderr():
-    """Ray's core, which is no Python, says on stderr which log level it was told."""
+    """Hide stderr: Ray's core, which is C++, prints its log level there."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)

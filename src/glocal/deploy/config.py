@@ -1,4 +1,4 @@
-"""What a prediction and an export can be told. Kept free of torch, so that `glocal predict --help` answers at once."""
+"""Options of prediction, embedding, export and the service. Imports no torch."""
 
 import re
 import socket
@@ -11,8 +11,8 @@ from glocal.options import RANGES, Range, check_numbers, option
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}  # of the files for each runtime
 PRECISIONS = ("fp32", "fp16", "int8")
-TABLES = (".csv", ".json", ".jsonl")  # files that predictions are written to
-OTHER_TABLES = (".npy", ".npz", ".parquet", ".tsv", ".xlsx")  # that somebody might ask for
+TABLES = (".csv", ".json", ".jsonl")  # endings of the files to which predictions are written
+OTHER_TABLES = (".npy", ".npz", ".parquet", ".tsv", ".xlsx")  # endings that are refused with a hint
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 HOST = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", re.ASCII)
 ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
@@ -20,7 +20,7 @@ ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """What a prediction and an embedding of images have in common.
+    """Options that predictions and embeddings of images share.
 
     Args:
         images: image files, folders of them, or glob patterns; with --output also WebDataset shards (.tar) and Parquet
@@ -29,16 +29,17 @@ class ImagesConfig:
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
         batch_size: images per step
         device: auto, cpu, cuda, cuda:1, mps, …
-        engine: openvino, onnxruntime or torch, on a CPU. The first two compile a model when they meet it first, and
-            keep it; auto takes the first that is installed where it is kept or the images are many, else torch
-        output: folder for the results as Parquet files; what is there of the same run already is not computed again
+        engine: what computes on a CPU: openvino, onnxruntime or torch. The first two compile a model before its first
+            use, and keep the result in a cache. auto uses the first of them that is installed, if the cache has the
+            model or the images are many; else torch
+        output: folder for the results as Parquet files; files of the same run in the folder are not computed again
         shard_size: image files per Parquet file
         image_column: column of Parquet files that holds the images
-        strict: a JPEG that lacks its last bytes is unreadable, instead of being read with a note
+        strict: treat a JPEG that lacks its last bytes as unreadable, instead of reading it with a note
         overwrite: begin anew in the output folder, or replace the output file
         ray: compute on a Ray cluster
         ray_address: address of the cluster (default: $RAY_ADDRESS, or a Ray that is started on this machine)
-        workers: processes on the cluster (default: one per GPU, without GPUs one per machine)
+        workers: processes on the cluster (default: one per GPU; without GPUs, one per machine)
     """
 
     images: list[str]
@@ -84,10 +85,10 @@ class PredictConfig(ImagesConfig):
     """A prediction.
 
     Args:
-        top_k: answers to show per image, where the task ranks several: classes
-        pictures: folder for the image files with the result drawn on each, as PNG files
-        output: a file for the results, .csv, .json or .jsonl; or a folder for them as Parquet files, where what is
-            there of the same run already is not computed again
+        top_k: number of answers per image, for tasks that rank answers, such as the classes of classification
+        pictures: folder for PNG files of the images with the results drawn on them
+        output: a file for the results, .csv, .json or .jsonl; or a folder for Parquet files, where files of the same
+            run are not computed again
     """
 
     top_k: int = 3
@@ -139,15 +140,15 @@ class ExportConfig:
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         output: the file (default: NAME.onnx, NAME.xml or NAME.pt2 in this folder)
         dynamic: what may differ from call to call: batch,size or batch or size or none
-        img_size: height and width in pixels, where the size is not dynamic or --preprocess (default: the model's)
-        batch_size: images at a time, where the batch is not dynamic (default: 1)
+        img_size: height and width in pixels, for a fixed size or for --preprocess (default: the model's)
+        batch_size: images per call, for a fixed batch (default: 1)
         precision: fp32, fp16 for a file of half the size, or int8 for integer arithmetic
-        calibration: for int8: images like those to come, a folder or a data set as for training; no labels are needed
-        calibration_images: how many of them are looked at
+        calibration: for int8: images that are similar to those in use, as a folder or a data set; labels are not needed
+        calibration_images: number of images for the calibration
         preprocess: the file takes RGB images of any size, uint8 (B, H, W, 3), and resizes, crops and normalises them
-        features: the maps of the four stages in the place of the logits
-        untrained: a model without weights, to look at a runtime's speed
-        overwrite: replace a file of that name
+        features: the file gives the maps of the four stages instead of the logits
+        untrained: export random weights, to measure the speed of a runtime
+        overwrite: replace an existing file
     """
 
     to: Literal["onnx", "openvino", "torch"] = "onnx"
@@ -193,7 +194,7 @@ class ExportConfig:
 
     @property
     def open_axes(self) -> tuple[str, ...]:
-        """What --dynamic leaves open."""
+        """The axes that --dynamic leaves open."""
         if self.dynamic == "none":
             return ()
         names = tuple(self.dynamic.split(","))
@@ -210,23 +211,24 @@ class ServeConfig:
     Args:
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
-        host: address to listen on; 0.0.0.0 for every one of this machine
+        host: address to listen on; 0.0.0.0 means all addresses of this machine
         port: port to listen on
-        engine: openvino, onnxruntime or torch; auto takes the first of them that is installed
+        engine: openvino, onnxruntime or torch; auto uses the first of them that is installed
         threads: cores to compute on (default: all)
-        max_batch: most images computed together
+        max_batch: largest number of images that are computed together
         max_wait_ms: milliseconds for which an idle service waits for more images after the first
-        max_queue: images that may wait; with more, a request is answered with 503
-        max_images: images in one request
-        max_megabytes: size of a request
-        max_megapixels: size of an image, decoded
-        max_connections: connections at a time, fewer where the system allows fewer open files; with more, those that
-            have waited longest for their client end
-        timeout: seconds until a request is given up, and that a stopping service waits for those it has accepted
+        max_queue: largest number of images that wait; beyond it, a request is answered with 503
+        max_images: largest number of images in a request
+        max_megabytes: largest size of a request
+        max_megapixels: largest size of a decoded image
+        max_connections: largest number of connections; less if the system allows fewer open files. Beyond it, the
+            connection that has waited longest for its client is closed
+        timeout: seconds after which a request without an answer is given up; a service that stops waits as long for
+            the requests that it has accepted
         idle_timeout: seconds for a request's first line and headers, and between two parts of its body
-        allowed_hosts: names under which the service is asked, with commas between them: example.com, *.example.com, or
-            * for any; IP addresses, localhost and this machine's name always are
-        root_path: the path under which a proxy shows the service, as /glocal
+        allowed_hosts: host names in requests that the service accepts, separated by commas: example.com,
+            *.example.com, or * for any; it always accepts IP addresses, localhost and this machine's name
+        root_path: the path under which a proxy shows the service, for instance /glocal
     """
 
     checkpoint: str | None = None
@@ -265,6 +267,6 @@ class ServeConfig:
 
     @property
     def known_hosts(self) -> list[str]:
-        """The names under which the service may be asked, beside IP addresses."""
+        """The host names that the service accepts, beside IP addresses."""
         own = [name for name in (self.host, socket.gethostname()) if HOST.fullmatch(name)]
         return ["localhost", *own, *(self.allowed_hosts.split(",") if self.allowed_hosts is not None else ())]

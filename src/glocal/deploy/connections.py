@@ -1,7 +1,7 @@
-"""The server under the service: uvicorn's, for clients that send nothing, too slowly, or too much at once.
+"""The server under the service: uvicorn, with limits for clients that send nothing, too slowly, or too much at once.
 
-What uvicorn's options do not cover: it has no limit of time before a request's head has come, its limit of connections
-counts idle ones and refuses those with a request, and a second Ctrl-C ends what is being answered.
+uvicorn's options do not cover these cases: it has no time limit for the head of a request; its limit of connections
+counts idle connections and then refuses requests; and a second Ctrl-C aborts requests that are being answered.
 """
 
 import json
@@ -26,20 +26,20 @@ except ImportError:
 HEAD = 16_384  # bytes of a request's first line and headers
 QUEUE = 2048  # connections that the system keeps until they are accepted
 FILES = 64  # descriptors for all but connections
-LOGGED, PERIOD = 10, 60.0  # lines of one kind in so many seconds
+LOGGED, PERIOD = 10, 60.0  # log lines of the same kind, per seconds
 log = logging.getLogger(__name__)
 
 
 class Connections:
-    """The connections of a server: at most so many, none that waits for its client for ever.
+    """The connections of a server: a limited number, and none waits for its client for ever.
 
-    Where one comes too many, the one that has waited longest for its client makes room: whoever sends a request finds
-    a place beside any number that send none.
+    If the limit is reached, a new connection replaces the connection that has waited longest for its client. Clients
+    that send no request therefore cannot keep out clients that do.
 
     Args:
-        most: connections at a time.
+        most: largest number of connections.
         patience: seconds for the head of a request, from the connection's beginning or the last answer.
-        reading: seconds for which a client may take nothing of its answer.
+        reading: seconds after which a client that reads nothing of its answer is dropped.
     """
 
     def __init__(self, most: int, patience: float, reading: float):
@@ -47,14 +47,16 @@ class Connections:
         self.patience = patience
         self.reading = reading
         self.open: set[Connection] = set()
-        self.waiting: dict[Connection, None] = {}  # for their clients, who was heard last is last
+        self.waiting: dict[
+            Connection, None
+        ] = {}  # connections that wait for their client; the last is the one that was heard last
 
     def protocol(self, **arguments) -> "Connection":
-        """What uvicorn makes for every connection."""
+        """The protocol object that uvicorn makes for every connection."""
         return Connection(self, **arguments)
 
     def enter(self, connection: "Connection") -> bool:
-        """Whether there is room for another one, after one that waits has gone."""
+        """Whether a connection is accepted; if the limit is reached, a connection that waits is dropped for it."""
         if len(self.open) >= self.most:
             if not self.waiting:
                 return False
@@ -71,13 +73,13 @@ class Connections:
         connection.transport.abort()
 
     def heard(self, connection: "Connection") -> None:
-        """Note whose turn it is after something has come or was sent."""
+        """Move a connection to the end of those that wait, after it has received or sent something."""
         self.waiting.pop(connection, None)
         if connection in self.open and connection.waits:
             self.waiting[connection] = None
 
     async def check(self) -> None:
-        """Drop those whose time is over; to be called about once a second."""
+        """Drop the connections whose time is over. Call it about once a second."""
         now = time.monotonic()
         for connection in [*self.open]:
             late = connection.waits_for_head and connection.all_taken and now - connection.since > self.patience
@@ -86,12 +88,12 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """A connection that `Connections` keeps an eye on."""
+    """A connection that `Connections` watches."""
 
     def __init__(self, connections: Connections, **arguments):
         super().__init__(**arguments)
         self.all = connections
-        self.since = self.last_taken = time.monotonic()  # of the wait for a head; of the last bytes that were taken
+        self.since = self.last_taken = time.monotonic()  # when the wait for a head began; when the client last read
         self.unsent = 0
 
     @property
@@ -100,7 +102,7 @@ class Connection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether the client has a request, or a part of one, to send."""
+        """Whether the connection waits for a request, or for the rest of a request."""
         return self.waits_for_head or self.cycle.more_body
 
     @property
@@ -130,16 +132,16 @@ class Connection(H11Protocol):
         self.all.heard(self)
 
     def send_400_response(self, msg: str) -> None:
-        """In the shape of the service's other errors; once another answer has begun, the connection just ends."""
+        """Answer in the form of the service's other errors; if an answer has begun, only close the connection."""
         if self.waits_for_head or not self.cycle.response_started:
             self._refuse(400, msg)
         else:
             self.transport.close()
         if self.cycle is not None:
-            self.cycle.disconnected = True  # so that the application does not answer, too
+            self.cycle.disconnected = True  # so that the application does not answer too
 
     def _refuse(self, status: int, detail: str) -> None:
-        """An answer without the application, and the end of the connection."""
+        """Answer without the application, and close the connection."""
         body = json.dumps({"detail": detail}).encode()
         reason = {400: "Bad Request", 503: "Service Unavailable"}[status]
         head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
@@ -148,7 +150,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def taken(self) -> float:
-        """When the client last took something of what was sent, or nothing was waiting for it."""
+        """When the client last read something, or when nothing was left to read."""
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or unsent < self.unsent:
             self.last_taken = time.monotonic()
@@ -157,25 +159,25 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Stops at the first signal, answers what was accepted, and is not hurried by a second one."""
+    """Stops at the first signal, answers the accepted requests, and ignores a second signal."""
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or []:
-            listening.listen(QUEUE)  # asyncio takes how many it accepts at once for this length, too
+            listening.listen(QUEUE)  # asyncio uses the number that it accepts at once as this length too
 
     def handle_exit(self, sig, frame) -> None:
         self.should_exit = True
 
 
 class RateLimit(logging.Filter):
-    """Lets a few lines of each kind through in a time; the next one afterwards says how many were left out."""
+    """Limits log lines of each kind to `most` per `period`; the next line says how many were left out."""
 
     def __init__(self, most: int = LOGGED, period: float = PERIOD):
         super().__init__()
         self.most = most
         self.period = period
-        self.kinds: dict[tuple, list] = {}  # to [when the time began, lines since]
+        self.kinds: dict[tuple, list] = {}  # kind → [start of the period, lines since then]
 
     def filter(self, record: logging.LogRecord) -> bool:
         now = time.monotonic()
@@ -191,10 +193,10 @@ class RateLimit(logging.Filter):
 
 
 def room_for_connections(wanted: int) -> tuple[int, int]:
-    """How many connections the descriptors of this process allow, `wanted` at most, and how many it may accept at once.
+    """How many connections the descriptors of this process allow, at most `wanted`, and how many it accepts at once.
 
-    asyncio accepts as many as come at once, up to a number, and only then tells the server of them: the descriptors for
-    four such rounds stay free. The limit of descriptors is raised so far as the system lets it.
+    asyncio accepts several connections before it tells the server about them: descriptors for four such rounds stay
+    free. The limit of descriptors is raised as far as the system allows.
     """
     if resource is None:
         return wanted, 100
@@ -211,10 +213,10 @@ def room_for_connections(wanted: int) -> tuple[int, int]:
 
 
 def run(app, sockets: list, most: int, patience: float, timeout: float) -> None:
-    """Serve an ASGI application until a signal comes; then finish what was accepted.
+    """Serve an ASGI application until a signal arrives; then finish the accepted requests.
 
     Args:
-        most: connections at a time, so far as there are descriptors.
+        most: largest number of connections, if the process has enough descriptors.
         patience: seconds for the head of a request.
         timeout: seconds for an answer.
     """
@@ -232,7 +234,7 @@ def run(app, sockets: list, most: int, patience: float, timeout: float) -> None:
         timeout_keep_alive=math.ceil(min(5, patience)),
         timeout_graceful_shutdown=math.ceil(timeout) + 1,
         callback_notify=connections.check,
-        timeout_notify=0,  # at each of its seconds
+        timeout_notify=0,  # every second
     )
     if room < most:
         log.warning("the system's limit of open files leaves room for %d connections, not %d", room, most)
@@ -241,6 +243,6 @@ def run(app, sockets: list, most: int, patience: float, timeout: float) -> None:
     for logger in loggers:
         logger.addFilter(rate_limit)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that is answered with 400
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has finished
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has finished
         signal.signal(number, lambda *args: None)
     Server(settings).run(sockets=sockets)

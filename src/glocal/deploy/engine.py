@@ -36,18 +36,18 @@ log = logging.getLogger(__name__)
 
 Images = np.ndarray | Tensor
 Run = Callable[[np.ndarray], list[np.ndarray]]
-COMPILED_KEPT = 8  # compiled models, by size and purpose, that stay in memory
-FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}  # what an engine reads, as `export` calls it
-# The largest difference of a model that was kept from the one that it is taken for, in standard deviations.
+COMPILED_KEPT = 8  # compiled models that stay in memory, by size and purpose
+FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}  # engine → the target of `export` that it reads
+# The largest difference of a cached model from the present model, in standard deviations of the results.
 TOLERANCES = {"fp32": 1e-3, "bf16": 1.0}
-# Seconds of compiling for each module of a network, 8 ms to 16 where one run is recorded (docs/performance.md).
+# Seconds of compiling per module of a network; 8 to 16 ms if a run is recorded (docs/performance.md).
 SECONDS_RECORDED, SECONDS_EXPORTED = 0.01, 0.08
 
 
 class Engine:
-    """A compiled model: float32 images (B, C, H, W), normalised, to (B, classes), or to a list for several outputs.
+    """A compiled model: normalised float32 images (B, C, H, W) to (B, classes), or to a list of outputs.
 
-    Arrays give arrays, tensors give tensors on the CPU. Threads take turns. name: of the runtime.
+    Arrays give arrays, tensors give tensors on the CPU. A lock lets one thread compute at a time. name: the runtime's.
     """
 
     def __init__(self, name: str, run: Run, is_list: bool, input_size: tuple[int, int, int] | None):
@@ -79,19 +79,19 @@ def compile(
 ) -> Engine:
     """Compile a model for a runtime on the CPU.
 
-    What takes long is kept in `cache_folder()`, by the content of the model, for the next time, and is then compared
-    with the model on one image.
+    The compiled model is kept in `cache_folder()` under a hash of the model. When it is loaded again, it is compared
+    with the model on an image.
 
     Args:
-        model: takes (B, C, H, W) and returns a tensor or a list of them.
-        engine: "openvino", "onnxruntime" or "torch"; "auto" takes the first of them that is installed, and torch where
-            that one does not take the model.
-        input_size: (C, H, W), for images of this size only, which is compiled faster; None for any size.
+        model: takes (B, C, H, W) and returns a tensor or a list of tensors.
+        engine: "openvino", "onnxruntime" or "torch"; "auto" uses the first of them that is installed, and torch if this
+            engine does not take the model.
+        input_size: (C, H, W), for images of this size only, which compiles faster; None for any size.
         threads: cores to use; by default all.
-        precision: "fp32", or "bf16" where the processor is faster with it (OpenVINO).
+        precision: "fp32", or "bf16", with which some processors are faster (OpenVINO).
 
-    Raises ImportError for an engine that is not installed, ValueError for a model that it does not take, OSError for a
-    cache that cannot be written.
+    Raises ImportError if the engine is not installed, ValueError if it does not take the model, OSError if the cache
+    cannot be written.
     """
     name = choose(engine)
     if precision not in ("fp32", "bf16") or (precision == "bf16" and name != "openvino"):
@@ -112,7 +112,7 @@ def compile(
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, and what the model itself makes of it: several: whether that is no single tensor."""
+    """An image and the model's results for it. is_list: whether the model returns a list of tensors."""
 
     images: Tensor
     results: list[Tensor]
@@ -120,21 +120,21 @@ class Sample:
 
     @classmethod
     def of(cls, model: nn.Module, input_size: tuple[int, int, int] | None) -> "Sample":
-        # A small one where any size is taken.
+        # If the model takes any size, a small image is enough.
         (images,) = random_images([(1, *(input_size or (_channels(model), 64, 64)))])
         with measuring(model), torch.no_grad():
             results = model(images.to(device_of(model)))
         return cls(images, [tensor.cpu() for tensor in runtimes.as_list(results)], not isinstance(results, Tensor))
 
     def difference(self, run: Run) -> float:
-        """How far a function is from the model, in standard deviations of the model's results."""
+        """The largest difference of a function from the model, in standard deviations of the model's results."""
         return difference([self.results], run, [self.images])
 
 
 def choose(engine: str) -> str:
-    """The engine that "auto" stands for: OpenVINO where it is installed, else ONNX Runtime, else torch.
+    """The engine to use: for "auto", OpenVINO if it is installed, else ONNX Runtime, else torch.
 
-    Raises ValueError for an unknown engine, ImportError for one that is not installed.
+    Raises ValueError for an unknown engine, ImportError if the engine is not installed.
     """
     if engine not in ENGINES:
         raise InvalidValueError(f"the engine must be one of {', '.join(ENGINES)}, got {engine!r}")
@@ -149,21 +149,21 @@ def choose(engine: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled models are kept until somebody deletes them: GLOCAL_CACHE, or glocal in the user's caches."""
+    """The folder of compiled models, which nothing deletes: GLOCAL_CACHE, or glocal in the user's cache folder."""
     if "GLOCAL_CACHE" in os.environ:
         return Path(os.environ["GLOCAL_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
 
 
 def cached_file(model: nn.Module, name: str, input_size: tuple[int, int, int] | None) -> Path:
-    """Where a compiled model is kept, or would be."""
+    """The file in the cache for a compiled model, whether it exists or not."""
     packages = runtimes.PACKAGES[FORMATS[name]]
     versions = [import_module(package).__version__ for package in packages]
     return cache_folder() / content_key(model, name, str(input_size), *versions) / f"model{ENDINGS[FORMATS[name]]}"
 
 
 def seconds_to_compile(model: nn.Module, name: str, input_size: tuple[int, int, int] | None) -> float:
-    """About how long a compilation takes where nothing is kept."""
+    """About how long a compilation takes if the cache does not have the model."""
     modules = sum(1 for _ in model.modules())
     return modules * (SECONDS_RECORDED if _is_recorded(name, input_size) else SECONDS_EXPORTED)
 
@@ -173,7 +173,7 @@ def _is_recorded(name: str, input_size: tuple[int, int, int] | None) -> bool:
 
 
 def _load(model: nn.Module, name: str, input_size, threads: int | None, precision: str, sample: Sample) -> Run:
-    """The engine's function, from the cache where it is there."""
+    """The engine's function for the model, from the cache if possible."""
     file = cached_file(model, name, input_size)
     folder = file.parent
     opened = partial(_open, file, name, threads, precision, keep=input_size is not None)
@@ -182,9 +182,9 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
             run = opened()
             if sample.difference(run) <= TOLERANCES[precision]:
                 return run
-        except Exception as error:  # of the runtimes' own types: a file that something has damaged
+        except Exception as error:  # a damaged file; the runtimes raise types of their own
             log.info("%s cannot be used: %s", file, one_line(error, first_only=True))
-        shutil.rmtree(folder)  # also of another model: a module may hold what the key does not see
+        shutil.rmtree(folder)  # damaged, or of another model: a module may hold values that the key does not cover
     log.warning(
         "compiling the model for %s, which takes about %.0f s and is kept in %s for the next time; "
         '--engine torch (engine="torch") does without',
@@ -200,12 +200,12 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
             if sample.difference(checked) <= TOLERANCES_OF_FILES["fp32"]:
                 return run
             reason = "the graph differs from the model"
-        except Exception as error:  # of torch's and the runtime's own types
+        except Exception as error:  # torch and the runtime raise types of their own
             reason = one_line(error, first_only=True)
         shutil.rmtree(folder, ignore_errors=True)
         seconds = seconds_to_compile(model, name, None)
         log.warning("the quick way fails (%s), torch.export takes about %.0f s", reason, max(1, seconds))
-    # OpenVINO computes a batch faster image by image, on every core one; per-sample kernels need that too.
+    # OpenVINO computes a batch faster image by image, an image per core; per-sample kernels need that too.
     dynamic = ("size",) if name == "openvino" else ("batch", "size")
     dynamic = tuple(axis for axis in dynamic if axis != "size" or input_size is None)
     size = input_size or (_channels(model), 224, 224)
@@ -220,7 +220,7 @@ def _open(file: Path, name: str, threads: int | None, precision: str, keep: bool
 
 
 def _fill(folder: Path, write: Callable[[Path], object], file_name: str) -> None:
-    """Write a model into a folder that is there as a whole or not at all."""
+    """Write a model into a new folder, which appears only when it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
         new = Path(temporary) / "new"
@@ -229,12 +229,12 @@ def _fill(folder: Path, write: Callable[[Path], object], file_name: str) -> None
         try:
             os.rename(new, folder)
         except OSError:
-            if not (folder / file_name).exists():  # else another process was faster
+            if not (folder / file_name).exists():  # otherwise another process was faster
                 raise
 
 
 def content_key(model: nn.Module, *more: str) -> str:
-    """Stands for what a model computes: its weights, buffers and modules, with their settings and code, and `more`."""
+    """Hash of all that decides what a model computes: weights, buffers, modules, their settings, code, and `more`."""
     digest = hashlib.sha256()
 
     def note(*values) -> None:
@@ -251,7 +251,7 @@ def content_key(model: nn.Module, *more: str) -> str:
     return digest.hexdigest()[:32]
 
 
-# Of a module: what is looked at by itself, or changes no result.
+# Attributes of a module that are hashed separately, or that change no result.
 _STRUCTURE = ("_modules", "_parameters", "_buffers", "training")
 
 
@@ -265,9 +265,9 @@ def _described(value) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         return type(value).__qualname__ + _described(vars(value))
     if isinstance(value, dict):
-        return str(sorted((str(key), _described(one)) for key, one in value.items()))
+        return str(sorted((str(key), _described(entry)) for key, entry in value.items()))
     if isinstance(value, list | tuple | set | frozenset):
-        return str([_described(one) for one in value])
+        return str([_described(entry) for entry in value])
     if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.device):
         return repr(value)
     return getattr(value, "__qualname__", type(value).__qualname__)
@@ -295,9 +295,9 @@ def _channels(model: nn.Module) -> int:
 
 
 class OpenVINO:
-    """One image at a time with all cores, or several at once with one core each.
+    """Computes an image at a time on all cores, or several images at a time on a core each.
 
-    keep: leave what is compiled for a size beside the file, for the next start.
+    keep: save the model that is compiled for a size beside the file, for the next start.
     """
 
     def __init__(self, path: Path, threads: int | None, precision: str, keep: bool):
@@ -308,7 +308,7 @@ class OpenVINO:
             self.settings["INFERENCE_NUM_THREADS"] = threads
         if keep:
             self.settings["CACHE_DIR"] = str(path.parent / "compiled")
-        self.compiled: OrderedDict = OrderedDict()  # by (C, H, W) and what it is made for, the latest last
+        self.compiled: OrderedDict = OrderedDict()  # by (C, H, W) and the performance hint; the latest last
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         requests = self.compile(images.shape[1:], "LATENCY" if len(images) == 1 else "THROUGHPUT")
@@ -319,12 +319,12 @@ class OpenVINO:
                 results = requests[first].infer([images[place : place + 1]])
                 parts[place] = [result.copy() for result in results.values()]
 
-        # Threads that wait for their request, as the runtime's own queue can wait for the interpreter for ever.
+        # Threads wait for their requests, because the runtime's own queue can wait for the interpreter for ever.
         list(self.threads.map(work, range(min(len(requests), len(images)))))
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
     def compile(self, shape: tuple[int, ...], hint: str) -> list:
-        """Requests that can be computed at the same time, for images of one size."""
+        """Inference requests that run at the same time, for images of a size."""
         key = shape, hint
         if key not in self.compiled:
             graph = self.graph.clone()

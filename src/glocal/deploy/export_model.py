@@ -1,4 +1,4 @@
-"""A model as a file that describes itself: which model it is, its classes, and how it wants its images."""
+"""Exporting a model with its metadata: the name, the classes, the task, and the preprocessing of its images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from glocal.tasks.loading import create_model, load_trained
 
 
 def export_model(config: ExportConfig, path: Path) -> ExportResult:
-    """Write the file that a configuration asks for, with what using it needs in its metadata; see `export`."""
+    """Write the file that a configuration asks for, with the metadata that its users need; see `export`."""
     metadata, names = {}, None
     if config.untrained:
         model = create_model(config.model)

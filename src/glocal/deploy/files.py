@@ -23,9 +23,9 @@ from glocal.tasks.loading import check_finite
 from glocal.wording import one_line
 
 # The largest difference from PyTorch, in standard deviations of PyTorch's own results.
-TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": 2.5}  # results that have nothing in common differ by 4 and more
-IMAGES_COMPARED = 64  # of those for calibration
-TOLERANCE_OF_LEVELS = 1e-2  # with preprocessing in the file: some pixels are rounded to another level of 255
+TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": 2.5}  # unrelated results differ by 4 and more
+IMAGES_COMPARED = 64  # of the images for calibration
+TOLERANCE_OF_LEVELS = 1e-2  # with preprocessing in the file, which rounds some pixels to another level of 255
 METADATA_KEY = "glocal"
 
 
@@ -33,8 +33,8 @@ METADATA_KEY = "glocal"
 class ExportResult:
     """A file that was written and checked.
 
-    difference: the largest one from PyTorch, over all sizes and batches that were compared, in standard deviations of
-    PyTorch's results. compared: the (B, C, H, W) that were.
+    difference: the largest difference from PyTorch in all comparisons, in standard deviations of PyTorch's results.
+    compared: the shapes (B, C, H, W) of the comparisons.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class ExportResult:
 
 
 class ExportMismatchError(WorkError):
-    """A file that does not compute what the model does; it is not kept."""
+    """The file computes something else than the model, and is not kept."""
 
 
 def export(
@@ -64,25 +64,24 @@ def export(
     """Write a model as a file for a runtime, read it back, and compare it with the model.
 
     Args:
-        model: takes (B, C, H, W) and returns a tensor or a list of maps; of any family, or features_only.
+        model: takes (B, C, H, W) and returns a tensor or a list of maps; any timm model, also with features_only.
         path: the file; .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (torch.export).
-        to: "onnx", "openvino" or "torch"; by default as the path's ending says.
+        to: "onnx", "openvino" or "torch"; by default, from the path's ending.
         dynamic: what may differ from call to call: "batch", "size", both or nothing.
         precision: "fp32", "fp16" for weights of half the size, or "int8" for integer weights and maps.
-        input_size, batch: (C, H, W) and B where they are not dynamic.
-        metadata: to be found in the file under "glocal", as JSON.
-        preprocessing: to be a part of the file, which then takes RGB images of any size, uint8 (B, H, W, 3); its
-            input_size is in the place of `input_size`.
-        calibration: float32 (B, C, H, W), a few hundred normalised images that are like those to come, in batches, or
-            one array of them;
-            int8 takes the ranges of all maps from them, and the file is compared on the first of them.
-        output_names: of the tensors that the model returns; by default logits, embedding or features_0, … by what they
-            are.
+        input_size, batch: (C, H, W) and B, for the axes that are not dynamic.
+        metadata: written to the file under "glocal", as JSON.
+        preprocessing: becomes a part of the file, which then takes RGB images of any size, uint8 (B, H, W, 3); its
+            input_size replaces `input_size`.
+        calibration: float32 (B, C, H, W), a few hundred normalised images that are similar to those in use, as an array
+            or as batches; int8 takes the ranges of all maps from them, and the file is compared on the first images.
+        output_names: names of the tensors that the model returns; by default logits, embedding or features_0, …
+            according to their shapes.
 
     Raises:
-        ValueError: an unknown target or precision, or a model that torch.export or the runtime does not take.
-        ImportError: a runtime that is not installed.
-        ExportMismatchError: the file computes something else. It is deleted; a file of that name from before stays.
+        ValueError: the target or precision is unknown, or torch.export or the runtime does not take the model.
+        ImportError: the runtime is not installed.
+        ExportMismatchError: the file differs too much from the model. It is deleted; an older file of that name stays.
     """
     start = time.perf_counter()
     path = Path(path)
@@ -124,7 +123,7 @@ def export(
         else:
             batches = list(random_images(_shapes(input_size, batch, dynamic), raw))
         difference = compare(model, runtimes.load(written), batches)
-        if to == "openvino" and dynamic:  # which computes another graph where it knows the size
+        if to == "openvino" and dynamic:  # OpenVINO computes another graph if it knows the size
             known = runtimes.openvino(written, tuple(batches[0].shape))
             difference = max(difference, compare(model, known, batches[:1]))
         tolerance = max(TOLERANCES[precision], TOLERANCE_OF_LEVELS if raw else 0.0)
@@ -149,7 +148,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def random_images(shapes: list[tuple[int, ...]], raw: bool = False) -> Iterable[Tensor]:
-    """Images of shapes (B, C, H, W), always the same ones; raw: as uint8 (B, H, W, C)."""
+    """Random images of shapes (B, C, H, W), always the same; raw: uint8 (B, H, W, C)."""
     generator = torch.Generator().manual_seed(0)
     for shape in shapes:
         images = torch.randn(shape, generator=generator)
@@ -157,10 +156,10 @@ def random_images(shapes: list[tuple[int, ...]], raw: bool = False) -> Iterable[
 
 
 def compare(model: nn.Module, other: Callable[[np.ndarray], Sequence[np.ndarray]], batches: Iterable[Tensor]) -> float:
-    """The largest difference of two models on batches of images, in standard deviations of the first one's results.
+    """The largest difference of two models on batches of images, in standard deviations of the first model's results.
 
-    Infinite for results of other shapes or without finite values. Raises ExportMismatchError where the second fails,
-    RuntimeError where the first gives no finite values.
+    Infinite if the shapes differ or the second result is not finite. Raises ExportMismatchError if the second model
+    fails, RuntimeError if the first result is not finite.
     """
     batches, device = list(batches), device_of(model)
     with measuring(model), torch.no_grad():
@@ -173,8 +172,8 @@ def difference(
     other: Callable[[np.ndarray], Sequence[np.ndarray]],
     batches: Sequence[Tensor],
 ) -> float:
-    """As `compare`, from what the first model makes of each batch."""
-    pairs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in expected[0]]  # of every output, over the batches
+    """As `compare`, with the first model's results of each batch as `expected`."""
+    pairs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in expected[0]]  # for every output: the results of all batches
     for ours, images in zip(expected, batches, strict=True):
         try:
             theirs = [torch.from_numpy(np.asarray(array)).double() for array in other(images.numpy())]
@@ -192,7 +191,7 @@ def difference(
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
     check_finite(ours)
-    # At least a thousandth of the largest, where all results are nearly the same.
+    # At least a thousandth of the largest result, in case all results are nearly equal.
     scale = max(float(ours.std(correction=0)), 1e-3 * float(ours.abs().max()), 1e-30)
     difference = float((theirs - ours).abs().max()) / scale
     return math.inf if math.isnan(difference) else difference
@@ -203,7 +202,7 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _shapes(input_size: tuple[int, int, int], batch: int, dynamic: Collection[str]) -> list[tuple[int, ...]]:
-    """Two batches and two sizes, so far as they are open; the second size is odd and no square."""
+    """Shapes with two batch sizes and two image sizes, if these are open; the second size is odd and no square."""
     channels, height, width = input_size
     sizes = [(height, width)] + ([(height // 2 + 33, width // 2 + 66)] if "size" in dynamic else [])
     batches = (1, 3) if "batch" in dynamic else (batch,)
@@ -222,7 +221,7 @@ def _write_onnx(program, path: Path, outputs: list[str], precision: str, metadat
     found = zip(images.shape, axes, strict=True)
     result.rename_axes(
         {side: name for side, name in found if not isinstance(side, int)}
-    )  # also in what follows from it
+    )  # also in the shapes that depend on them
     result.model.metadata_props[METADATA_KEY] = metadata
     result.model.producer_name = METADATA_KEY
     if precision != "fp32":
@@ -244,11 +243,13 @@ def _write_openvino(program, path: Path, outputs: list[str], precision: str, met
     try:
         with runtimes.quiet():
             graph = openvino.convert_model(program)
-    except Exception as error:  # of its own types, which share no other
+    except Exception as error:  # its types have no common base
         raise InvalidValueError(f"OpenVINO does not take this model: {_reason(error)}") from error
     images = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     sides = images.meta["val"].shape
-    graph.reshape(openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides]))  # else all are open
+    graph.reshape(
+        openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides])
+    )  # otherwise all sides are open
     graph.inputs[0].get_tensor().set_names({"images"})
     for output, name in zip(graph.outputs, outputs, strict=True):
         output.get_tensor().set_names({name})
@@ -259,7 +260,7 @@ def _write_openvino(program, path: Path, outputs: list[str], precision: str, met
 
 
 def _output_names(program, classifies: bool) -> list[str]:
-    """The names of what a graph returns: by what it is, a vector per image (two axes) or a map (more)."""
+    """The names of a graph's outputs, by their axes: a vector per image has two axes, a map has more."""
     values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
     axes = [values[name].ndim for name in program.graph_signature.user_outputs]
     if axes == [2]:
@@ -270,7 +271,7 @@ def _output_names(program, classifies: bool) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """The line of a converter's report that names the operation, else the first."""
+    """The line of a converter's report that names the operation; without one, the first line."""
     lines = str(error).splitlines()
     named = (line.strip("- ") for line in lines if line.startswith(("-- No conversion rule", "<class 'torch.onnx")))
     return next(named, one_line(error, first_only=True)).rpartition("'>: ")[2]

@@ -1,4 +1,4 @@
-"""From a model to a graph whose batch and image size may stay open."""
+"""Tracing a model as a graph, for any batch and image size or for fixed ones."""
 
 import re
 from collections.abc import Collection
@@ -19,7 +19,7 @@ DYNAMIC = ("batch", "size")
 
 
 class Maps(nn.Module):
-    """A model of timm's contract as a function to the maps of its stages, (B, C, H, W) each."""
+    """Gives the maps of a model's stages, (B, C, H, W) each. model: follows timm's contract."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -30,7 +30,7 @@ class Maps(nn.Module):
 
 
 class LogitsAndEmbedding(nn.Module):
-    """A model of timm's contract as a function to its logits, (B, classes), and its embedding, (B, D)."""
+    """Gives a model's logits, (B, classes), and embedding, (B, D). model: follows timm's contract."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -42,7 +42,7 @@ class LogitsAndEmbedding(nn.Module):
 
 
 class Outputs(nn.Module):
-    """The outputs of a task's model as a list, for a model without a vector before a classifier."""
+    """Gives the outputs of a task's model as a list, for a model without an embedding."""
 
     def __init__(self, outputs: nn.Module):
         super().__init__()
@@ -54,7 +54,7 @@ class Outputs(nn.Module):
 
 
 def with_embedding(trained: Trained) -> nn.Module:
-    """A function to the task's outputs and, where there is one before a classifier, the embedding behind them."""
+    """A module that gives the task's outputs and, if the model has a classifier, the embedding after them."""
     outputs = trained.task.outputs(trained.model)
     return LogitsAndEmbedding(trained.model) if has_embedding(trained) else Outputs(outputs)
 
@@ -71,16 +71,16 @@ def trace(
     dynamic: Collection[str] = DYNAMIC,
     raw: bool = False,
 ) -> ExportedProgram:
-    """Trace a model, fused, with torch.export.
+    """Fuse a model and trace it with torch.export.
 
     Args:
-        model: takes (B, C, H, W) and returns a tensor or a list of them.
-        input_size: (C, H, W) of the images, where "size" is not dynamic.
-        batch: images at a time, where "batch" is not dynamic.
+        model: takes (B, C, H, W) and returns a tensor or a list of tensors.
+        input_size: (C, H, W) of the images, if "size" is not dynamic.
+        batch: images per call, if "batch" is not dynamic.
         dynamic: what may differ from call to call: "batch", "size", both or nothing.
         raw: the model takes uint8 (B, H, W, C).
 
-    Raises ValueError for anything else in `dynamic`, or where the model itself does not leave it open.
+    Raises ValueError for anything else in `dynamic`, or if the model does not allow it to differ.
     """
     for name in dynamic:
         if name not in DYNAMIC:
@@ -88,9 +88,9 @@ def trace(
     channels, height, width = input_size
     open_axes = {}
     if "batch" in dynamic:
-        batch = 2  # torch.export takes 0 and 1 for constants
+        batch = 2  # torch.export treats 0 and 1 as constants
         open_axes[0] = Dim.DYNAMIC
-    if "size" in dynamic:  # a sample in which no side of a map is 1 or equals another one
+    if "size" in dynamic:  # with this sample, no side of a map is 1 or equals another side
         height, width = 256, 320
         open_axes |= dict.fromkeys((1, 2) if raw else (2, 3), Dim.DYNAMIC)
     sample = torch.zeros(batch, channels, height, width)
@@ -99,7 +99,7 @@ def trace(
     model = fuse(model).cpu().requires_grad_(False)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        if hasattr(symbols, "backed_size_oblivious"):  # or the graph is for maps of at least 2 × 2 positions
+        if hasattr(symbols, "backed_size_oblivious"):  # otherwise the graph needs maps of at least 2 × 2
             stack.enter_context(symbols.patch(backed_size_oblivious=True))
         try:
             program = torch.export.export(model, (sample,), dynamic_shapes=(open_axes or None,))
@@ -108,15 +108,15 @@ def trace(
             raise InvalidValueError(
                 f"torch.export does not take this model{what}: {one_line(error, first_only=True)}"
             ) from error
-    # Where torch asks how a map lies in memory, it notes that the batch, or a side, is not 1, as a condition of the
-    # graph, though the operations are the same. (`export` compares the file with the model for a batch of 1, too.)
+    # If torch asks for the memory layout of a map, the graph gets the condition that the batch, or a side, is not 1,
+    # although the operations are the same. (`export` compares the file with the model for a batch of 1 too.)
     program._guards_code = [guard for guard in program._guards_code if not INEQUALITY.fullmatch(guard)]
     return program
 
 
 @contextmanager
 def measuring(model: nn.Module):
-    """The model in eval mode for a while; afterwards every part is as it was."""
+    """Put the model into eval mode for a while; afterwards every part has its mode again."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
@@ -127,5 +127,5 @@ def measuring(model: nn.Module):
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters and buffers are; the CPU for one without."""
+    """The device of a model's parameters and buffers; the CPU if it has none."""
     return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""What stands between the server and the service's addresses: which hosts, how large a body, how long a wait."""
+"""ASGI middleware of the service: known hosts, limits of bodies and time, headers and metrics of answers."""
 
 import asyncio
 import ipaddress
@@ -18,14 +18,14 @@ except ImportError:
     raise MissingExtraError("a service needs FastAPI: pip install 'glocal[serve]'") from None
 from glocal.deploy.service import Service
 
-# The metrics call others "other".
+# The metrics count all other paths as "other".
 PATHS = ("/", "/predict", "/show", "/embed", "/health", "/metrics", "/docs", "/openapi.json")
-QUIET = 1.0  # seconds without a byte after which what is left of a refused body is not waited for
-ROOM = 256_000_000  # bytes of bodies in memory, or eight of the largest
+QUIET = 1.0  # seconds without a byte, after which the rest of a refused body is not awaited
+ROOM = 256_000_000  # bytes of all bodies in memory; at least eight of the largest
 
 
 class RootPath:
-    """Says under which path a proxy shows the service, whether the proxy takes it away from the requests or not."""
+    """Sets the path under which a proxy shows the service, whether or not the proxy removes it from the requests."""
 
     def __init__(self, app: ASGIApp, path: str):
         self.app = app
@@ -36,7 +36,7 @@ class RootPath:
 
 
 class AnswerMetrics:
-    """Counts the answers, and how long they took."""
+    """Counts the answers and measures their time."""
 
     def __init__(self, app: ASGIApp, service: Service):
         self.app = app
@@ -63,13 +63,13 @@ class AnswerMetrics:
 
 
 class AnswerHeaders:
-    """Gives every answer its safety headers, and every error the one shape {"detail": text}.
+    """Adds the security headers to every answer, and gives every error the form {"detail": text}.
 
     Starlette's own middleware and the router answer some errors as plain text.
     """
 
     def __init__(self, app: ASGIApp, page: str):
-        """page: the Content-Security-Policy of the page. Other answers run nothing; /docs is FastAPI's."""
+        """page: the Content-Security-Policy of the page. Other answers may run nothing, but for /docs of FastAPI."""
         self.app = app
         self.policies = {"/": page, "/docs": "frame-ancestors 'none'"}
 
@@ -106,9 +106,10 @@ class AnswerHeaders:
 
 
 class KnownHosts:
-    """Refuses requests for other hosts (400): a page from elsewhere may let its own name point to this machine.
+    """Refuses requests for unknown hosts (400): a foreign page may let its own name point to this machine.
 
-    An IP address is no name that could be pointed anywhere. names: as of `TrustedHostMiddleware`, also "*.example.com".
+    IP addresses are accepted: they are not names that could point here. names: as for `TrustedHostMiddleware`, also
+    "*.example.com".
     """
 
     def __init__(self, app: ASGIApp, names: Sequence[str]):
@@ -139,11 +140,11 @@ def _is_address(host: str) -> bool:
 class LimitBodies:
     """Refuses bodies that are too large (413), too slow (408), or too many (503).
 
-    What is announced as too large is refused before it is read. An answer that goes out before a body has come as a
-    whole is followed by a look at what is left of it, as a client that is still sending may see no answer otherwise.
+    If a request announces a body that is too large, it is refused before the body is read. If an answer is sent before
+    the whole body has arrived, the rest is read and dropped: a client that is still sending might miss the answer.
 
     Args:
-        most: bytes of one body.
+        most: largest number of bytes of a body.
         patience: seconds between two parts of a body.
     """
 
@@ -180,7 +181,7 @@ class LimitBodies:
 
 
 class _Body:
-    """The body of one request, as its parts come."""
+    """The body of a request, read in parts."""
 
     def __init__(self, limits: LimitBodies, receive: Receive, more: bool):
         self.limits = limits
@@ -190,7 +191,7 @@ class _Body:
 
     async def receive(self) -> Message:
         if not self.more:
-            return await self.source()  # the word that the client has gone
+            return await self.source()  # the message that the client has gone
         try:
             message = await asyncio.wait_for(self.source(), self.limits.patience)
         except (TimeoutError, asyncio.TimeoutError):  # two types until Python 3.11
@@ -216,7 +217,7 @@ class _Body:
         await send({"type": "http.response.body", "body": text})
 
     async def drop(self) -> None:
-        """Read what is left, so far as it comes at once and is not much more than is taken."""
+        """Read and drop the rest, if it arrives at once and is at most four times the limit."""
         dropped, end = 0, time.monotonic() + self.limits.patience
         while self.more and dropped < 4 * self.limits.most and (left := end - time.monotonic()) > 0:
             try:

@@ -1,4 +1,4 @@
-"""The Parquet file of one shard of the inputs, whole or not there."""
+"""Writing the Parquet file of a shard of the inputs."""
 
 import json
 import os
@@ -27,7 +27,7 @@ except ImportError:
 if TYPE_CHECKING:
     from glocal.deploy.predictor import Predictor
 
-ROWS = 1000  # in a row group, and in memory before they are written
+ROWS = 1000  # rows of a row group, which are in memory until they are written
 
 
 def write_shard(
@@ -37,7 +37,7 @@ def write_shard(
     track: Track = lambda items, total, unit: items,
     unit: str = "images",
 ) -> None:
-    """Write the file of one shard, under a temporary name until it is whole."""
+    """Write the file of a shard, under a temporary name until it is complete."""
     set_strict(config.strict)
     images = shard.images(config.image_column)
     embed = isinstance(config, EmbedConfig)
@@ -53,12 +53,12 @@ def write_shard(
 
 
 def part_name(number: int) -> str:
-    """The name of the file of a shard."""
+    """The file name of a shard."""
     return f"part-{number:05}.parquet"
 
 
 def temporary_name(number: int, process: str | None = None) -> str:
-    """Its name while a process writes it, by default this one."""
+    """The file name of a shard while a process writes it. process: by default, this process."""
     return f".{part_name(number)}.{process or f'{socket.gethostname()}-{os.getpid()}'}.tmp"
 
 

@@ -1,4 +1,4 @@
-"""Images with the results on them, as files."""
+"""Files of the images with the results drawn on them."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -12,10 +12,10 @@ from glocal.wording import printable
 
 
 def with_pictures(results: Iterable[Result], folder: str) -> Iterator[Result]:
-    """Pass results on, and write the image file of each with the result drawn on it as a PNG file into the folder.
+    """Pass results on; write each image with its result drawn on it to the folder, as a PNG file.
 
-    The names are those of the images, numbered in their order, as several folders may have files of one name. Raises
-    NotADirectoryError for a file in the place of the folder, OSError where it cannot be written to.
+    A file has the image's name after its number, because images of different folders may have the same name. Raises
+    NotADirectoryError if the folder is a file, OSError if it cannot be written to.
     """
     place = Path(folder)
     if place.exists() and not place.is_dir():

@@ -1,4 +1,4 @@
-"""A trained model as a function of images, for any task."""
+"""Predicting images with a trained model, for any task."""
 
 import os
 from collections import deque
@@ -32,9 +32,10 @@ ImageLike = str | Path | Image.Image | np.ndarray | StoredImage
 
 @dataclass(frozen=True)
 class Embedding:
-    """The features of one image before the classifier, (D,) float32.
+    """The features of an image before the classifier, (D,) float32.
 
-    source: the image's path or name, "" for one from memory. error: why it could not be read; then there is no vector.
+    source: the image's path or name, "" for an image from memory. error: why the image is unreadable; vector is then
+    None.
     """
 
     source: str
@@ -43,22 +44,22 @@ class Embedding:
 
 
 class Predictor:
-    """Predicts what its model's task says of images, or embeds them.
+    """Predicts or embeds images. The task of the model decides what a result is.
 
     Args:
         checkpoint: a run folder or file of `glocal train`, or a file of the authors' or timm's weights for `model`.
-        model: name of the model; without a checkpoint, with its published weights.
+        model: name of the model; without a checkpoint, its published weights are used.
         device: "auto", "cpu", "cuda", …
         batch_size: images per forward pass.
-        engine: what computes on a CPU, see `glocal.deploy.compile`; other devices have torch. "auto" begins with torch,
-            unless the model has been compiled before, and compiles it when the images at hand pay for that.
-        threads: cores to read images with, and to compute with on a CPU; by default all.
+        engine: what computes on a CPU, see `glocal.deploy.compile`; other devices use torch. "auto" begins with torch,
+            and compiles the model when the number of images pays for it; a model in the cache is used at once.
+        threads: cores that read images, and that compute on a CPU; by default all.
 
-    Images are read and prepared by threads, while the batch before them is computed; no more than two batches are in
-    memory. A model is compiled for predictions and embeddings apart.
+    Threads read and preprocess images while the previous batch is computed; at most two batches are in memory. A model
+    is compiled separately for predictions and for embeddings.
 
-    Raises FileNotFoundError or ValueError for weights that are missing or do not fit, ImportError for an engine that is
-    not installed.
+    Raises FileNotFoundError or ValueError if the weights are missing or do not fit, ImportError if the engine is not
+    installed.
 
     >>> predictor = Predictor("runs/digits-transxnet_pico")
     >>> predictor(["three.png"], top_k=1)[0].labels
@@ -81,7 +82,7 @@ class Predictor:
         if not on_cpu and engine not in ("auto", "torch"):
             raise InvalidValueError(f"{engine} computes on a CPU, not on {self.device}")
         chosen = choose(engine)
-        self.engine = chosen if on_cpu and engine != "auto" else "torch"  # that computed last
+        self.engine = chosen if on_cpu and engine != "auto" else "torch"  # the engine of the last batch
         self._engine_asked = engine
         self.threads = threads
         self._to_come = 0
@@ -93,15 +94,14 @@ class Predictor:
         self._transform = self.preprocessing.transform()
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> list[Result]:
-        """Predict paths, PIL images, uint8 arrays of shape (H, W), (H, W, 3) or (H, W, 4), or stored images; one
-        result for each.
+        """A result for each image: paths, PIL images, uint8 arrays (H, W), (H, W, 3) or (H, W, 4), or stored images.
 
-        Raises TypeError for anything else, RuntimeError where the model gives non-finite values.
+        Raises TypeError for anything else, RuntimeError if the model gives non-finite values.
         """
         return list(self.stream(images, top_k))
 
     def stream(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> Iterator[Result]:
-        """The same, one after the other; images are taken from the iterable up to two batches ahead."""
+        """The same results as an iterator, which takes images from the iterable up to two batches ahead."""
         if top_k < 1:
             raise InvalidValueError(f"top_k must be at least 1, got {top_k}")
         task = self.trained.task
@@ -117,7 +117,7 @@ class Predictor:
                 yield replace(result, source=source)
 
     def embed(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Embedding]:
-        """The features of each image before the classifier, one after the other; see `stream`."""
+        """An iterator over the features of each image before the classifier; see `stream`."""
 
         def compute(batch: Tensor, geometry: list[Geometry]) -> Tensor:
             return check_finite(self._outputs_and_embedding(batch)[-1].float()).cpu()
@@ -127,12 +127,12 @@ class Predictor:
             yield Embedding(source, None, row) if failed else Embedding(source, row.numpy())
 
     def expect(self, images: int) -> None:
-        """Say that so many images are to come, before an iterable of unknown length: "auto" decides by it."""
+        """Announce the number of images before an iterable of unknown length: the engine "auto" decides by it."""
         self._to_come = images
 
     @cached_property
     def embedding_size(self) -> int:
-        """The length of an embedding; ValueError for a model whose features are no vector."""
+        """The length of an embedding; ValueError if the model's features are not a vector."""
         image = torch.zeros(1, *self.trained.preprocessing["input_size"], device=self.device)
         with torch.inference_mode():
             shape = with_embedding(self.trained)(image)[-1].shape
@@ -143,14 +143,14 @@ class Predictor:
     def _rows(
         self, images: ImageLike | Iterable[ImageLike], compute: Callable[[Tensor, list[Geometry]], Iterable]
     ) -> Iterator[tuple[str, Any | UnreadableImageError]]:
-        """The source of each image, and its part of what `compute` makes of a batch, or why it could not be read."""
+        """The source of each image, and its row of `compute`'s result for a batch, or why the image is unreadable."""
         if isinstance(images, ImageLike) or not isinstance(images, Iterable):
             images = [images]
         if isinstance(images, Sized):
             self.expect(len(images))
         images = iter(images)
         ahead: deque[tuple[ImageLike, Future]] = deque()
-        failure: Exception | None = None  # of the iterable: raised after what it gave before
+        failure: Exception | None = None  # of the iterable; raised after the results of the images before
         with ThreadPoolExecutor(min(8, self.threads or os.cpu_count() or 1), "glocal-images") as readers:
             try:
                 while True:
@@ -197,7 +197,9 @@ class Predictor:
 
     @cached_property
     def _outputs_and_embedding(self) -> Callable[[Tensor], list[Tensor]]:
-        return self._compiled(with_embedding(self.trained))  # as the service has it, so that it is exported once
+        return self._compiled(
+            with_embedding(self.trained)
+        )  # the same module as in the service, so that both share the compiled model
 
     def _compiled(self, model: nn.Module) -> Callable:
         if self.device.type != "cpu":
@@ -218,7 +220,7 @@ class Predictor:
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing, transform: Callable[[Image.Image], Tensor]) -> Example:
-    """An RGB image as the model takes it, through the transform of its preprocessing."""
+    """An RGB image as the model's input. transform: that of the preprocessing."""
     return Example(transform(image), geometry=geometry_of(preprocessing, image.size[::-1]))
 
 

@@ -1,4 +1,4 @@
-"""A model's preprocessing as a part of its graph: raw images of any size in, as they come from a decoder."""
+"""A model's preprocessing as a part of its graph, which then takes decoded images of any size."""
 
 import math
 
@@ -13,15 +13,15 @@ CROPS = ("center", "squash")
 
 
 class PreprocessingGraph(nn.Module):
-    """RGB images, uint8 (B, H, W, 3) of any size, to what the model takes: float32 (B, 3, *input_size[1:]).
+    """RGB images, uint8 (B, H, W, 3) of any size, to the model's input, float32 (B, 3, *input_size[1:]).
 
-    The steps of `Preprocessing.transform`: extreme shapes are cut, then resized as Pillow does (each side by itself,
-    pixels far from a new one weigh less, rounded to whole levels), cropped and normalised. Resizing and cropping are
-    one product with a matrix per side, as runtimes differ in what they call bicubic, and few weigh pixels so. Here and
-    there a value between two levels is rounded the other way; an image that is squashed may differ by some levels more,
-    as Pillow 13 resizes some of them columns first.
+    The steps are those of `Preprocessing.transform`: cut extreme shapes, resize as Pillow does (each side separately,
+    pixels weighted by their distance, rounded to whole levels), crop and normalise. Resizing and cropping are a product
+    with a matrix per side, because runtimes differ in their bicubic interpolation, and few weigh pixels in this way.
+    Some values between two levels are rounded differently; a squashed image may differ by a few levels more, because
+    Pillow 13 resizes the columns of some images first.
 
-    Raises ValueError for a crop or an interpolation that is not built.
+    Raises ValueError for a crop mode or an interpolation that is not implemented.
     """
 
     def __init__(self, preprocessing: Preprocessing):
@@ -65,12 +65,12 @@ class PreprocessingGraph(nn.Module):
         return (x / 255 - self.mean) / self.std
 
     def _resizing(self, length: int, kept: Tensor, target: Tensor, cropped: int) -> Tensor:
-        """(cropped, length): row i weighs the pixels for pixel i of the crop, taken from the middle `kept` ones.
+        """(cropped, length): row i holds the weights of the pixels for pixel i of the crop.
 
-        kept becomes target pixels. The distance of two centres is a fraction of whole numbers, so exact up to one
-        division.
+        The middle `kept` pixels become `target` pixels. The distance of two centres is a fraction of integers, so it is
+        exact up to a division.
         """
-        pixel = torch.arange(length, device=kept.device) - (length - kept) // 2  # within those that are kept
+        pixel = torch.arange(length, device=kept.device) - (length - kept) // 2  # counted from the first kept pixel
         new = torch.arange(cropped, device=kept.device).unsqueeze(1) + _half(target - cropped)
         distance = (2 * pixel + 1) * target - (2 * new + 1) * kept  # in halves of 1 / target pixels
         weight = self._filter(distance.float() / (2 * torch.maximum(kept, target)).float())
@@ -79,7 +79,7 @@ class PreprocessingGraph(nn.Module):
 
     def _filter(self, distance: Tensor) -> Tensor:
         """Weight by distance: a triangle, or Keys' cubic with a = -1/2 (IEEE ASSP 29, 1981, eq. 15)."""
-        x = torch.maximum(distance, -distance)  # OpenVINO's abs overwrites numbers that it knows before it runs
+        x = torch.maximum(distance, -distance)  # OpenVINO's abs overwrites constants
         if not self.cubic:
             return (1 - x).clamp(min=0)
         near = (1.5 * x - 2.5) * x * x + 1
@@ -88,7 +88,7 @@ class PreprocessingGraph(nn.Module):
 
 
 def _half(difference: Tensor) -> Tensor:
-    """Half of a whole number, to the even one of its neighbours where it lies between two."""
+    """Half of an integer, rounded to even."""
     low = difference // 2
     return low + (difference % 2) * (low % 2)
 

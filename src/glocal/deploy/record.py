@@ -1,8 +1,8 @@
-"""A graph for OpenVINO and images of one size, from one run of a model.
+"""A graph for OpenVINO and a fixed image size, recorded while the model computes an image.
 
-torch.export follows every operation with symbols for sizes and traces the whole graph a second time for the operations
-that OpenVINO knows. For one size none of it is needed: the operations that the images pass are written down while one
-image is computed, and what is computed from weights alone is a constant.
+torch.export follows every operation with symbols for sizes, and traces the whole graph a second time for the operations
+that OpenVINO knows. For a fixed size, a record of the operations on the image is enough; values that depend only on
+weights are constants.
 """
 
 import operator
@@ -19,11 +19,11 @@ from glocal.ops.dispatch import as_exported
 
 
 class NotRecordedError(Exception):
-    """The model does what a record of one run does not show."""
+    """The model does something that a record cannot hold."""
 
 
 class Traced(Tensor):
-    """What a model computes from its images: the values, and the node of the graph that stands for them."""
+    """A value that depends on the images: the tensor, and its node in the graph."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -44,7 +44,7 @@ class Traced(Tensor):
 
 
 class Record:
-    """The graph so far, and the constants that it takes."""
+    """The recorded graph and its constants."""
 
     def __init__(self):
         self.graph = fx.Graph()
@@ -57,7 +57,7 @@ class Record:
         return Traced(values, node, self)
 
     def add(self, operation, args: tuple, kwargs: dict):
-        """Compute an operation, and write it down; NotRecordedError for one that gives no tensor or writes into one."""
+        """Compute and record an operation; NotRecordedError if it gives no tensor or writes into a tensor."""
         results = operation(
             *tree_map_only(Traced, lambda tensor: tensor.values, args),
             **tree_map_only(Traced, lambda tensor: tensor.values, kwargs),
@@ -77,7 +77,7 @@ class Record:
         )
 
     def argument(self, value):
-        """A tensor's node, other values as they are."""
+        """The node of a tensor; other values unchanged."""
         if isinstance(value, Traced):
             return value.node
         if not isinstance(value, Tensor):
@@ -85,14 +85,14 @@ class Record:
         if id(value) not in self.known:
             name = f"constant_{len(self.known)}"
             self.constants.register_buffer(name, value.detach().contiguous())
-            self.known[id(value)] = value, self.graph.get_attr(name)  # the tensor, so that its id stays its own
+            self.known[id(value)] = value, self.graph.get_attr(name)  # keeps the tensor, so that no other gets its id
         return self.known[id(value)][1]
 
 
 def record(model: nn.Module, images: Tensor) -> fx.GraphModule:
-    """The operations of a model on the CPU for images (B, C, H, W) of this size and batch.
+    """The operations of a model on the CPU for images (B, C, H, W) of this shape.
 
-    Raises NotRecordedError for a model that decides by values or writes into tensors.
+    Raises NotRecordedError if the model decides by values or writes into tensors.
     """
     made = Record()
     with torch.no_grad(), as_exported():
@@ -106,20 +106,20 @@ def record(model: nn.Module, images: Tensor) -> fx.GraphModule:
 
 
 def write_openvino(model: nn.Module, path: Path, input_size: tuple[int, int, int]) -> None:
-    """Write a model for single images of one size; it is not compared with anything.
+    """Write a model for single images of a fixed size, without comparing the file with the model.
 
-    Raises whatever torch and OpenVINO raise for what cannot be recorded or has no counterpart.
+    Raises the errors of torch and OpenVINO if the model cannot be recorded or converted.
     """
     import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    with torch.inference_mode(False):  # in which torch hands over other operations
-        # Contiguous maps: others bring operations in that only lay them out in memory.
+    with torch.inference_mode(False):  # in inference mode, torch calls other operations
+        # Contiguous maps: with other layouts, the graph has operations that only change the layout.
         fused = fuse(model).to("cpu", memory_format=torch.contiguous_format).requires_grad_(False)
         decoder = TorchFXPythonDecoder(record(fused, torch.zeros(1, *input_size)))
     with runtimes.quiet():
-        manager = FrontEndManager()  # it and the decoder have to live as long as the conversion
+        manager = FrontEndManager()  # it and the decoder must live as long as the conversion
         frontend = manager.load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(decoder))
     openvino.save_model(graph, path, compress_to_fp16=False)

@@ -1,4 +1,4 @@
-"""Predictions and embeddings of many images as rows, and as one CSV or JSON file."""
+"""Predictions and embeddings as rows of a table, and predictions as a CSV or JSON file."""
 
 import codecs
 import csv
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 Track = Callable[[Iterable, int | None, str], Iterable]
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
 
 
 @dataclass(frozen=True)
 class Written:
-    """What an output holds: files, images in them, and how many of these could not be read."""
+    """What was written: the number of files, of images in them, and of unreadable images."""
 
     files: int
     images: int
@@ -46,7 +46,7 @@ def load_predictor(config: ImagesConfig, threads: int | None = None) -> "Predict
 
 
 def expect_images(predictor: "Predictor", shards: Iterable[Shard]) -> int | None:
-    """Tell a predictor how many images are to come; gives the number, None where a shard does not know it."""
+    """Tell a predictor how many images will come; returns the number, None if a shard does not know it."""
     counts = [shard.count for shard in shards]
     if None in counts:
         return None
@@ -55,7 +55,7 @@ def expect_images(predictor: "Predictor", shards: Iterable[Shard]) -> int | None
 
 
 def result_row(task: "Task", result: "Result") -> dict:
-    """A result as a row: its source, why it could not be read, and the task's fields, which are then empty."""
+    """A result as a row: the source, the error, and the task's fields, which are None if the image is unreadable."""
     values = {name: None if result.error else getattr(result, name) for name in task.fields}
     return {**_source_and_error(result), **values}
 
@@ -67,15 +67,15 @@ def embedding_row(embedding: "Embedding") -> dict:
 def _source_and_error(result) -> dict:
     error = result.error and " ".join(result.error.reason.split())
     texts = {"source": result.source, "error": error}
-    # Names of files may hold bytes that are no text.
+    # File names may hold bytes that are not text.
     return {name: text and text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
 
 
 def write_table(config: PredictConfig, track: Track = lambda items, total, unit: items) -> Written:
-    """Predict the images of all inputs into one file, CSV or JSON by its ending, which is there as a whole or not.
+    """Predict the images of all inputs into a file, which appears when it is complete; its ending says CSV or JSON.
 
-    track: see `glocal.deploy.bulk.write_results`. Raises what `plan` and `Predictor` raise, OSError for a file that is
-    there already, unless it is to be overwritten, or that cannot be written.
+    track: see `glocal.deploy.bulk.write_results`. Raises the errors of `plan` and `Predictor`, OSError if the file
+    exists (without --overwrite) or cannot be written.
     """
     set_strict(config.strict)
     path = Path(config.output)
@@ -124,7 +124,7 @@ def _cell(value: object) -> str:
 
 
 def _text(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
+    """A text with a quote before it if a spreadsheet would take it for a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text
 
 

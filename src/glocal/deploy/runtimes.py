@@ -1,4 +1,4 @@
-"""The runtimes that compute exported files, behind one call: float32 images (B, C, H, W) to a list of arrays."""
+"""The runtimes of exported files, each as a function: float32 images (B, C, H, W) to a list of arrays."""
 
 import logging
 import warnings
@@ -12,12 +12,12 @@ import numpy as np
 
 from glocal.errors import MissingExtraError
 
-# What each needs, and int8.
+# The packages that each runtime needs, and int8.
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "int8": ("nncf",)}
 
 
 def require(runtime: str) -> None:
-    """Raise ImportError, with the extra's name, where a runtime is not installed."""
+    """Raise ImportError, which names the extra, if a runtime is not installed."""
     missing = [package for package in PACKAGES[runtime] if find_spec(package) is None]
     if missing:
         extra = "int8" if runtime == "int8" else "export"
@@ -25,7 +25,7 @@ def require(runtime: str) -> None:
 
 
 def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """An exported file as a function, by its ending, with the runtime's own settings."""
+    """An exported file as a function. Its ending chooses the runtime, which has its default settings."""
     return {".onnx": onnx, ".xml": openvino, ".pt2": _torch}[path.suffix](path)
 
 
@@ -44,10 +44,10 @@ def onnx(path: Path, threads: int | None = None) -> Callable[[np.ndarray], list[
 
 @cache
 def openvino_core():
-    """The one `openvino.Core` of the process.
+    """The only `openvino.Core` of the process.
 
-    Each puts its own stack for signals before the last one's and takes it away when it ends; of two that end in the
-    order in which they began, the next signal, Ctrl-C for one, would find none and kill the process.
+    Each Core installs its own stack for signal handlers, and restores the previous stack when it ends. If two Cores end
+    in the order in which they began, no valid stack is left, and the next signal (Ctrl-C, say) kills the process.
     """
     import openvino
 
@@ -55,7 +55,7 @@ def openvino_core():
 
 
 def openvino(path: Path, shape: tuple[int, ...] | None = None) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A file for OpenVINO as a function. shape: of all images, for which the runtime then prepares the graph."""
+    """A file for OpenVINO as a function. shape: the fixed shape of the images, for which the graph is prepared."""
     graph = openvino_core().read_model(path)
     if shape is not None:
         graph.reshape(list(shape))
@@ -78,13 +78,13 @@ def _torch(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
 
 
 def as_list(result):
-    """What a model returns, as a list: of one tensor, or of the several that it is."""
+    """A model's result as a list of tensors."""
     return list(result) if isinstance(result, list | tuple) else [result]
 
 
 @contextmanager
 def quiet():
-    """Without the exporters' advice and progress."""
+    """Hide the exporters' advice and progress."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "openvino", "nncf")]
     restored = [*loggers, logging.getLogger()]  # OpenVINO's conversion changes the root's
     levels = [logger.level for logger in restored]

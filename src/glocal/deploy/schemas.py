@@ -1,4 +1,4 @@
-"""What requests to the service and its answers look like, for the description at /openapi.json."""
+"""Schemas of the service's requests and answers, for /openapi.json."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ except ImportError:
 
 
 def predictions(task: Task) -> type[BaseModel]:
-    """The answer to images for a task: its fields for each."""
+    """The schema of an answer for a task: the task's fields for each image."""
     finite = {float: FiniteFloat, list[float]: list[FiniteFloat]}
     fields = {name: (finite.get(kind, kind), ...) for name, kind in task.answer_fields.items()}
     name = (str, Field(description="Of the file, or image and its place"))
@@ -58,7 +58,7 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-    """What every answer with a status of 400 and more holds."""
+    """The body of every answer with a status of 400 or more."""
 
     detail: str
 
@@ -76,18 +76,18 @@ PROBLEMS = {
 
 
 def problems(*codes: int) -> dict:
-    """The answers with these codes, for a route's description."""
+    """The answers with these codes, for the description of a route."""
     return {code: {"model": Problem, "description": PROBLEMS[code]} for code in codes}
 
 
 def problems_anywhere(*codes: int) -> dict:
-    """As `problems`, for all routes: they are JSON also where the answer itself is not, which a model would not say."""
+    """As `problems`, for all routes: these answers are JSON even if a route's own answer is not."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {code: {"content": content, "description": PROBLEMS[code]} for code in codes}
 
 
 def body(most: int) -> dict:
-    """The description of a request with 1 to `most` images."""
+    """The description of a request with 1 to `most` images, as a form or as JSON."""
     listed = {"type": "array", "minItems": 1, "maxItems": most}
     encoded = {
         "type": "string",
@@ -100,9 +100,9 @@ def body(most: int) -> dict:
         "application/json": encoded,
     }
     content = {}
-    for kind, one in forms.items():
-        images = listed | {"items": one}
-        images = {"anyOf": [images, one]} if one is encoded else images
+    for kind, image in forms.items():
+        images = listed | {"items": image}
+        images = {"anyOf": [images, image]} if image is encoded else images
         schema = {"type": "object", "required": ["images"], "properties": {"images": images}}
         content[kind] = {"schema": schema}
     return {"requestBody": {"required": True, "content": content}}

@@ -1,4 +1,4 @@
-"""A trained model as a service: FastAPI in front, a `Batcher` and an engine behind."""
+"""A trained model as a web service: FastAPI in front, a `Batcher` and an engine behind."""
 
 import asyncio
 import base64
@@ -125,18 +125,18 @@ def _add_monitoring_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _wrong_values(request: Request, error: RequestValidationError) -> JSONResponse:
-    """In the shape of all other errors: the name of each value, and what is wrong with it."""
+    """Wrong values in the form of all other errors: the name of each value, and what is wrong with it."""
     wrong = (f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors())
     return JSONResponse({"detail": "; ".join(wrong)}, 422)
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    """The log says what it was."""
+    """A failure of the service. Only the log has the traceback."""
     return JSONResponse({"detail": "Internal Server Error"}, 500)
 
 
 def content_security_policy(page: str) -> str:
-    """What a browser may run and load for a page: what stands in it, and this service's answers."""
+    """The policy that lets a browser run only the page's own scripts and styles, and ask only this service."""
     sources = ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"]
     for kind in ("script", "style"):
         hashes = [
@@ -148,7 +148,7 @@ def content_security_policy(page: str) -> str:
 
 
 def serve(config: ServeConfig) -> None:
-    """Serve until a signal comes; then finish what was accepted."""
+    """Serve until a signal arrives; then finish the accepted requests."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         listening = socket.create_server((config.host, config.port), family=family)

@@ -1,4 +1,4 @@
-"""What is behind the service's addresses: images in, results or embeddings out."""
+"""The service without its addresses: from the images of a request to results or embeddings."""
 
 import asyncio
 import base64
@@ -36,19 +36,19 @@ except ImportError:
 
 PICTURE = 640  # pixels of the longer side
 READERS = 2  # threads that decode images
-# Each scan of a JPEG goes over all of its pixels: a file of 140 kB with 1,000 of them takes 20 s. Encoders write 10.
+# Each scan of a JPEG covers all pixels: a file of 140 kB with 1,000 scans takes 20 s. Encoders write 10 scans.
 MAX_SCANS = 64
 
 
 class Computed(NamedTuple):
-    """What the model gives for one image: its outputs and its embedding, where it has one; and where the input lies."""
+    """What the model computes for an image: outputs, then the embedding if it has one; with the input's geometry."""
 
     tensors: list[Tensor]
     geometry: Geometry
 
 
 class Service:
-    """What is behind the addresses: images in, results or embeddings out, for any task."""
+    """Reads the images of a request, computes them in batches, and makes the answer, for any task."""
 
     def __init__(self, config: ServeConfig, trained: Trained):
         self.config = config
@@ -79,7 +79,7 @@ class Service:
         return [Computed(list(row), example.geometry) for row, example in zip(rows, examples, strict=True)]
 
     def result(self, computed: Computed, top_k: int) -> Result:
-        """What the task says of an image."""
+        """The task's result for an image."""
         tensors = computed.tensors[:-1] if self.embeds else computed.tensors
         outputs = [tensor[None] for tensor in tensors]
         return self.trained.task.results(outputs, [computed.geometry], self.names, top_k)[0]
@@ -90,28 +90,28 @@ class Service:
         return prepare(decode_image(content, name, self._refusal), self.preprocessing, self.transform)
 
     def _refusal(self, image: Image.Image) -> str | None:
-        """What speaks against an image, before it is decoded."""
+        """Why an image is refused before it is decoded; None if it is accepted."""
         megapixels = image.width * image.height / 1e6
         if megapixels > self.config.max_megapixels:
             return f"{megapixels:.1f} megapixels, more than {self.config.max_megapixels:g}"
-        one_photo = image.format in ("MPO", "HEIF")  # a phone's, with what belongs to it
+        one_photo = image.format in ("MPO", "HEIF")  # a phone's photo, with further images that belong to it
         if getattr(image, "is_animated", False) and not one_photo:
             return "an animation, or several pages: send one of them"
         return None
 
     async def results(self, images: list[tuple[str, bytes]]) -> list[Computed]:
-        """What the model gives for each image, (name, content of its file)."""
+        """What the model computes for each image. images: (name, content of the file)."""
         self.batcher.accept(len(images))
         tasks = [self._begin(*image) for image in images]
         try:
             return await asyncio.gather(*tasks)
-        except BaseException:  # one image is enough
+        except BaseException:  # the failure of an image ends the request
             for task in tasks:
                 task.cancel()
             raise
 
     def _begin(self, name: str, content: bytes) -> asyncio.Future:
-        """The result for one image; its place is free again when nobody waits for it and no thread reads it."""
+        """The result for an image; its place is free when nobody waits for the result and no thread reads the image."""
         loop = asyncio.get_running_loop()
         reading = self.readers.submit(self._read, content, name)
         release = partial(loop.call_soon_threadsafe, self.batcher.release, 1)
@@ -123,10 +123,10 @@ class Service:
         return await self.batcher.submit(await asyncio.wrap_future(reading))
 
     async def answer(self, request: Request, show: Callable[[Computed, bytes], dict], draws: bool = False) -> dict:
-        """The body of the answer; HTTPException for what is wrong with a request, or with the time.
+        """The body of the answer; HTTPException if the request is wrong or takes too long.
 
-        show: makes the answer for an image from what the model gives for it, and from the content of its file. draws:
-        show takes so long that it needs a thread of its own.
+        show: makes an image's part of the answer from what the model computes and the content of the file. draws: show
+        takes so long that it needs a thread.
         """
         images: list[tuple[str, bytes]] = []
 
@@ -153,7 +153,7 @@ class Service:
         return {"model": self.trained.name, "results": await asyncio.to_thread(shown) if draws else shown()}
 
     def picture(self, content: bytes, result: Result) -> str | None:
-        """An image with the result on it, as a data: address; None for a task that draws nothing of its own."""
+        """The image with the result drawn on it, as a data: address; None if the task has no drawing of its own."""
         if type(result).draw is Result.draw:
             return None
         drawn = result.draw(decode_image(content, "", self._refusal))

@@ -1,4 +1,4 @@
-"""Images out of a request's body: a form, or JSON."""
+"""Reading the images in the body of a request, which is a form or JSON."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ except ImportError:
 
 
 async def read_images(request: Request, most: int) -> list[tuple[str, bytes]]:
-    """The names and contents of the files in a request; HTTPException for what is none."""
+    """The names and contents of the files in a request; HTTPException if the body is wrong."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return await asyncio.to_thread(_images_in_json, await request.body(), most)  # it may take tenths of a second
@@ -27,17 +27,17 @@ async def read_images(request: Request, most: int) -> list[tuple[str, bytes]]:
 
 
 async def _images_in_form(request: Request, most: int) -> list[tuple[str, bytes]]:
-    """Names are UTF-8, else Latin-1: what else the form calls its charset may be any of Python's codecs."""
+    """The images of a form. Names are read as UTF-8, else Latin-1; the form's own charset could be any codec."""
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:  # RFC 2046
         raise HTTPException(400, "the form has no boundary of 1 to 70 letters")
     headers = Headers(raw=[(b"content-type", b'multipart/form-data; boundary="' + _quoted(boundary) + b'"')])
     parser = MultiPartParser(headers, request.stream(), max_files=most)
-    parser.spool_max_size = 0  # in memory, where the body's size is limited: no files on the disk
+    parser.spool_max_size = 0  # keep files in memory: the size of the body is limited
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        if error.message.startswith("Too many files"):  # there is no other way to know
+        if error.message.startswith("Too many files"):  # the exception has no code
             raise HTTPException(413, f"no more than {most} images are taken in one request") from None
         raise HTTPException(400, error.message) from None
     uploads = [upload for _, upload in form.multi_items() if isinstance(upload, UploadFile)]
@@ -79,7 +79,7 @@ def _check_count(count: int, most: int) -> None:
 
 def _from_base64(text: str, place: int) -> bytes:
     try:
-        encoded = text.rpartition("base64,")[2]  # also of a data: address
-        return base64.b64decode("".join(encoded.split()), validate=True)  # of lines, as programs write it
+        encoded = text.rpartition("base64,")[2]  # also from a data: address
+        return base64.b64decode("".join(encoded.split()), validate=True)  # programs write it in lines
     except (binascii.Error, ValueError):
         raise HTTPException(422, f"image {place} is no base64") from None
