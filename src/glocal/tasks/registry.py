@@ -1,12 +1,14 @@
 """The tasks that are known, by their names."""
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from glocal.data.open import FORMATS, Format
 from glocal.errors import InvalidValueError
 from glocal.options import joined, option
 from glocal.tasks.task import NoOptions, Task
+
+if TYPE_CHECKING:
+    from glocal.data.open import Format
 
 _tasks: dict[str, Task] = {}
 
@@ -50,8 +52,10 @@ def refuse_foreign_options(config: Any, task: Task, kind: str = "Options") -> No
                 )
 
 
-def all_formats() -> list[Format]:
+def all_formats() -> "list[Format]":
     """The formats of all tasks, each once; those of tasks from outside come before the library's."""
+    from glocal.data.open import FORMATS
+
     found = [one for task in registered_tasks() for one in task.formats]
     return sorted(dict.fromkeys(found), key=lambda one: one in FORMATS)
 

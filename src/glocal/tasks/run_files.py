@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from glocal import trust
-from glocal.data.open import EMBEDDED
 from glocal.errors import InvalidValueError
 from glocal.options import read_option
 from glocal.tasks.checkpoint import FILE_NAME, find_checkpoint, read_info
@@ -16,6 +15,8 @@ DEFAULT_DATA = "digits"  # of `glocal train`
 
 def own_data(checkpoint: str) -> tuple[str, Path]:
     """The data that a run was trained on, and the file that says it; ValueError where none does, and for a command."""
+    from glocal.data.open import EMBEDDED
+
     file = find_checkpoint(checkpoint)
     config = file.parent / CONFIG
     if file.name in (BEST, RAW) and config.is_file():

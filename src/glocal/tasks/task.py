@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from glocal.data.open import FORMATS, Format
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from glocal.data.batch import Batch, Transform
     from glocal.data.geometry import Geometry
     from glocal.data.image import UnreadableImageError
+    from glocal.data.open import Format
     from glocal.data.preprocessing import Augmentation, Preprocessing
     from glocal.data.samples import DataSource, Samples
     from glocal.data.shards import ShardedSamples
@@ -221,7 +220,6 @@ class Task(ABC):
     Options: a torch-free frozen dataclass of training options; they become options of `glocal train`, and its docstring
         their help. EvalOptions: the same for `glocal eval`.
     measures: all that are ever reported; the first chooses the epoch to keep.
-    formats: the data layouts that the task reads, in the order in which they are asked; by default the library's.
     fields: the columns of a result, each with its type (str, int, float, or a list of one of them), as attributes of
         `result_class`.
     headings: of the two columns of a result's lines.
@@ -236,12 +234,18 @@ class Task(ABC):
     EvalOptions: ClassVar[type] = NoOptions
     result_class: ClassVar[type[Result]] = Result
     measures: ClassVar[Sequence[Measure]]
-    formats: ClassVar[Sequence[Format]] = FORMATS
     fields: ClassVar[dict[str, Any]]
     headings: ClassVar[tuple[str, str]] = ("result", "value")
     ranks: ClassVar[bool] = False
     output_names: ClassVar[Sequence[str]] = ("logits",)
     old_mark: ClassVar[str | None] = None
+
+    @property
+    def formats(self) -> "Sequence[Format]":
+        """The data layouts that the task reads, in the order in which they are asked; by default the library's."""
+        from glocal.data.open import FORMATS
+
+        return FORMATS
 
     # The model
 

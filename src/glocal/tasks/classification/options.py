@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from glocal.data.corruptions import ALEXNET_ERROR
 from glocal.errors import InvalidValueError
 from glocal.options import exclude
 from glocal.tasks.labels.options import LabelOptions
@@ -73,8 +72,12 @@ class RobustnessOptions:
 
     def corruption_list(self) -> list[str]:
         """The corruptions of --corruptions; ValueError for an unknown one."""
-        if self.corruptions is None or self.corruptions == "all":
-            return list(ALEXNET_ERROR) if self.corruptions else []
+        if self.corruptions is None:
+            return []
+        from glocal.data.corruptions import ALEXNET_ERROR  # brings NumPy and Pillow
+
+        if self.corruptions == "all":
+            return list(ALEXNET_ERROR)
         names = list(dict.fromkeys(part.strip() for part in self.corruptions.split(",")))
         for name in names:
             if name not in ALEXNET_ERROR:
