@@ -4,17 +4,19 @@ import json
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from PIL import Image
 
 from glocal import trust
-from glocal.data.samples import DataSource
 from glocal.errors import ExistingPathError, MissingPathError, PathError
 from glocal.files import write_atomically
 from glocal.options import read_options
 from glocal.tasks.run_files import BEST, CONFIG, RAW
 from glocal.training.config import LoopOptions
+
+if TYPE_CHECKING:
+    from glocal.data.samples import DataSource
 
 LAST = "last.ckpt"
 METRICS = "metrics.csv"
@@ -134,8 +136,10 @@ def write_summary(folder: Path, result) -> None:
     write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
 
-def write_samples(folder: Path, source: DataSource) -> list[Path]:
+def write_samples(folder: Path, source: "DataSource") -> list[Path]:
     """Write a held-out image per class, with the true class in its name, if the data is in memory; else none."""
+    from PIL import Image
+
     val = source.splits["val"]
     if not val.in_memory:
         return []
