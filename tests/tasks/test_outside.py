@@ -222,6 +222,37 @@ class TestResults:
         assert str(run)[:20] in capsys.readouterr().out.replace("\n", "")
 
 
+class TestOwnHead:
+    """A task whose outputs are not those of a classifier has no vector before one."""
+
+    @pytest.fixture
+    def headed(self, monkeypatch):
+        monkeypatch.setattr(type(ANGLE), "outputs", lambda self, model: torch.nn.Sequential(model))
+
+    def test_results_are_the_same(self, run, images, headed, monkeypatch):
+        from glocal.deploy.predictor import Predictor
+
+        shown = Predictor(run, device="cpu", engine="torch")(images[:2])
+        monkeypatch.undo()
+        assert [one.angle for one in shown] == [one.angle for one in Predictor(run, device="cpu")(images[:2])]
+
+    def test_embeddings_are_refused(self, run, images, headed, tmp_path, capsys):
+        pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
+        assert main(["embed", images[0], "--checkpoint", str(run), "--output", str(tmp_path / "out")]) == 2
+        assert "was trained for angle: it has no vector before a classifier" in capsys.readouterr().err
+
+    def test_the_service_refuses_them_too(self, run, images, headed):
+        testclient = pytest.importorskip("fastapi.testclient", reason="needs the extra [serve]")
+        from glocal.deploy.config import ServeConfig
+        from glocal.deploy.server import create_app
+
+        app = create_app(ServeConfig(checkpoint=str(run), engine="torch"))
+        with testclient.TestClient(app, base_url="http://localhost") as client:
+            files = {"images": ("a.png", Path(images[0]).read_bytes())}
+            assert client.post("/embed", files=files).status_code == 404
+            assert "angle" in client.post("/predict", files=files).json()["results"][0]
+
+
 class TestService:
     @pytest.fixture(scope="class")
     def client(self, run):

@@ -20,7 +20,7 @@ from glocal.data.image import StoredImage, UnreadableImageError, convert_image, 
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
-from glocal.deploy.graph import with_embedding
+from glocal.deploy.graph import has_embedding, with_embedding
 from glocal.deploy.runtimes import as_list
 from glocal.device import resolve_device
 from glocal.errors import InvalidTypeError, InvalidValueError
@@ -118,6 +118,7 @@ class Predictor:
 
     def embed(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Embedding]:
         """An iterator over the features of each image before the classifier; see `stream`."""
+        self._check_embedding()
 
         def compute(batch: Tensor, geometry: list[Geometry]) -> Tensor:
             return check_finite(self._outputs_and_embedding(batch)[-1].float()).cpu()
@@ -133,12 +134,18 @@ class Predictor:
     @cached_property
     def embedding_size(self) -> int:
         """The length of an embedding; ValueError if the model's features are not a vector."""
+        self._check_embedding()
         image = torch.zeros(1, *self.trained.preprocessing["input_size"], device=self.device)
         with torch.inference_mode():
             shape = with_embedding(self.trained)(image)[-1].shape
         if len(shape) != 2:
             raise InvalidValueError(f"{self.trained.name} has no vector before its classifier, but {tuple(shape[1:])}")
         return shape[1]
+
+    def _check_embedding(self) -> None:
+        if not has_embedding(self.trained):
+            task = self.trained.task.name
+            raise InvalidValueError(f"{self.trained.name} was trained for {task}: it has no vector before a classifier")
 
     def _rows(
         self, images: ImageLike | Iterable[ImageLike], compute: Callable[[Tensor, list[Geometry]], Iterable]

@@ -40,7 +40,7 @@ def load_predictor(config: ImagesConfig, threads: int | None = None) -> "Predict
 
     predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine, threads)
     task = predictor.trained.task
-    if not task.ranks and getattr(config, "top_k", None) not in (None, type(config).top_k):
+    if isinstance(config, PredictConfig) and not task.ranks and config.top_k != PredictConfig.top_k:
         raise InvalidValueError(f"--top-k is for tasks that rank answers, and {task.name} gives one for an image")
     return predictor
 
