@@ -22,6 +22,7 @@ from sklearn.datasets import load_sample_images
 from glocal.data.dataset import ImageDataset
 from glocal.data.open import open_for_training
 from glocal.data.preprocessing import Augmentation, Preprocessing
+from glocal.tasks.labels.transform import LabelTransform
 from glocal.tasks.loading import create_model
 
 COPIES = 20  # of each photograph
@@ -45,8 +46,7 @@ def main():
         samples = open_for_training(folder).splits["train"]
         datasets = {}
         for name, kind in KINDS.items():
-            transform = preprocessing.transform() if kind is None else preprocessing.training_transform(kind)
-            datasets[name] = ImageDataset(samples, transform)
+            datasets[name] = ImageDataset(samples, LabelTransform(preprocessing, kind))
         rates = {name: [] for name in datasets}
         for step in range(args.rounds + 1):
             for name, dataset in datasets.items():
