@@ -1,4 +1,4 @@
-"""Results of measurements side by side. Kept free of torch: comparing needs no model."""
+"""Results of measurements side by side. Imports no torch, because a comparison needs no model."""
 
 import json
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from glocal.tasks import registered_tasks
 from glocal.tasks.task import Measure
 
 SPEED = Measure("images_per_second", "images/s", digits=0)
-ERROR = Measure("error", "error", " %", higher_is_better=False)  # of a corruption
+ERROR = Measure("error", "error", " %", higher_is_better=False)  # for a corruption
 FACTS = {"model": "model", "data": "data", "set": "set", "split": "split", "images": "images", "img_size": "input size"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table: columns (titles), and rows of a title and one cell per column. notes: what makes it unfair."""
+    """A table. columns: titles. rows: a title, and a cell per column. notes: why the comparison is not fair."""
 
     columns: list[str]
     rows: list[tuple[str, list[str]]]
@@ -25,11 +25,11 @@ class Comparison:
 
 
 def compare(files: list[str]) -> Comparison:
-    """Compare results of `glocal eval --json`: the differences are to the first, the best of a row has a *.
+    """Compare results of `glocal eval --json`: differences are to the first result; * marks the best value of a row.
 
-    Of a file with several sizes, each is a column. Raises ValueError for a file that holds no result.
+    If a file has several sizes, each size is a column. Raises ValueError if a file holds no result.
     """
-    named = [one for file in files for one in _read(file)]
+    named = [entry for file in files for entry in _read(file)]
     results = [result for _, result in named]
     rows = [
         (title, [_fact(result.get(name)) for result in results])
@@ -53,7 +53,7 @@ def compare(files: list[str]) -> Comparison:
 
 
 def _read(file: str) -> list[tuple[str, dict]]:
-    """The results in a file, with a title for each."""
+    """The results in a file, each with a title."""
     try:
         content = msgspec.json.decode(Path(file).read_bytes())
     except OSError as error:
@@ -85,12 +85,12 @@ def _fact(value: object) -> str:
 
 
 def _measures() -> list[Measure]:
-    """Of all tasks, each key once, the loss after those that only one task has; and the speed."""
+    """The measures of all tasks, each key once, with the loss behind the others; and the speed."""
     found: dict[str, Measure] = {}
     for task in registered_tasks():
         for measure in task.measures:
             found.setdefault(measure.key, measure)
-    return [*sorted(found.values(), key=lambda one: not one.higher_is_better), SPEED]
+    return [*sorted(found.values(), key=lambda measure: not measure.higher_is_better), SPEED]
 
 
 def _cells(values: list[float | None], measure: Measure) -> list[str]:

@@ -1,4 +1,4 @@
-"""Options of a measurement: those of every task, and flat beside them those of each. Imports no torch."""
+"""Options of a measurement: the common options and the tasks' options in one flat list. Imports no torch."""
 
 from dataclasses import dataclass, field
 
@@ -15,22 +15,23 @@ class MeasureOptions:
     """Options of a measurement that every task has.
 
     Args:
-        data: what `glocal train` takes: a folder of images, one subfolder per class, or the name of an embedded set
+        data: data as for `glocal train`: a folder of images, one subfolder per class, or the name of an embedded set
             (default: the data of the run); with --set, the folder of that set
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
-        model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
-        split: part of the data: train, val, all, or auto: val where there is one. Of a folder that `glocal train` split
-            itself, val is the part that it held out
-        img_size: height and width of the model's input in pixels (default: that of the training)
+        model: name of the model, if the checkpoint does not name it; without --checkpoint, its published weights are
+            used
+        split: part of the data: train, val, all, or auto, which means val if the data has it. If `glocal train` split
+            the folder itself, val is the part that it held out
+        img_size: height and width of the model's input in pixels (default: those of the training)
         sizes: measure at each of these sizes, for instance 224,256,320
         batch_size: images per step
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
-        strict: a JPEG that lacks its last bytes is unreadable, instead of being read with a note
+        strict: treat a JPEG that lacks its last bytes as unreadable, instead of reading it with a note
         device: auto, cpu, cuda, cuda:1, mps, …
-        json: file for the results: the task's measures, images_per_second and what they were measured on
-        plots: folder for pictures: of classification the confusion matrix and the reliability diagram, and with --sizes
-            or --corruptions their curves
-        compare: measure nothing, but show the results in these --json files side by side (default: none)
+        json: file for the results: the task's measures, images_per_second, and the facts of the measurement
+        plots: folder for figures: for classification, the confusion matrix and the reliability diagram; with --sizes
+            or --corruptions, also their curves
+        compare: measure nothing; show the results in these --json files side by side (default: none)
     """
 
     data: str | None = None
@@ -57,14 +58,14 @@ class MeasureOptions:
         self.size_list()
 
     def size_list(self) -> list[int]:
-        """The sizes of --sizes; ValueError for what is none."""
+        """The sizes of --sizes; ValueError if they are not numbers of pixels."""
         if self.sizes is None:
             return []
         return whole_numbers(self.sizes, "--sizes", "sizes in pixels such as 224,256,320", PIXELS)
 
 
 def eval_config(*tasks: Task) -> type[MeasureOptions]:
-    """These options and those of tasks as one flat dataclass; by default, of all registered tasks."""
+    """The common and the tasks' options as one flat dataclass. tasks: by default, all registered tasks."""
     parts = (task.EvalOptions for task in tasks or registered_tasks())
     return joined("EvalConfig", "A measurement of a trained model.", MeasureOptions, *parts)
 

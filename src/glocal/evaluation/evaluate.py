@@ -28,12 +28,12 @@ Track = Callable[[Iterable, int], Iterable]
 
 
 def evaluate(config: MeasureOptions, track: Track | None = None) -> Measured | list[Measured]:
-    """Measure a model as an `EvalConfig` says; with `sizes`, returns a result for each. Writes `json` and `plots`.
+    """Measure a model as an `EvalConfig` says, and write `json` and `plots`; with `sizes`, returns a result for each.
 
-    track passes the batches on and may show progress; it gets their number too.
+    track: passes the batches on and may show the progress; its second argument is their number.
 
-    Classes are matched by name, so the data may lack some of the model's. Raises ValueError or OSError for what cannot
-    be measured.
+    Classes are matched by name, so the data may lack some of the model's classes. Raises ValueError or OSError if the
+    model cannot be measured.
     """
     config, _ = with_data(config)
     _check_outputs(config)
@@ -55,7 +55,7 @@ def evaluate(config: MeasureOptions, track: Track | None = None) -> Measured | l
 
 
 def with_data(config: MeasureOptions) -> tuple[MeasureOptions, Path | None]:
-    """The same with the data to measure on: where none is given, that of the run; then also the file that says it."""
+    """The options with the data to measure on. Without data, it is the run's; the file that names it is the second."""
     if config.data is not None:
         return config, None
     if config.checkpoint is None:
@@ -66,7 +66,7 @@ def with_data(config: MeasureOptions) -> tuple[MeasureOptions, Path | None]:
 
 
 def _check_outputs(config: MeasureOptions) -> None:
-    """Raise for results that could not be written, before hours of measuring."""
+    """Raise an error, before hours of measuring, if the results cannot be written."""
     if config.json is not None:
         check_target("--json", config.json)
     if config.plots is not None:
@@ -79,47 +79,47 @@ def _check_outputs(config: MeasureOptions) -> None:
 def _run(
     passes: list[Pass], trained: Trained, device: torch.device, config: MeasureOptions, track: Track | None
 ) -> None:
-    """Measure all passes, under one progress bar."""
+    """Measure all passes, with a single progress bar."""
     model = trained.task.outputs(trained.model).to(device, memory_format=torch.channels_last).eval()
-    batches = ((one, batch) for one in passes for batch in one.batches(config.batch_size, config.workers))
-    total = sum(-(-len(one.samples) // config.batch_size) for one in passes)
+    batches = ((each, batch) for each in passes for batch in each.batches(config.batch_size, config.workers))
+    total = sum(-(-len(each.samples) // config.batch_size) for each in passes)
     with torch.inference_mode():
         start = time.perf_counter()
-        for one, batch in batches if track is None else track(batches, total):
+        for each, batch in batches if track is None else track(batches, total):
             if len(batch):
                 batch = batch.to(device)
-                one.update(model(batch.images.to(memory_format=torch.channels_last)), batch.targets)
+                each.update(model(batch.images.to(memory_format=torch.channels_last)), batch.targets)
             now = time.perf_counter()
-            one.seconds += now - start
+            each.seconds += now - start
             start = now
     for reason in _unreadable(passes):
         log.warning("skipped %s", reason)
-    for one in passes:
-        if not one.metrics.images:
-            raise InvalidValueError(f"none of the {len(one.samples)} images of {config.data} can be read")
+    for each in passes:
+        if not each.metrics.images:
+            raise InvalidValueError(f"none of the {len(each.samples)} images of {config.data} can be read")
 
 
 def _unreadable(passes: list[Pass]) -> list[str]:
-    return list(dict.fromkeys(reason for one in passes for reason in one.unreadable))
+    return list(dict.fromkeys(reason for each in passes for reason in each.unreadable))
 
 
 def _results(measurement: Measurement, trained: Trained, data: str, device: str) -> list[Measured]:
-    several = measurement.results(measurement.passes)
+    pairs = measurement.results(measurement.passes)
     results = []
-    for one, found in several:
+    for each, found in pairs:
         values = dict(found)
         images, speed = values.pop("images"), values.pop("images_per_second")
         further = {name: fact for name, fact in measurement.facts.items() if name != "split"}
         results.append(
             Measured(
-                task=one.task,
+                task=each.task,
                 model=trained.name,
                 data=data,
                 split=measurement.facts["split"],
-                img_size=list(one.preprocessing.input_size[1:]),
+                img_size=list(each.preprocessing.input_size[1:]),
                 device=device,
                 images=images,
-                unreadable=_unreadable([one] if len(several) > 1 else measurement.passes),
+                unreadable=_unreadable([each] if len(pairs) > 1 else measurement.passes),
                 images_per_second=speed,
                 values=further | values,
             )
@@ -128,7 +128,7 @@ def _results(measurement: Measurement, trained: Trained, data: str, device: str)
 
 
 def _to_json(result: Measured | list[Measured]) -> str:
-    """Indented JSON, but for lists of numbers, which take a line each."""
-    values = [one.to_dict() for one in result] if isinstance(result, list) else result.to_dict()
+    """Indented JSON, but each list of numbers is on a line."""
+    values = [each.to_dict() for each in result] if isinstance(result, list) else result.to_dict()
     text = json.dumps(values, indent=2, ensure_ascii=False)
     return re.sub(r"\[\n[-+.,\seE\dnul]*\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text) + "\n"

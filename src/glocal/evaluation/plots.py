@@ -1,4 +1,4 @@
-"""Pictures of a measurement, as PNG files."""
+"""Figures of a measurement, as PNG files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def draw(result: Measured | list[Measured], folder: Path) -> list[Path]:
-    """Write what can be drawn of a result into a folder; of several results, their measures by image size."""
+    """Write the figures of a result into a folder; for several results, their measures by image size."""
     several = isinstance(result, list)
-    one = result[0] if several else result
-    names = [] if several else one.task.plot_texts(one)
-    with text_as_it_is("".join([one.model, end_of_path(one.data), *names])):
-        figures = {"sizes": draw_sizes(result)} if several else one.task.plots(one)
+    first = result[0] if several else result
+    names = [] if several else first.task.plot_texts(first)
+    with text_as_it_is("".join([first.model, end_of_path(first.data), *names])):
+        figures = {"sizes": draw_sizes(result)} if several else first.task.plots(first)
         paths = []
         for name, figure in figures.items():
             paths.append(folder / f"{name}.png")
@@ -25,12 +25,12 @@ def draw(result: Measured | list[Measured], folder: Path) -> list[Path]:
 
 
 def draw_sizes(results: list[Measured]) -> "Figure":
-    """The measures that have the headline's unit, by the size of the input."""
+    """The measures that have the unit of the headline measure, by the size of the input."""
     figure, axes = new_figure(6, 4)
-    sizes = [one.img_size[0] for one in results]
+    sizes = [result.img_size[0] for result in results]
     headline = results[0].task.headline
     for measure in results[0].task.measures:
-        values = [one.values.get(measure.key) for one in results]
+        values = [result.values.get(measure.key) for result in results]
         same_axis = (measure.unit, measure.higher_is_better) == (headline.unit, headline.higher_is_better)
         if None not in values and same_axis:
             axes.plot(sizes, values, "o-", label=measure.title)

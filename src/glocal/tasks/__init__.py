@@ -1,4 +1,4 @@
-"""Tasks: what a backbone is trained for, and what its outputs mean. `task.py` is the page to read first."""
+"""Tasks: what a backbone learns, and what its outputs mean. Read `task.py` first."""
 
 from glocal.tasks.classification.task import CLASSIFICATION
 from glocal.tasks.multilabel.task import MULTILABEL

@@ -1,4 +1,4 @@
-"""The file that a training leaves: weights as safetensors, and in its metadata all that using them needs."""
+"""The checkpoint file of a training: weights as safetensors, with all that their use needs in the metadata."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,19 +11,16 @@ from glocal.files import write_atomically
 from glocal.tasks.description import CheckpointInfo, parse_description
 from glocal.tasks.registry import old_marks
 
-if TYPE_CHECKING:  # reading what a checkpoint says about itself needs no torch, which takes seconds to import
+if TYPE_CHECKING:  # a description can be read without torch, whose import takes seconds
     from torch import Tensor
 
 FILE_NAME = "model.safetensors"
-# One key for everything: safetensors writes several in an order that changes from run to run.
+# A single key: safetensors writes several keys in an order that changes from run to run.
 METADATA_KEY = "glocal"
 
 
 def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: CheckpointInfo) -> None:
-    """Write a checkpoint that is either whole or not there.
-
-    The same weights and info give the same bytes.
-    """
+    """Write a checkpoint, which appears when it is complete. The same weights and info give the same bytes."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
@@ -31,7 +28,7 @@ def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: Che
 
 
 def find_checkpoint(checkpoint: str | Path) -> Path:
-    """The file that a run folder or a file name stands for; FileNotFoundError if there is none."""
+    """The checkpoint file in a run folder, or of a path to a file; FileNotFoundError if it does not exist."""
     path = Path(checkpoint)
     if path.is_dir():
         if not (path / FILE_NAME).is_file():
@@ -45,9 +42,9 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
 
 
 def read_info(path: str | Path) -> CheckpointInfo | None:
-    """What a checkpoint of ours knows about itself; None for other people's files.
+    """The description in a checkpoint of `glocal train`; None for other files.
 
-    Raises ValueError for a safetensors file that is broken, or whose description is not as it should be.
+    Raises ValueError if the safetensors file is damaged or its description is invalid.
     """
     if Path(path).suffix != ".safetensors":
         return None
@@ -64,13 +61,13 @@ def read_info(path: str | Path) -> CheckpointInfo | None:
 
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the tensors of a checkpoint of ours, which are not read for it."""
+    """The names and shapes of the tensors in a checkpoint; the tensors are not read."""
     with _opened(path, "numpy") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def read_weights(path: str | Path) -> dict[str, "Tensor"]:
-    """The tensors of a checkpoint of ours, on the CPU."""
+    """The tensors of a checkpoint, on the CPU."""
     with _opened(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 

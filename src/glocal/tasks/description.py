@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, checked before anything is done with it: the file may be a stranger's."""
+"""The description in a checkpoint. It is checked before use, because the file may come from a stranger."""
 
 import json
 import math
@@ -14,10 +14,10 @@ from msgspec import Meta
 from glocal.errors import InvalidValueError
 from glocal.wording import one_line
 
-LARGEST = 32 * 2**20  # bytes of a description; of 100,000 class names it has 5 million
-MOST_PIXELS = 16384  # of a side, while an image is resized
+LARGEST = 32 * 2**20  # characters of a description; with 100,000 class names it has 5 million
+MOST_PIXELS = 16384  # of a side of a resized image
 NO_MARKS: Mapping[str, str] = MappingProxyType({})
-DEFAULT = "classification"  # the task of files that say none: version 0.1 wrote them
+DEFAULT = "classification"  # the task of files that name no task: version 0.1 wrote them
 SAME_AS_MODEL = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_\-]+)?$"  # a name of timm's registry, with or without a tag
 
 
@@ -27,12 +27,12 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint knows about itself.
+    """The description in a checkpoint.
 
-    model: name for timm.create_model, with `model_args` and the number of classes.
-    class_names: one per output, in order. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`.
-    task: the name of a registered task. metrics: of the validation at the epoch kept. data: the training data's name,
-    and how its validation part was drawn.
+    model: name for timm.create_model, with `model_args` and the number of classes. class_names: a name per output, in
+    order. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`. task: the name of a registered task.
+    metrics: of the validation, for the epoch that was kept. data: the name of the training data, and how its validation
+    part was drawn.
     """
 
     model: str
@@ -45,24 +45,24 @@ class CheckpointInfo:
     versions: dict = field(default_factory=_versions)
 
     def to_json(self) -> str:
-        """The text to keep; numbers that are not finite become null, as JSON has none."""
+        """The description as JSON; non-finite numbers become null, because JSON has none."""
         metrics = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in self.metrics.items()
         }
         data = dict(self.data)
-        if "name" in data:  # of a folder, which may hold bytes that are no text
+        if "name" in data:  # the name of a folder may hold bytes that are not text
             data["name"] = data["name"].encode("utf-8", "backslashreplace").decode()
         return json.dumps({**asdict(self), "metrics": metrics, "data": data}, ensure_ascii=False, allow_nan=False)
 
 
 def parse_description(text: str, marks: Mapping[str, str] = NO_MARKS) -> CheckpointInfo:
-    """What a description says; ValueError for a text that is none, with the field that is wrong.
+    """The description in a text; ValueError, which names the wrong field, if the text is not a description.
 
-    marks: keys in the part on the data by which version 0.1 marked a task, with the task's name.
+    marks: keys with which version 0.1 marked a task in the part on the data, with the task's name.
 
-    Types, lengths and ranges of all fields are checked here, but for the values of `model_args`: they are checked by
-    the model's family when it is built (`glocal.models.check_model_arguments`).
+    Types, lengths and ranges of all fields are checked here, except for the values of `model_args`: the model's family
+    checks them when the model is built (`glocal.models.check_model_arguments`).
     """
     if len(text) > LARGEST:
         raise InvalidValueError(f"it has {len(text):,} characters, more than {LARGEST:,}")
@@ -70,12 +70,12 @@ def parse_description(text: str, marks: Mapping[str, str] = NO_MARKS) -> Checkpo
         description = _with_task(msgspec.json.decode(text), marks)
         msgspec.convert(description, _Description)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidValueError(one_line(error)[:300]) from None  # it may hold a value of any length
+        raise InvalidValueError(one_line(error)[:300]) from None  # the message may hold a value of any length
     return CheckpointInfo(**description)
 
 
 def _with_task(description: object, marks: Mapping[str, str]) -> object:
-    """The same with the task that version 0.1 marked in the part on the data."""
+    """The same description with the task, which version 0.1 marked in the part on the data."""
     if not isinstance(description, dict) or not isinstance(description.get("data"), dict):
         return description
     data = dict(description["data"])
@@ -87,7 +87,7 @@ def _with_task(description: object, marks: Mapping[str, str]) -> object:
 
 
 def check_preprocessing(values: object) -> None:
-    """Raise ValueError for fields of `glocal.data.preprocessing.Preprocessing` that are not as they should be."""
+    """Raise ValueError for invalid fields of `glocal.data.preprocessing.Preprocessing`."""
     try:
         msgspec.convert(values, _Preprocessing)
     except msgspec.ValidationError as error:
@@ -95,7 +95,7 @@ def check_preprocessing(values: object) -> None:
 
 
 def check_class_names(names: object, count: int) -> None:
-    """Raise ValueError for what is no list of `count` different names."""
+    """Raise ValueError if the value is not a list of `count` different names."""
     try:
         names = msgspec.convert(names, _ClassNames)
     except msgspec.ValidationError as error:

@@ -1,14 +1,14 @@
-"""Results on images."""
+"""Drawing results on images."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-SHARE = 24  # lines of text that a picture's shorter side would hold
+SHARE = 24  # lines of text for which a picture's shorter side has room
 
 
 def write_lines(image: Image.Image, lines: Sequence[tuple]) -> Image.Image:
-    """A copy of an RGB image with lines of (text, value, …) in its top left corner, white on dark."""
+    """A copy of an RGB image with lines of (text, value, …) in the top left corner, white on dark."""
     drawn = image.copy()
     draw = ImageDraw.Draw(drawn, "RGBA")
     size = max(10, min(image.size) // SHARE)

@@ -1,4 +1,4 @@
-"""Models ready for use: by name, from published weights, or from a checkpoint."""
+"""Creating and loading models: by name, from published weights, or from a checkpoint."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,18 +21,18 @@ from glocal.tasks.registry import find_task
 from glocal.tasks.task import Task, Trained
 from glocal.wording import one_line
 
-LETTERS = 300  # of a library's message in one of ours
+LETTERS = 300  # of another library's message, when it is quoted
 
 
 def check_finite(values: torch.Tensor) -> torch.Tensor:
-    """The values that a model gives, as they are; RuntimeError for NaN and infinity."""
+    """A model's values, unchanged; RuntimeError for NaN and infinity."""
     if not values.isfinite().all():
         raise WorkError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
     return values
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for a name, or a tag of weights, that timm does not know; says the closest ones."""
+    """Raise ValueError, which names the closest names, if timm does not know a model or a tag of weights."""
     if ":" in name:
         _configuration(name)
         return
@@ -48,19 +48,19 @@ def check_name(name: str) -> None:
 
 
 def create_model(name: str, **kwargs) -> nn.Module:
-    """timm.create_model with errors for people.
+    """timm.create_model, with errors that a user can read.
 
-    Raises ValueError for an unknown name and for a wrong value, TypeError for an unknown argument.
+    Raises ValueError for an unknown name or a wrong value, TypeError for an unknown argument.
     """
     check_name(name)
     try:
         model = timm.create_model(name, **kwargs)
-        if ":" in name:  # its configuration is a file's
+        if ":" in name:  # its configuration comes from a file
             _check_configuration(name, model)
         return model
     except UserError:
         raise
-    except ValueError as error:  # of a layer, for the value of an argument
+    except ValueError as error:  # a layer's, for the value of an argument
         raise InvalidValueError(str(error)) from error
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
@@ -69,7 +69,7 @@ def create_model(name: str, **kwargs) -> nn.Module:
 
 
 def _check_configuration(name: str, model: nn.Module) -> None:
-    """Raise ValueError for a preprocessing or class names of a `local-dir:` or `hf-hub:` model that cannot be used."""
+    """Raise ValueError if the preprocessing or the class names of a `local-dir:` or `hf-hub:` model are invalid."""
     try:
         check_preprocessing(resolve_model_data_config(model))
         if model.pretrained_cfg.get("label_names"):
@@ -82,9 +82,9 @@ def load_trained(checkpoint: str | Path | None = None, model: str | None = None)
     """Load a trained model.
 
     checkpoint: a run folder or file of `glocal train`; or a file of the authors' or timm's weights for `model`.
-    model: name of the model; needed for weights that do not know it. Without a checkpoint, its published weights.
+    model: name of the model; needed if the file does not name it. Without a checkpoint, its published weights are used.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that does not fit.
+    Raises FileNotFoundError if the file is missing, ValueError if it does not fit.
     """
     if checkpoint is None:
         if model is None:
@@ -108,10 +108,10 @@ def load_trained(checkpoint: str | Path | None = None, model: str | None = None)
 def load_for_finetuning(
     name: str, checkpoint: str | Path | None, task: Task, class_names: list[str], **kwargs
 ) -> nn.Module:
-    """Create a model for a task and start it from a checkpoint, or from its published weights.
+    """Create a model for a task, with the weights of a checkpoint or the published weights.
 
-    Of weights for another number of classes, all but the classifier is taken, and a note says so. Raises ValueError for
-    the weights of a task whose head this one does not have.
+    If the weights are for another number of classes, all weights except the classifier's are used, and a note says so.
+    Raises ValueError if the weights belong to a task with another head.
     """
     path = find_checkpoint(checkpoint) if checkpoint is not None else None
     info = read_info(path) if path is not None else None
@@ -130,7 +130,7 @@ def load_for_finetuning(
         try:
             model = _pretrained(name, path, num_classes=known or outputs, **kwargs)
         except ValueError as error:
-            if path is not None or error.__cause__ is None:  # a broken file, or an unknown name
+            if path is not None or error.__cause__ is None:  # a damaged file, or an unknown name
                 raise
             raise InvalidValueError(f"{error}; --no-pretrained starts from random weights") from error
         if path is None:
@@ -143,16 +143,16 @@ def load_for_finetuning(
 
 
 def arguments_of(checkpoint: str | Path | None) -> dict:
-    """The arguments of the model that a checkpoint describes; none for other people's files."""
+    """The model arguments that a checkpoint describes; empty for files that `glocal train` did not write."""
     info = read_info(find_checkpoint(checkpoint)) if checkpoint is not None else None
     return {} if info is None else dict(info.model_args)
 
 
 def registered(name: str, arguments: dict) -> tuple[str, dict]:
-    """The name and the arguments by which a checkpoint describes the model that `create_model` makes of these.
+    """The name and the arguments with which a checkpoint describes the model of `create_model(name, **arguments)`.
 
-    A model from a folder or the Hugging Face Hub has an architecture, and arguments of its own. Raises ValueError for
-    arguments that a checkpoint cannot hold.
+    For a model from a folder or the Hugging Face Hub, they are its architecture and also its own arguments. Raises
+    ValueError for arguments that a checkpoint cannot hold.
     """
     if ":" in name:
         name, saved = _configuration(name)
@@ -162,31 +162,31 @@ def registered(name: str, arguments: dict) -> tuple[str, dict]:
 
 
 def _configuration(name: str) -> tuple[str, dict]:
-    """Architecture and arguments of a `local-dir:` or `hf-hub:` model; ValueError for those that are not allowed."""
+    """Architecture and arguments of a `local-dir:` or `hf-hub:` model; ValueError for forbidden arguments."""
     source, _, place = name.partition(":")
     read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
     try:
         _, architecture, arguments = read(place)
     except FileNotFoundError:
         raise MissingPathError(f"{name}: there is no config.json of a timm model") from None
-    except Exception as error:  # of a network, or of a file that is no such configuration
+    except Exception as error:  # the network fails, or the file is no configuration
         raise InvalidValueError(f"{name}: its configuration cannot be read: {one_line(error, LETTERS)}") from None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise InvalidValueError(f"{name}: its configuration names no model that timm knows, but {architecture!r}")
-    if isinstance(arguments, dict):  # the weights say it too
+    if isinstance(arguments, dict):  # the weights have this number too
         arguments = {argument: value for argument, value in arguments.items() if argument != "num_classes"}
     check_model_arguments(architecture, arguments)
     return architecture, arguments
 
 
 def check_model_name(path: Path, info: CheckpointInfo, model: str | None) -> None:
-    """Raise ValueError where a checkpoint is of another model than the one asked for."""
+    """Raise ValueError if a checkpoint belongs to another model than `model`."""
     if model is not None and model.partition(".")[0] != info.model.partition(".")[0]:
         raise InvalidValueError(f"{path} is of the model {info.model}, not {model}")
 
 
 def check_input_size(model: nn.Module, input_size: tuple[int, int, int], option: str = "--img-size") -> None:
-    """Raise ValueError, naming `option`, for images of (channels, height, width) that the model cannot take."""
+    """Raise ValueError, which names `option`, if the model cannot take images of (channels, height, width)."""
     training = model.training
     try:
         with torch.no_grad():
@@ -203,9 +203,9 @@ def check_input_size(model: nn.Module, input_size: tuple[int, int, int], option:
 def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
     """The model that a checkpoint describes, with its weights.
 
-    changes: arguments that beat those of the checkpoint. Raises ValueError for a description that the model's family
-    does not take, and for one that does not fit the tensors beside it; these are compared before any memory is taken
-    for the model, so that a small file cannot ask for a large one.
+    changes: arguments that replace those of the checkpoint. Raises ValueError if the model's family does not take the
+    description, or if the description does not fit the tensors of the file. The shapes are compared before memory is
+    allocated, so that a small file cannot ask for a large model.
     """
     check_model_arguments(info.model, info.model_args)
     task = find_task(info.task)
@@ -217,7 +217,7 @@ def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
     if misfits:
         raise InvalidValueError(f"{path} does not fit {info.model}: {misfits}")
     if isinstance(model, Backbone):
-        model.to_empty(device="cpu")  # all that a backbone holds is in the file
+        model.to_empty(device="cpu")  # the file has all values of a backbone
     else:
         with _explained(path, info):
             model = task.model(create_model(info.model, **arguments), info.class_names)
@@ -228,7 +228,7 @@ def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
 
 @contextmanager
 def _explained(path: Path, info: CheckpointInfo):
-    """Turn what a model has against its arguments or weights into one line."""
+    """Turn an error about a model's arguments or weights into a line for the user."""
     try:
         yield
     except (RuntimeError, TypeError, AssertionError, ArithmeticError, LookupError, AttributeError) as error:
@@ -259,11 +259,11 @@ def _of_published_weights(name: str, model: nn.Module) -> Trained:
 
 
 def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:
-    """A model with published weights, from `path` or from where they are published."""
+    """A model with published weights, from the file `path` or from their published address."""
     check_name(name)
     overlay: dict = {"file": str(path)} if path is not None else {}
     if path is not None and "num_classes" in kwargs:
-        overlay["num_classes"] = kwargs["num_classes"]  # as many as the file has, so that its classifier is kept
+        overlay["num_classes"] = kwargs["num_classes"]  # the number in the file, so that its classifier is kept
     overlay = {"pretrained_cfg_overlay": overlay} if overlay else {}
     try:
         with reading_weights():
@@ -272,7 +272,7 @@ def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:
         raise InvalidValueError(error.message("give it with --checkpoint FILE")) from error
     except TypeError:
         raise  # an argument that the model does not have
-    except Exception as error:  # unpickling a foreign file raises nearly anything
+    except Exception as error:  # unpickling a foreign file may raise any error
         if path is not None:
             raise InvalidValueError(f"{path} cannot be loaded into {name}: {one_line(error, LETTERS)}") from error
         raise InvalidValueError(

@@ -1,4 +1,4 @@
-"""Measuring a trained model: what is run through, and what comes out."""
+"""The passes of a measurement over the images of a data set."""
 
 import logging
 from dataclasses import replace
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def of_data(config: Any, trained: Trained) -> Measurement:
-    """A pass through the data that `glocal eval` names, or one for each of several sizes."""
+    """A pass over the data that `glocal eval` names, or a pass for each of several sizes."""
     held_out = trained.info.data.get("held_out") if trained.info else None
     source, split = open_for_evaluation(config.data, config.split, held_out, all_formats())
     note(source)
@@ -24,14 +24,14 @@ def of_data(config: Any, trained: Trained) -> Measurement:
     if config.plots is not None and type(task).plots is Task.plots and config.sizes is None:
         raise InvalidValueError(f"--plots: a measurement of {task.name} has no pictures, but for those of --sizes")
     passes = [
-        new_pass(source.splits[split], one, task, trained, task.match(source, trained))
-        for one in inputs(config, trained)
+        new_pass(source.splits[split], preprocessing, task, trained, task.match(source, trained))
+        for preprocessing in inputs(config, trained)
     ]
     return Measurement(passes, {"split": split})
 
 
 def task_of(source: DataSource, trained: Trained) -> Task:
-    """The task that a model is measured by on a data set; ValueError for data of a task that it cannot do."""
+    """The task by which a model is measured on a data set; ValueError if the model cannot do the data's task."""
     task = find_task(source.task)
     if not trained.task.measures_on(task):
         raise InvalidValueError(
@@ -47,18 +47,18 @@ def note(source: DataSource) -> None:
 
 
 def new_pass(samples, preprocessing: Preprocessing, task: Task, trained: Trained, match: Match, **changes) -> Pass:
-    """A pass as a task makes it, with changes."""
+    """A pass with the transform and the metrics of a task. changes: fields that replace these."""
     transform = task.transform(preprocessing, match.class_names)
     metrics = task.metrics(match.class_names)
     return replace(Pass(samples, preprocessing, transform, metrics, match, task), **changes)
 
 
 def inputs(config: Any, trained: Trained) -> list[Preprocessing]:
-    """The model's own preprocessing, or with another size; one per size of --sizes."""
+    """The model's own preprocessing, or with the size of --img-size, or one for each size of --sizes."""
     own = Preprocessing(**trained.preprocessing)
     sizes = config.size_list() or ([] if config.img_size is None else [config.img_size])
     resized = [replace(own, input_size=(own.input_size[0], size, size)) for size in sizes]
-    for one in resized:
+    for preprocessing in resized:
         option = "--sizes" if config.sizes else "--img-size"
-        check_input_size(trained.task.outputs(trained.model), one.input_size, option)
+        check_input_size(trained.task.outputs(trained.model), preprocessing.input_size, option)
     return resized or [own]

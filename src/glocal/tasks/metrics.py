@@ -1,4 +1,4 @@
-"""How a model is measured, batch by batch and on several devices."""
+"""The base class of metrics: batch by batch, and on several devices."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Metrics(ABC):
-    """What a model makes of the images of a data set, kept until `compute`.
+    """Collects a model's outputs for the images of a data set, and computes the measures.
 
-    A subclass keeps tensors with a row per image; they stay on the CPU, and what several devices kept is put together
-    in one way. `images` counts the images so far.
+    A subclass keeps tensors with a row per image on the CPU; `merge` joins the rows of several devices for every
+    subclass. `images` counts the images so far.
     """
 
     def __init__(self, class_names: Sequence[str] = ()):
@@ -25,14 +25,14 @@ class Metrics(ABC):
 
     @abstractmethod
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add a batch: what the task's `outputs` give for it, and its targets; B may be 0."""
+        """Add a batch: outputs of the task's `outputs` module, and targets; B may be 0."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """The value of each measure, by its key; empty without images."""
 
     def report(self) -> dict[str, Any]:
-        """All that `glocal eval` writes: the values, `images`, and what else there is to tell."""
+        """All that `glocal eval` writes: the values, `images`, and further results of a subclass."""
         return {**self.compute(), "images": self.images}
 
     def keep(self, **rows: Tensor) -> None:
@@ -42,18 +42,18 @@ class Metrics(ABC):
             self._kept.setdefault(name, []).append(tensor.detach().cpu())
 
     def kept(self, name: str) -> Tensor:
-        """(N, …): what was kept under a name. There has to be something."""
+        """(N, …): all rows that were kept under a name; at least a batch must have been kept."""
         parts = self._kept[name]
         if len(parts) > 1:
             self._kept[name] = parts = [torch.cat(parts)]
         return parts[0]
 
     def state(self) -> dict[str, Tensor]:
-        """All that was kept, to be sent to other devices."""
+        """All tensors that were kept, to send them to other devices."""
         return {name: self.kept(name) for name in self._kept}
 
     def merge(self, states: Sequence[dict[str, Tensor]]) -> None:
-        """Take what several devices kept, this one included, in the place of what this one did."""
+        """Replace this device's rows by the rows of all devices. states: of each device, also of this device."""
         self.reset()
         for state in states:
             if state:

@@ -1,1 +1,1 @@
-"""One label for each image."""
+"""Classification: a label for each image."""

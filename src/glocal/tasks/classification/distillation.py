@@ -1,4 +1,4 @@
-"""Knowledge distillation: a trained classifier has a say in the loss of another."""
+"""Knowledge distillation: the outputs of a trained classifier are a part of another classifier's loss."""
 
 import torch
 from timm.task import DistillationTeacher
@@ -9,9 +9,9 @@ from glocal.tasks.task import Trained
 
 
 class Teacher:
-    """A classifier in eval mode that never learns (Hinton et al. 2015; hard labels: Touvron et al. 2021, DeiT).
+    """A classifier in eval mode that is not trained (Hinton et al. 2015; hard labels: Touvron et al. 2021, DeiT).
 
-    mean, std: of the student's preprocessing, (3,) each; the teacher gets the images as it wants them.
+    mean, std: of the student's preprocessing, (3,) each; the images are normalised again for the teacher.
     kind: "soft" (Kullback-Leibler divergence between the probabilities at `temperature`, times its square) or "hard"
     (cross-entropy with the teacher's decision). weight: its part of the loss.
     """

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def match(source: DataSource, trained: Trained, subset: bool = False) -> Match:
-    """Match classes by name. subset: only the data's classes can be predicted."""
+    """Match classes by name. subset: the model can predict only the data's classes."""
     outputs = outputs_of(source, trained)
     if subset:
         return Match(display_names(trained, outputs), lambda logits, labels: (logits[:, outputs], labels))
@@ -47,7 +47,7 @@ def match(source: DataSource, trained: Trained, subset: bool = False) -> Match:
 
 
 def measurement(config: Any, trained: Trained) -> Measurement | None:
-    """Of a set of --set, or with --corruptions; otherwise None."""
+    """The measurement of --set or of --corruptions; None without both."""
     if config.set == "imagenet-c":
         return of_imagenet_c(config, trained)
     if config.set == "real":
@@ -62,12 +62,13 @@ def of_robustness_set(config: Any, trained: Trained) -> Measurement:
     source = open_robustness_set(config.set, Path(config.data), trained.class_names)
     note(source)
     task, matched = task_of(source, trained), match(source, trained, config.set in SUBSETS)
-    passes = [new_pass(source.splits["all"], one, task, trained, matched) for one in inputs(config, trained)]
+    samples = source.splits["all"]
+    passes = [new_pass(samples, preprocessing, task, trained, matched) for preprocessing in inputs(config, trained)]
     return Measurement(passes, {"split": "all", "set": config.set})
 
 
 def of_real(config: Any, trained: Trained) -> Measurement:
-    """ImageNet's validation images with the labels that are accepted for each."""
+    """ImageNet's validation images with the accepted labels of each."""
     samples, accepted, unlabelled = open_real(Path(config.data))
     known = {name: output for output, name in enumerate(trained.class_names)}
     ids = imagenet_classes()
@@ -83,14 +84,14 @@ def of_real(config: Any, trained: Trained) -> Measurement:
 
     matched = Match(list(ids), apply)
     passes = [
-        new_pass(samples, one, trained.task, trained, matched, metrics=AcceptedLabelsMetrics(ids))
-        for one in inputs(config, trained)
+        new_pass(samples, preprocessing, trained.task, trained, matched, metrics=AcceptedLabelsMetrics(ids))
+        for preprocessing in inputs(config, trained)
     ]
     return Measurement(passes, {"split": "all", "set": config.set, "unlabelled": unlabelled})
 
 
 def with_corruptions(config: Any, trained: Trained) -> Measurement:
-    """A data set as it is, and with each corruption and severity made on the fly."""
+    """A data set without changes, and with each corruption and severity, which are made on the fly."""
     held_out = trained.info.data.get("held_out") if trained.info else None
     source, split = open_for_evaluation(config.data, config.split, held_out, all_formats())
     note(source)
@@ -103,9 +104,9 @@ def with_corruptions(config: Any, trained: Trained) -> Measurement:
     made = partial(new_pass, source.splits[split], preprocessing, task, trained, match(source, trained))
     passes = [made()]
     for condition in [(name, severity) for name in names for severity in SEVERITIES]:
-        one = made(condition=condition)
-        one.transform.path = corrupt_transform(one.transform.path, Corruption(*condition))
-        passes.append(one)
+        corrupted = made(condition=condition)
+        corrupted.transform.path = corrupt_transform(corrupted.transform.path, Corruption(*condition))
+        passes.append(corrupted)
     imagenet = _is_imagenet(source)
 
     def results(passes: list[Pass]) -> list[tuple[Pass, dict]]:
@@ -115,7 +116,7 @@ def with_corruptions(config: Any, trained: Trained) -> Measurement:
 
 
 def of_imagenet_c(config: Any, trained: Trained) -> Measurement:
-    """ImageNet-C on disk, whose images are cropped already."""
+    """ImageNet-C on disk. Its images are already cropped."""
     sources = open_corrupted(Path(config.data))
     complete = len(ALEXNET_ERROR) * len(SEVERITIES)
     if len(sources) < complete:
@@ -132,11 +133,11 @@ def of_imagenet_c(config: Any, trained: Trained) -> Measurement:
     classes = min(len(source.class_names) for source in sources.values())
 
     def results(passes: list[Pass]) -> list[tuple[Pass, dict]]:
-        found = [one.values() for one in passes]
-        total = sum(one["images"] for one in found)
-        keys = [measure.key for measure in task.measures if all(measure.key in one for one in found)]
-        means = {key: sum(one[key] * one["images"] for one in found) / total for key in keys if key != "ece"}
-        speed = total / sum(one.seconds for one in passes)
+        found = [each.values() for each in passes]
+        total = sum(values["images"] for values in found)
+        keys = [measure.key for measure in task.measures if all(measure.key in values for values in found)]
+        means = {key: sum(values[key] * values["images"] for values in found) / total for key in keys if key != "ece"}
+        speed = total / sum(each.seconds for each in passes)
         together = {**means, "images": total, "images_per_second": speed}
         return [(passes[0], together | _errors(passes, task, imagenet, classes))]
 
@@ -148,8 +149,8 @@ def _is_imagenet(source: DataSource) -> bool:
 
 
 def _errors(passes: list[Pass], task: Task, imagenet: bool, classes: int) -> dict:
-    """The errors of passes by their corruption and severity; relative to AlexNet's for ImageNet's classes."""
+    """The errors of passes by corruption and severity; for ImageNet's classes also relative to AlexNet's errors."""
     if imagenet and classes < len(imagenet_classes()):
         log.warning("AlexNet's errors are of 1000 classes; the data has %d, so that its CE are not comparable", classes)
-    errors = {one.condition: 100 - one.metrics.compute()[task.headline.key] for one in passes}
+    errors = {each.condition: 100 - each.metrics.compute()[task.headline.key] for each in passes}
     return corruption_error(errors, imagenet)

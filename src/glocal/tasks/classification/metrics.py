@@ -1,4 +1,4 @@
-"""Accuracy in all and per class, confusions and calibration of single labels."""
+"""Accuracy, accuracy per class, confusions and calibration of classification."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ CALIBRATION_BINS = 15
 
 
 class ClassificationMetrics(Metrics):
-    """Metrics of images that show one class each; memory grows by five numbers per image.
+    """Metrics of images with a label each; memory grows by five numbers per image.
 
     With fewer than six classes, "top-5" counts a label among the first `classes`, and is 100 %.
     """
@@ -30,7 +30,7 @@ class ClassificationMetrics(Metrics):
         )
 
     def compute(self) -> dict[str, float]:
-        """The mean loss, and top1 and top5 in percent, as timm reports them; empty without images."""
+        """The mean loss, and top1 and top5 in percent as timm reports them; empty without images."""
         if not self.images:
             return {}
         sums = (self.kept("loss"), self._correct(), self.kept("among_first"))
@@ -67,10 +67,10 @@ class ClassificationMetrics(Metrics):
 
 
 class AcceptedLabelsMetrics(Metrics):
-    """Metrics of images for which any of several classes is right (ReaL, Beyer et al., arXiv 2006.07159)."""
+    """Metrics of images with several accepted classes (ReaL, Beyer et al., arXiv 2006.07159)."""
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch: outputs are logits (B, classes), targets which classes are accepted (B, classes); B may be 0."""
+        """Add a batch: logits (B, classes), and whether each class is accepted (B, classes); B may be 0."""
         confidences, ranked = outputs.float().softmax(-1).topk(min(5, outputs.shape[1]))  # (B, 5)
         hits = targets.gather(1, ranked)
         self.keep(first=hits[:, 0], among_first=hits.any(1), confidence=confidences[:, 0])
@@ -93,14 +93,14 @@ class AcceptedLabelsMetrics(Metrics):
 def calibration(
     confidences: Tensor, correct: Tensor, bins: int = CALIBRATION_BINS
 ) -> tuple[float, list[dict[str, float | int | None]]]:
-    """Expected calibration error in percent, and the reliability diagram, of the most probable class.
+    """Expected calibration error in percent, and reliability diagram, of the most probable class.
 
     ECE = Σ_b n_b/N · |accuracy_b − confidence_b| over bins (low, high] of equal width (Guo et al., arXiv 1706.04599).
     confidences (N,) in 0…1, correct (N,) bool. A bin: low, high, images, and mean confidence and accuracy, None where
     it is empty.
     """
     confidences, correct = confidences.double(), correct.double()
-    edges = torch.linspace(0, 1, bins + 1)  # in float32, as the confidences are: they are compared with them
+    edges = torch.linspace(0, 1, bins + 1)  # in float32, because they are compared with confidences in float32
     place = torch.bucketize(confidences.float(), edges[1:-1])
     counts = place.bincount(minlength=bins)
     confidence = place.bincount(confidences, minlength=bins) / counts

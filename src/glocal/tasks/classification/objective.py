@@ -1,4 +1,4 @@
-"""The loss of classification, with mixed images and a teacher."""
+"""The loss of classification, also with mixed images and a teacher."""
 
 import torch
 from timm.data import Mixup
@@ -17,13 +17,13 @@ from glocal.tasks.task import Objective
 
 
 class ClassificationObjective(Objective):
-    """Cross-entropy, binary cross-entropy or asymmetric loss of images that may be mixed, with a teacher's part in it.
+    """Cross-entropy, binary cross-entropy or asymmetric loss; images may be mixed, and a teacher may add its part.
 
-    classes: how many.
+    classes: number of classes.
     """
 
     def __init__(self, options: ClassificationOptions, classes: int, teacher: Teacher | None = None):
-        self.teacher = teacher  # no module: its weights belong to no checkpoint of the run
+        self.teacher = teacher  # not a module: no checkpoint of the run holds its weights
         self.mixup = None
         if options.mixup or options.cutmix:
             self.mixup = Mixup(
@@ -50,22 +50,22 @@ class ClassificationObjective(Objective):
         if self.mixup is not None:
             images, targets = self.mix(images, targets)
         logits = model(images)
-        loss = self.criterion(logits.float(), targets)  # autocast leaves it in half precision on a CPU
+        loss = self.criterion(logits.float(), targets)  # on a CPU, autocast leaves the logits in half precision
         if self.teacher is not None:
             loss = self.teacher.teach(loss, logits, images)
         return {"loss": loss}
 
     def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup and CutMix, which pair the first image with the last, and so on; timm's takes even batches only."""
+        """Mixup and CutMix, which pair the first image with the last, and so on; timm's code needs an even batch."""
         if len(images) % 2 == 0:
             return self.mixup(images, labels)
-        once_more = [*range(len(images)), 0]  # the first image is paired with itself and stays as it is
+        once_more = [*range(len(images)), 0]  # the first image is paired with itself and does not change
         mixed, targets = self.mixup(images[once_more], labels[once_more])
         return mixed[:-1], targets[:-1]
 
 
 def find_teacher(options: ClassificationOptions, source: DataSource, preprocessing: Preprocessing) -> Teacher | None:
-    """The teacher that the options name; ValueError for a teacher of other classes or of another size of images."""
+    """The teacher that the options name; ValueError if its classes or its image size do not fit."""
     if options.teacher is None and options.teacher_checkpoint is None:
         return None
     trained = load_trained(options.teacher_checkpoint, options.teacher)

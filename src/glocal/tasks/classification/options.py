@@ -12,18 +12,18 @@ SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-
 
 @dataclass(frozen=True)
 class ClassificationOptions(LabelOptions):
-    """What is learned from one label per image.
+    """Mixed images, distillation, and the drawing of samples.
 
     Args:
         mixup: alpha of mixup, 0 for none
         cutmix: alpha of CutMix, 0 for none
         mixup_prob: part of the batches that are mixed
-        mixup_switch_prob: where both are on, probability of CutMix
-        teacher: timm's name of a model to learn from, with its published weights or those of --teacher-checkpoint
-        teacher_checkpoint: weights of the teacher: as --checkpoint
-        distillation: soft (the teacher's probabilities) or hard (its decision)
-        distillation_weight: part of the loss that the teacher decides
-        distillation_temperature: softens the probabilities of soft distillation
+        mixup_switch_prob: probability of CutMix, if both mixup and CutMix are on
+        teacher: timm's name of the teacher, with its published weights or the weights of --teacher-checkpoint
+        teacher_checkpoint: weights of the teacher; takes the same files as --checkpoint
+        distillation: soft (from the teacher's probabilities) or hard (from its decisions)
+        distillation_weight: the teacher's part of the loss
+        distillation_temperature: temperature of the probabilities in soft distillation
         balanced: draw all classes equally often
     """
 
@@ -45,12 +45,12 @@ class ClassificationOptions(LabelOptions):
 
 @dataclass(frozen=True)
 class RobustnessOptions:
-    """What is measured beside the images as they are.
+    """Measurements of robustness.
 
     Args:
         set: DATA is a robustness set of ImageNet in its published layout: imagenet-a, imagenet-r, imagenet-sketch,
             imagenet-v2, imagenet-c or real
-        corruptions: measure DATA also with ImageNet-C's corruptions made on the fly: all, or some of them, for
+        corruptions: measure DATA also with ImageNet-C's corruptions, made on the fly: all, or some of them, for
             instance fog,snow
     """
 

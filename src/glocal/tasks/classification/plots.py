@@ -1,4 +1,4 @@
-"""Pictures of a measurement of classification."""
+"""Figures of a measurement of classification."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ MOST_NUMBERS = 15  # classes whose counts fit into the cells
 
 
 def draw_confusion(result: "Measured") -> "Figure":
-    """The part of each class's images (rows) that was taken for each class (columns), of the classes that occur."""
+    """Confusion matrix of the classes that occur: the part of a class's images (row) predicted as a class (column)."""
     import numpy as np
 
     occurring = _occurring(result)
@@ -25,7 +25,7 @@ def draw_confusion(result: "Measured") -> "Figure":
     rates = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
 
     few, names = len(occurring) <= MOST_NAMES, _names(result, occurring)
-    margin = 0.1 * max(0, max(map(len, names), default=0) - 12)  # of long names
+    margin = 0.1 * max(0, max(map(len, names), default=0) - 12)  # room for long names
     side = margin + (min(12, max(5, 2.5 + 0.35 * len(occurring))) if few else 8)
     figure, axes = new_figure(side + 1, side)
     picture = axes.imshow(rates, cmap="Blues", vmin=0, vmax=100, interpolation="nearest" if few else "antialiased")
@@ -50,25 +50,24 @@ def _occurring(result: "Measured") -> list[int]:
 
 
 def _names(result: "Measured", labels: list[int]) -> list[str]:
-    """What stands along the axes for these classes: their names, or nothing for too many."""
+    """The labels of the axes for these classes: their names, or none if the classes are too many."""
     return [short_name(result.values["class_names"][label]) for label in labels] if len(labels) <= MOST_NAMES else []
 
 
 def draw_reliability(result: "Measured") -> "Figure":
-    """Accuracy by confidence, and how many images have that confidence."""
+    """Reliability diagram: accuracy by confidence, and the number of images by confidence."""
     figure, (axes, below) = new_figure(5, 6, rows=2, sharex=True, height_ratios=(3, 1))
     width = 1 / len(result.values["calibration"])
-    filled = [one for one in result.values["calibration"] if one["images"]]
-    middles = [(one["low"] + one["high"]) / 2 for one in filled]
-    axes.bar(middles, [one["accuracy"] for one in filled], width, edgecolor="white", label="accuracy")
-    confidences = [one["confidence"] for one in filled]
-    axes.plot(
-        confidences, [one["accuracy"] for one in filled], "o", color="black", markersize=3, label="at mean confidence"
-    )
+    bins = [found for found in result.values["calibration"] if found["images"]]
+    middles = [(found["low"] + found["high"]) / 2 for found in bins]
+    accuracies = [found["accuracy"] for found in bins]
+    axes.bar(middles, accuracies, width, edgecolor="white", label="accuracy")
+    confidences = [found["confidence"] for found in bins]
+    axes.plot(confidences, accuracies, "o", color="black", markersize=3, label="at mean confidence")
     axes.plot([0, 1], [0, 1], "--", color="grey", label="perfect calibration")
     axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), title=f"{result.model}: ECE {result.values['ece']:.2f} %")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    below.bar(middles, [one["images"] for one in filled], width, edgecolor="white", color="grey")
+    below.bar(middles, [found["images"] for found in bins], width, edgecolor="white", color="grey")
     below.set(xlabel="confidence", ylabel="images")
     return figure
 
@@ -77,8 +76,8 @@ def draw_corruptions(result: "Measured") -> "Figure":
     """Error by corruption and severity."""
     figure, axes = new_figure(6, 1.5 + 0.35 * len(result.values["corruptions"]))
     rows = [
-        [float("nan") if error is None else error for error in one["errors"]]
-        for one in result.values["corruptions"].values()
+        [float("nan") if error is None else error for error in entry["errors"]]
+        for entry in result.values["corruptions"].values()
     ]
     picture = axes.imshow(rows, cmap="Reds", vmin=0, vmax=100, aspect="auto")
     figure.colorbar(picture, ax=axes, label="error (%)")
@@ -94,12 +93,12 @@ def draw_corruptions(result: "Measured") -> "Figure":
 
 
 def figures(result: "Measured") -> "dict[str, Figure]":
-    """What can be drawn of a result, by the name of the file."""
+    """The figures that a result allows, by file name."""
     makers = {"confusion": draw_confusion, "calibration": draw_reliability, "corruptions": draw_corruptions}
     names = {"calibration": "reliability"}
     return {names.get(key, key): make(result) for key, make in makers.items() if key in result.values}
 
 
 def texts(result: "Measured") -> list[str]:
-    """The names that stand on the figures."""
+    """The class names on the figures."""
     return _names(result, _occurring(result)) if "confusion" in result.values else []

@@ -1,4 +1,4 @@
-"""The published robustness sets of ImageNet, as their authors lay them out in folders."""
+"""The published robustness sets of ImageNet, in the folder layouts of their authors."""
 
 import re
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from glocal.data.open import open_for_evaluation
 from glocal.data.samples import DataSource, Samples
 from glocal.errors import InvalidValueError, MissingPathError
 
-# A and R have images of 200 classes each, and are measured among these (Hendrycks et al., arXiv 1907.07174, 2006.16241)
+# A and R have 200 classes each; models are measured on these classes (Hendrycks et al., arXiv 1907.07174, 2006.16241).
 SUBSETS = {"imagenet-a": 200, "imagenet-r": 200}
-_Real = list[list[Annotated[int, Meta(ge=0, lt=1000)]]]  # the classes that are accepted for each image
+_Real = list[list[Annotated[int, Meta(ge=0, lt=1000)]]]  # the accepted classes of each image
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")  # numbered from 1
 
 
@@ -31,9 +31,9 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def open_robustness_set(name: str, root: Path, model_classes: Sequence[str]) -> DataSource:
-    """Open ImageNet-A, -R, -Sketch or -V2: one folder per class, below `root`.
+    """Open ImageNet-A, -R, -Sketch or -V2: a folder per class below `root`.
 
-    V2's folders are named by the number of the class; a model that knows classes by WordNet id gets these.
+    V2's folders have the numbers of the classes; if the model names classes by WordNet id, they are translated.
     """
     _check_folder(name, root)
     source, _ = open_for_evaluation(str(root), "all")
@@ -51,9 +51,9 @@ def open_robustness_set(name: str, root: Path, model_classes: Sequence[str]) -> 
 
 
 def open_corrupted(root: Path) -> dict[tuple[str, int], DataSource]:
-    """Open ImageNet-C: a data set for every (corruption, severity) found as `root/CORRUPTION/SEVERITY/CLASS/`.
+    """Open ImageNet-C: a data set for each (corruption, severity) in `root/CORRUPTION/SEVERITY/CLASS/`.
 
-    The archives' own folder between, as in `root/noise/gaussian_noise`, is found too.
+    The archives' own folders, as in `root/noise/gaussian_noise`, are found too.
     """
     _check_folder("imagenet-c", root)
     found = {}
@@ -70,9 +70,9 @@ def open_corrupted(root: Path) -> dict[tuple[str, int], DataSource]:
 def open_real(root: Path) -> tuple[Samples, list[tuple[int, ...]], int]:
     """Open the ImageNet validation images below `root` with their ReaL labels (Beyer et al., arXiv 2006.07159).
 
-    The labels are those of `root/real.json` or else the ones that timm brings along: a list of class numbers for every
-    validation image, in the order of their names. Returns the images, whose label is their place in the list of
-    accepted classes, that list, and how many images were left out because none of the 1000 classes is on them.
+    The labels come from `root/real.json`, or else from timm: a list of class numbers for each validation image, in the
+    order of the file names. Returns the images, whose label is their place in the list of accepted classes; that list;
+    and the number of images that are left out because they have no label.
     """
     _check_folder("real", root)
     file = root / "real.json"

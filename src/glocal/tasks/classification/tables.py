@@ -1,4 +1,4 @@
-"""What the terminal shows of a measurement of classification."""
+"""Tables for the terminal of a measurement of classification."""
 
 from glocal.tasks.labels.tables import table_of_worst
 from glocal.tasks.task import Measured, ResultTable
@@ -7,7 +7,7 @@ MOST = 10  # confusions
 
 
 def tables(result: Measured) -> list[ResultTable]:
-    """The errors by corruption, the worst classes and the most frequent mistakes, so far as they were measured."""
+    """The errors by corruption, the worst classes and the most frequent mistakes, as far as they were measured."""
     found = [corruptions(result)] if "corruptions" in result.values else []
     found += table_of_worst(result, "accuracy")
     mistakes = confusions(result)
@@ -29,8 +29,8 @@ def corruptions(result: Measured) -> ResultTable:
     """Error in percent by corruption and severity."""
     rated = "mce" in result.values
     rows = []
-    for name, one in result.values["corruptions"].items():
-        cells = [*one["errors"], one["mean"], *([one["ce"]] if rated else [])]
+    for name, entry in result.values["corruptions"].items():
+        cells = [*entry["errors"], entry["mean"], *([entry["ce"]] if rated else [])]
         rows.append([name.replace("_", " "), *("–" if cell is None else f"{cell:.1f}" for cell in cells)])
     columns = ["corruption", *"12345", "mean", *(["CE"] if rated else [])]
     return ResultTable("error (%) by severity", columns, rows)

@@ -1,4 +1,4 @@
-"""Classification: one label for each image."""
+"""The task classification: a label for each image."""
 
 from glocal.errors import InvalidValueError
 from glocal.tasks.classification.options import ClassificationOptions, RobustnessOptions

@@ -1,4 +1,4 @@
-"""Training options that the tasks of labels for whole images share."""
+"""Training options that all tasks of labels for whole images share."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,17 +6,17 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What is learned from a label, and how its image is changed.
+    """The loss, and the random changes of training images.
 
     Args:
-        loss: ce, bce (binary cross-entropy per class) or asl (asymmetric loss); by default ce, and bce for several
-            labels per image
+        loss: ce, bce (binary cross-entropy per class) or asl (asymmetric loss); by default, ce for a label per image,
+            and bce for several labels per image
         label_smoothing: part of each target that is spread over all classes
         crop_scale: smallest part of the image that a random crop keeps (default: 0.6 up to 64 pixels, otherwise 0.35)
         train_interpolation: bilinear, bicubic or random (default: the model's own)
         hflip: probability of a mirror image (default: 0 for digits, otherwise 0.5)
         color_jitter: strength of random changes of brightness, contrast and saturation
-        auto_augment: timm's notation of a policy, for instance rand-m9-mstd0.5-inc1
+        auto_augment: a policy in timm's notation, for instance rand-m9-mstd0.5-inc1
         random_erasing: probability of overwriting a random rectangle
     """
 

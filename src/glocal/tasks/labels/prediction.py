@@ -1,4 +1,4 @@
-"""What the tasks of labels for whole images say of an image."""
+"""The result of a task of labels for an image."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from glocal.tasks.task import Line, Result
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """The most probable classes of one image, first to last."""
+    """The most probable classes of an image, most probable first."""
 
     labels: list[str] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)

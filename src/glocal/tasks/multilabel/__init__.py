@@ -1,1 +1,1 @@
-"""Any number of labels for each image."""
+"""Multi-label classification: any number of labels for each image."""

@@ -1,4 +1,4 @@
-"""Average precision of several labels per image."""
+"""Average precision of multi-label classification."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from glocal.tasks.metrics import Metrics
 
 
 class MultilabelMetrics(Metrics):
-    """Metrics of images that show any number of classes; memory grows by two numbers per image and class."""
+    """Metrics of images with any number of labels; memory grows by two numbers per image and class."""
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: outputs are logits (B, classes), targets (B, classes) of zeros and ones; B may be 0."""
@@ -28,9 +28,9 @@ class MultilabelMetrics(Metrics):
         return {"loss": loss, "map": sum(precisions) / max(1, len(precisions))}
 
     def report(self) -> dict:
-        """map, loss, images and per_class; ValueError where no image has a label.
+        """map, loss, images and per_class; ValueError if no image has a label.
 
-        per_class: name, images that show it, average precision (percent) of the classes that occur, whose mean is map.
+        per_class: name, images and average precision (percent) of each class that occurs; map is their mean.
         """
         logits, targets = self.kept("logits"), self.kept("targets")
         per_class = [

@@ -9,7 +9,7 @@ from glocal.tasks.task import Objective
 
 
 class MultilabelObjective(Objective):
-    """Binary cross-entropy or asymmetric loss of each class by itself."""
+    """Binary cross-entropy or asymmetric loss, for each class separately."""
 
     def __init__(self, options: LabelOptions):
         self.criterion = create_classification_loss(options.loss, multi_label=True, smoothing=options.label_smoothing)

@@ -1,4 +1,4 @@
-"""Multi-label classification: any number of labels for each image."""
+"""The task multilabel: any number of labels for each image."""
 
 from functools import partial
 
