@@ -70,7 +70,7 @@ def test_modules_are_skipped_and_name_the_extra(tmp_path):
         "import sys\nfor name in ('lightning', 'webdataset'): sys.modules[name] = None\n"
     )
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-rs", "-p", "no:cacheprovider", "-p", "blocked"]
-    modules = ["tests/training/test_muon.py", "tests/data/test_shards.py"]
+    modules = ["tests/training/test_muon.py", "tests/data/formats/test_shards.py"]
     result = subprocess.run(
         [*command, *modules], cwd=ROOT, capture_output=True, text=True, env=environment(tmp_path), timeout=120
     )

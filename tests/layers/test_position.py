@@ -404,3 +404,14 @@ class TestCache:
         with torch.no_grad():
             counting()
         assert list(counting.module.state_dict()) == names == [name for name, _ in counting.module.named_parameters()]
+
+
+class TestExport:
+    def test_size_decides_nothing(self):
+        """A graph of a large map also takes small ones: the choice between keeping and resizing leaves no guard."""
+        module = RelativePosition(2, (8, 8), 2).eval().requires_grad_(False)
+        torch.nn.init.normal_(module.encoding)
+        sides = {2: torch.export.Dim("height", min=2, max=64), 3: torch.export.Dim("width", min=2, max=64)}
+        program = torch.export.export(module, (torch.zeros(1, 4, 12, 10),), dynamic_shapes=(sides,))
+        small = torch.zeros(1, 4, 5, 6)
+        torch.testing.assert_close(program.module()(small), module(small), rtol=0, atol=1e-4)
