@@ -1,4 +1,4 @@
-"""The only four-stage skeleton, and the only implementation of timm's model contract.
+"""The four-stage skeleton of all families, with timm's model contract. Both are implemented only here.
 
 A backbone is a stem and four stages; a stage is a downsample and blocks; a block is a token mixer and a channel mixer.
 """
@@ -19,7 +19,7 @@ from glocal.layers.conv import is_plain
 from glocal.layers.fusion import absorb_input_norm, absorb_scale
 from glocal.layers.head import ClassifierHead
 
-# Builds a module for a number of channels; mixers are also given `proj_drop`, a downsample also its input channels.
+# Called with a number of channels, returns a module. A mixer also gets `proj_drop`; a downsample, its input channels.
 Build = Callable[..., nn.Module]
 PerStage = Build | Sequence[Build]
 
@@ -27,14 +27,14 @@ INITS = ("trunc_normal", "fan_out", "fan_out_spatial")
 
 
 class Block(nn.Module):
-    """Two residual branches, x + drop_path(scale(mixer(norm(x)))): a token mixer's, then a channel mixer's.
+    """x + drop_path(scale(mixer(norm(x)))), first with the token mixer, then with the channel mixer.
 
     Args:
         dim: channels.
         token_mixer, channel_mixer, norm1, norm2, scale1, scale2: modules; an identity if a family has none.
-        drop_path: probability to drop a branch of a sample.
-        position: added before the branches (its own residual included).
-        uses_position: call the token mixer with the stage's shared position bias as well.
+        drop_path: probability that a branch is dropped for a sample.
+        position: module before the branches that adds position information; its residual is its own.
+        uses_position: whether the token mixer also gets the position bias that the stage's blocks share.
     """
 
     uses_position: torch.jit.Final[bool]
@@ -66,8 +66,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, position: Tensor | None = None) -> Tensor:
         x = self.position(x)
         y = self.norm1(x)
-        if self.uses_position:  # a constant: TorchScript compiles only its branch
-            assert position is not None  # the stage hands it on
+        if self.uses_position:  # a constant: TorchScript compiles only the branch that runs
+            assert position is not None  # the stage passes it
             y = self.token_mixer(y, position)
         else:
             y = self.token_mixer(y)
@@ -75,9 +75,9 @@ class Block(nn.Module):
         return x + self.drop_path2(self.scale2(self.channel_mixer(self.norm2(x))))
 
     def reparameterize(self):
-        """Merge what is linear in a row, for inference (`glocal.deploy.fuse`)."""
+        """Merge linear steps that follow each other, for inference (`glocal.deploy.fuse`)."""
         for mixer in (self.token_mixer, self.channel_mixer):
-            if hasattr(mixer, "reparameterize"):  # what is last in it may be a norm, which has to go first
+            if hasattr(mixer, "reparameterize"):  # before the scale: a mixer may end with a norm
                 mixer.reparameterize()
         self.scale1 = absorb_scale(self.token_mixer, self.scale1)
         self.scale2 = absorb_scale(self.channel_mixer, self.scale2)
@@ -87,13 +87,13 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Downsample, blocks, norm. `forward` returns the normed map, which is also what the next stage receives.
+    """Downsample, blocks, norm. `forward` returns the normed map; the next stage receives the same map.
 
     Args:
         downsample: (B, C', H, W) → (B, C, ⌈H/2⌉, ⌈W/2⌉), an identity in the first stage.
         blocks: the stage's `Block`s.
         norm: after the last block, an identity if a family has none.
-        position: computes from the stage's map the position bias that its blocks share; None if they share none.
+        position: computes the position bias that the blocks share, from the stage's map; None if they share none.
     """
 
     shares_position: torch.jit.Final[bool]
@@ -125,7 +125,7 @@ class Stage(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A stem and four stages of any mixers, with a classification head: a family is one choice of these arguments.
+    """A stem, four stages of any mixers, and a classification head. Each family chooses these arguments.
 
     Takes images (B, in_chans, H, W) of any H, W ≥ 32 and returns logits (B, num_classes); the stages' maps have
     ⌈H/4⌉, ⌈H/8⌉, ⌈H/16⌉ and ⌈H/32⌉ rows.
@@ -134,23 +134,24 @@ class Backbone(nn.Module):
         dims, depths: channels and number of blocks of each stage.
         stem: built as `stem(in_chans, dims[0])`, stride 4.
         downsample: built as `downsample(in_dim, dim)`, stride 2.
-        token_mixer, channel_mixer: built as `mixer(dim, proj_drop=…)`; one for all stages or one for each.
+        token_mixer, channel_mixer: built as `mixer(dim, proj_drop=…)`; a builder for all stages, or a sequence of them.
         norm1, norm2: built as `norm(dim)`, before the token and the channel mixer.
-        position: built as `position(dim)`, at the start of a block; None for none.
-        stage_position: one builder for each stage, called without arguments, of the position bias that the blocks of
-            a stage share; the token mixers are then called as `mixer(x, bias)`.
+        position: built as `position(dim)`, at the start of a block.
+        stage_position: a builder for each stage, called without arguments. Its module computes the position bias that
+            the blocks of a stage share, and the token mixers are called as `mixer(x, bias)`. None: no shared bias.
         scale: built as `scale(dim)`, at the end of both branches (LayerScale).
-        stage_norm: built as `norm(dim)` at the end of a stage; one for all stages or one for each, None for none.
-        head_hidden_size: width of a 1×1 convolution before the pooling, 0 for none.
-        in_chans, num_classes, global_pool, drop_rate, proj_drop, drop_path_rate: as everywhere in timm;
-            drop path grows linearly over all blocks.
+        stage_norm: built as `norm(dim)`, at the end of a stage; a builder for all stages, or a sequence of them.
+        head_hidden_size: width of a 1×1 convolution before the pooling; 0 for no convolution.
+        in_chans, num_classes, global_pool, drop_rate, proj_drop, drop_path_rate: as in timm's models;
+            the drop path rate grows linearly over all blocks, from 0.
         init: "trunc_normal": every weight truncated normal with std 0.02; "fan_out": convolutions normal with variance
-            2 / fan-out, linear layers as before; "fan_out_spatial": as "fan_out", 1×1 convolutions as linear layers.
-        undecayed: fnmatch patterns of parameter names that weight decay leaves out besides biases and norms.
+            2 / fan-out, linear layers truncated normal; "fan_out_spatial": as "fan_out", but 1×1 convolutions
+            truncated normal too.
+        undecayed: fnmatch patterns of parameter names. Weight decay leaves these out, as it does biases and norms.
         device, dtype: of the parameters, at construction.
 
     Raises:
-        ValueError: a per-stage argument whose length is not the number of stages.
+        ValueError: the length of a per-stage argument is not the number of stages, or `init` is unknown.
     """
 
     def __init__(
@@ -226,7 +227,7 @@ class Backbone(nn.Module):
                 )
             self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate, head_hidden_size)
             self.head_hidden_size = self.head.out_dim
-            if not next(self.parameters()).is_meta:  # meta tensors hold no values, and PyTorch is slow to draw none
+            if not next(self.parameters()).is_meta:  # meta tensors hold no values, but PyTorch would take as long
                 self.init_weights()
 
     @torch.jit.ignore
@@ -247,17 +248,17 @@ class Backbone(nn.Module):
             elif module is not self and hasattr(module, "reset_parameters"):
                 module.reset_parameters()
 
-    # What timm asks of a model -------------------------------------------------------------------------------------
+    # timm's model contract -----------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images to the last stage's normed map, (B, num_features, ⌈H/32⌉, ⌈W/32⌉)."""
+        """Compute the last stage's normed map, (B, num_features, ⌈H/32⌉, ⌈W/32⌉), from images."""
         return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The map of `forward_features` to logits, or to the (B, head_hidden_size) vector before the classifier."""
+        """Compute logits from the map of `forward_features`; with `pre_logits`, the vector before the classifier."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward_intermediates(
@@ -269,16 +270,16 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the map of each stage in `indices`, after its last block and with `norm=True` after its norm.
+        """Return the map of each stage in `indices`: after its last block, or after its norm with `norm=True`.
 
         Args:
             x: (B, in_chans, H, W).
-            indices: stages to return: the last n if an int, all if None.
-            stop_early: run no stage after the last one asked for.
-            intermediates_only: leave out the first result, the map of the last stage that ran, always normed.
+            indices: stages to return; an int n means the last n, None means all.
+            stop_early: skip the stages after the last in `indices`.
+            intermediates_only: return only the list.
 
         Returns:
-            (final map, list of maps), or the list alone.
+            (final map, list of maps), or only the list. The final map is the normed map of the last stage that ran.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', not '{output_fmt}'")
@@ -303,11 +304,11 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the stages in `indices` do not need; returns their indices."""
+        """Remove the layers that the stages in `indices` do not need, and return these indices."""
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         cut = max_index < len(self.stages) - 1
         del self.stages[max_index + 1 :]
-        if prune_norm:  # between stages a norm is a part of the trunk and stays
+        if prune_norm:  # a norm between two stages stays: the next stage needs it
             self.stages[-1].norm = nn.Identity().train(self.training)
         if cut:
             self.num_features = self.feature_info[max_index]["num_chs"]
@@ -322,7 +323,7 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None):
-        """Replace the classifier by a new one, and the pooling if `global_pool` is given ('' for none)."""
+        """Replace the classifier by a new one, and the pooling if `global_pool` is given ('' for no pooling)."""
         self.num_classes = num_classes
         hidden = self.head.hidden
         pool = self.head.global_pool.pool_type if global_pool is None else global_pool
@@ -357,14 +358,14 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters with two or more axes that the family's authors did not decay."""
+        """Names of parameters with two or more axes that the family's authors trained without weight decay."""
         return {
             name for name, _ in self.named_parameters() if any(fnmatch(name, pattern) for pattern in self.undecayed)
         }
 
 
 class FeatureBackbone(FeatureGetterNet):
-    """What `features_only=True` returns: images to a list of maps, before the stages' norms or, with `norm`, after."""
+    """The model of `features_only=True`: a list of maps, before the stages' norms, or after them with `norm`."""
 
     def set_grad_checkpointing(self, enable: bool = True):
         self.model.set_grad_checkpointing(enable)
@@ -383,12 +384,12 @@ class FeatureBackbone(FeatureGetterNet):
 
 
 def inside_model(pattern: str) -> str:
-    """The pattern for the same parameter names behind `model.`."""
+    """The same pattern for parameter names that begin with `model.`."""
     return pattern.replace("^", r"^model\.")
 
 
 def per_stage(name: str, value: Any, stages: int) -> list[Any]:
-    """One entry for each stage: the sequence given, or the single value repeated."""
+    """A list with an entry for each stage: the given sequence, or the single value repeated."""
     if value is None or callable(value):
         return [value] * stages
     if len(value) != stages:
@@ -397,7 +398,7 @@ def per_stage(name: str, value: Any, stages: int) -> list[Any]:
 
 
 def linear_schedule(maximum: float, steps: int) -> list[float]:
-    """0 … maximum in equal steps; a single step is 0."""
+    """Numbers from 0 to `maximum` in equal steps; if `steps` is 1, only 0."""
     return [maximum * i / max(steps - 1, 1) for i in range(steps)]
 
 

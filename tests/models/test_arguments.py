@@ -25,7 +25,7 @@ FORBIDDEN = {
 @pytest.mark.parametrize("name", ["transxnet_pico", "van_b0.in1k", "test_resnet"])
 @pytest.mark.parametrize("argument", FORBIDDEN)
 def test_what_opens_loads_or_writes_is_no_argument(name, argument):
-    with pytest.raises(ValueError, match=f"{name}: a checkpoint holds no argument '{argument}', only"):
+    with pytest.raises(ValueError, match=f"{name}: a checkpoint cannot hold the argument '{argument}', only"):
         check_model_arguments(name, {argument: FORBIDDEN[argument]})
 
 
@@ -71,7 +71,7 @@ def test_declared_ones_build_the_model(name, args):
         ("test_vit", {"act_layer": "../x"}, "matching regex"),
         ("test_vit", {"depth": None}, "Expected `int`, got `null`"),
         ("test_vit", ["depth"], "must be names with values"),
-        ("test_vit", {"weight_init": "x\x1b[2J" * 100}, "no argument 'weight_init'"),
+        ("test_vit", {"weight_init": "x\x1b[2J" * 100}, "cannot hold the argument 'weight_init'"),
     ],
 )
 def test_another_type_or_range(name, args, reason):

@@ -355,13 +355,13 @@ def test_no_checkpoint_or_a_damaged_one(content, suffix, tmp_path):
         b"\x89PNG\r\n\x1a\n" + bytes(range(99)),
     )
     file.write_bytes(dict(half=whole[: len(whole) // 2], empty=b"", page=page, text=text, image=picture)[content])
-    with pytest.raises(ValueError, match=rf"\A\S+broken{suffix} is not a checkpoint, or a damaged one\Z"):
+    with pytest.raises(ValueError, match=rf"\A\S+broken{suffix} is not a checkpoint, or is damaged\Z"):
         load("van_pico", file)
 
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], torch.ones(1), None], ids=["list", "tensor", "none"])
 def test_no_state_dict(content, tmp_path):
-    assert refusal("van_pico", content, tmp_path).endswith("official.pth is not a checkpoint, or a damaged one")
+    assert refusal("van_pico", content, tmp_path).endswith("official.pth is not a checkpoint, or is damaged")
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "folder", "missing.safetensors"])

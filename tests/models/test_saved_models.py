@@ -93,7 +93,7 @@ def test_a_folder_whose_weights_are_damaged(saved, tmp_path):
     _, folder = saved("van_pico", safe=False)
     file = tmp_path / "saved" / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="saved is not a checkpoint, or a damaged one"):
+    with pytest.raises(ValueError, match="saved is not a checkpoint, or is damaged"):
         timm.create_model(folder, pretrained=True)
 
 
@@ -128,7 +128,7 @@ class TestOnTheCommandLine:
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
-            ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "van_pico: a checkpoint holds no argument"),
+            ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "van_pico: a checkpoint cannot hold the argument"),
             ({"model_args": {"depths": [10**6] * 4}}, "the argument depths"),
             ({"model_args": ["depths"]}, "configuration cannot be read"),
             ({"architecture": "../x"}, r"names no model that timm knows, but '\.\./x'"),

@@ -556,7 +556,7 @@ class TestEngine:
         run(digits_folder, tmp_path, model="transnext_pico", model_args={"pool_size": 1})
         assert read_info(tmp_path / "model.safetensors").model_args == {"pool_size": 1}
         with pytest.raises(
-            ValueError, match=r"transnext_pico: a checkpoint holds no argument 'pol_size', only .*pool_size"
+            ValueError, match=r"transnext_pico: a checkpoint cannot hold the argument 'pol_size', only .*pool_size"
         ):
             run(digits_folder, tmp_path / "2", model="transnext_pico", model_args={"pol_size": 1})
 

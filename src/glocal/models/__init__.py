@@ -1,4 +1,4 @@
-"""The families. Importing this registers every variant with timm."""
+"""The model families. Importing this module registers every variant with timm."""
 
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ def model_names() -> list[str]:
 
 
 def published_top1(name: str) -> float | None:
-    """Published ImageNet-1K top-1 in percent of a name, with its tag or of the default tag; None if not published."""
+    """Published ImageNet-1K top-1 of a model, %; None if not published. A name without a tag has the default tag."""
     for family in FAMILIES.values():
         model, _, tag = name.partition(".")
         if model in family.default_cfgs:

@@ -1,7 +1,7 @@
 """Arguments that a file may give to a model: their names, types and ranges.
 
-A checkpoint, a `config.yaml` or a folder of somebody else's names a model and arguments for it. What timm's
-`create_model` takes besides (files to open, addresses to load, folders to write to) is not among them.
+A checkpoint, a `config.yaml` or a run folder from another person names a model and its arguments. timm's `create_model`
+has more arguments, which a file may not set: they open files, load addresses and write to folders.
 """
 
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from glocal.wording import one_line, shown
 STAGES = Meta(min_length=4, max_length=4)
 
 Side = Annotated[int, Meta(ge=1, le=8192)]
-Size = Side | Annotated[list[Side], Meta(min_length=2, max_length=2)]  # of a square, or (height, width)
+Size = Side | Annotated[list[Side], Meta(min_length=2, max_length=2)]  # side of a square, or (height, width)
 Width = Annotated[int, Meta(ge=1, le=16384)]
 Depth = Annotated[int, Meta(ge=1, le=128)]
 Small = Annotated[int, Meta(ge=1, le=256)]  # kernels, heads, reductions, …
@@ -29,7 +29,7 @@ Smalls = Annotated[list[Small], STAGES]
 SmallsOrNone = Annotated[list[Small | None], STAGES]
 Factors = Annotated[list[Factor], STAGES]
 
-# What `Backbone` takes of numbers and names; each family adds its own.
+# The arguments of `Backbone` that are numbers or names. Each family adds its own.
 COMMON: dict[str, Any] = {
     "in_chans": Annotated[int, Meta(ge=1, le=64)],
     "global_pool": Literal["", "avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax"],
@@ -42,7 +42,7 @@ _Name = Annotated[str, Meta(max_length=40, pattern=r"^[a-z0-9_]*$")]
 _Depths = Annotated[list[Depth], Meta(min_length=1, max_length=8)]
 _Widths = Annotated[list[Width], Meta(min_length=1, max_length=8)]
 
-# Of timm's own models, by the names that most of them use.
+# Arguments of timm's own models, with the names that most of these models use.
 TIMM: dict[str, Any] = {
     **COMMON,
     "act_layer": _Name,
@@ -78,13 +78,15 @@ TIMM: dict[str, Any] = {
 def check_arguments(args: Any, declared: dict[str, Any]) -> None:
     """Raise ValueError for arguments that are not declared, or not of the declared type and range.
 
-    args: name → value, as JSON and YAML have them. declared: name → type, as msgspec understands it.
+    args: values by name, as read from JSON or YAML. declared: types by name, for msgspec.
     """
     if not isinstance(args, dict):
         raise InvalidValueError("the arguments of a model must be names with values")
     for name, value in args.items():
         if name not in declared:
-            raise InvalidValueError(f"a checkpoint holds no argument {shown(name)}, only {', '.join(sorted(declared))}")
+            raise InvalidValueError(
+                f"a checkpoint cannot hold the argument {shown(name)}, only {', '.join(sorted(declared))}"
+            )
         try:
             msgspec.convert(value, declared[name])
         except msgspec.ValidationError as error:

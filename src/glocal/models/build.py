@@ -36,7 +36,7 @@ logger = logging.getLogger("glocal")
 
 numpy_scalar = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
 
-# What training scripts pickle beside the weights, and what cannot run code.
+# Names that training scripts pickle beside the weights, and that cannot run code.
 SAFE_GLOBALS = [
     argparse.Namespace,
     pathlib.PosixPath,
@@ -48,9 +48,9 @@ SAFE_GLOBALS = [
 
 
 class NoWeightsError(WorkError):
-    """Weights that no program can fetch.
+    """No program can download the weights of a model.
 
-    name: of the model. source: address of the page where a person can get the file; None if there is no file.
+    name: of the model. source: address of the page where a person can get the file; None if no file is published.
     """
 
     def __init__(self, name: str, source: str | None):
@@ -62,7 +62,7 @@ class NoWeightsError(WorkError):
         return self.message("pass pretrained_cfg_overlay=dict(file='…')")
 
     def message(self, how: str) -> str:
-        """What is wrong and `how` to go on with a file."""
+        """The message. how: says what to do with the file after a person has got it."""
         if self.source is None:
             return f"no weights of {self.name} have been published"
         return (
@@ -99,16 +99,16 @@ def build(
 
     Args:
         filter_fn: the family's `checkpoint_filter_fn`.
-        args: the variant's arguments of the model.
-        kwargs: timm's (pretrained_cfg, pretrained_cfg_overlay, features_only, out_indices, …) and the caller's of the
-            model, which replace the variant's.
-        sized: the model takes `img_size`; if the caller gives none, it is the pretrained config's.
+        args: the model's arguments that make the variant.
+        kwargs: timm's arguments (pretrained_cfg, pretrained_cfg_overlay, features_only, out_indices, …), and arguments
+            of the model, which replace those in `args`.
+        sized: whether the model takes `img_size`; its default is then the size in the pretrained config.
 
     Raises:
-        NoWeightsError: no weights can be had.
+        NoWeightsError: no program can download the weights.
         RuntimeError: the file would run code.
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds no weights or not this model's, or an index in `out_indices` is no stage.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds no weights, or those of another model; or `out_indices` names no stage of the model.
     """
     kwargs = {**args, **kwargs}
     if sized:
@@ -140,9 +140,9 @@ def build(
 
 
 def keep_classifier(variant: str, config: Any, kwargs: dict[str, Any]) -> None:
-    """Let timm know how many classes the file of weights is for, or it drops the classifier without a word.
+    """Tell timm how many classes the file of weights is for; otherwise timm drops the classifier without a message.
 
-    The log says so if the model has another number of classes; its classifier then starts anew.
+    If the model has another number of classes, its classifier starts with new weights, and the log says so.
     """
     if not config.file or config.source or kwargs.get("features_only", False):
         return
@@ -158,18 +158,18 @@ def keep_classifier(variant: str, config: Any, kwargs: dict[str, Any]) -> None:
 
 
 def log_new_classifier(source: Any, known: int, wanted: int) -> None:
-    """Note that a classifier of weights is not taken, as they are for another number of classes."""
+    """Log that the classifier is not loaded, because the weights are for another number of classes."""
     logger.warning("%s is for %d classes, the data has %d: the classifier starts anew", source, known, wanted)
 
 
 def classes_in_file(name: str, path: str | os.PathLike) -> int | None:
-    """How many classes the classifier in a file of weights of the model `name` has; None where none is found."""
+    """The number of classes in a file of weights for the model `name`; None if no classifier is found."""
     architecture = name.rpartition(":")[2].partition(".")[0]
     cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
     try:
         with reading_weights():
             weights = official.unwrap(load_state_dict(str(path)))
-    except Exception:  # of a foreign file nearly anything; loading it says what is wrong
+    except Exception:  # a foreign file can raise nearly anything; loading it reports the error
         return None
     if cfg is None or not cfg.classifier:
         return None
@@ -184,9 +184,9 @@ def classes_in_file(name: str, path: str | os.PathLike) -> int | None:
 
 @contextmanager
 def reading_weights() -> Iterator[None]:
-    """torch.load accepts what training scripts keep beside the weights, and does not ask to report an old pickle.
+    """Let torch.load accept the names in `SAFE_GLOBALS`, and hide its warning about an old pickle protocol.
 
-    A file of a pickle protocol that it cannot read is refused all the same, with an error of its own.
+    If torch.load cannot read the protocol, it still raises its own error.
     """
     with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
@@ -200,7 +200,7 @@ def input_size(variant: str, kwargs: dict[str, Any]) -> tuple[int, int]:
 
 
 def explain_unread(config: Any, error: Exception):
-    """Raise an error that says what is wrong with the file of weights, if it is the file."""
+    """If the file of weights caused the error, raise an error that says what is wrong with the file."""
     blocked = blocked_global(error, config.file)
     if blocked is not None:
         file = config.file or config.url
@@ -211,11 +211,11 @@ def explain_unread(config: Any, error: Exception):
             with reading_weights():
                 read(config.file)
         except Exception:
-            raise InvalidValueError(f"{config.file} is not a checkpoint, or a damaged one") from error
+            raise InvalidValueError(f"{config.file} is not a checkpoint, or is damaged") from error
 
 
 def blocked_global(error: BaseException | None, file: str | None) -> str | None:
-    """The name that `torch.load(weights_only=True)` refused, or None if that is not what went wrong."""
+    """The name that `torch.load(weights_only=True)` refused; None if the error has another cause."""
     while error is not None:
         if isinstance(error, pickle.UnpicklingError):
             found = re.search(r"GLOBAL (\S+)|unrecognized function (\S+)|but got (.+)", str(error))
@@ -227,7 +227,7 @@ def blocked_global(error: BaseException | None, file: str | None) -> str | None:
 
 
 def pickled_globals(file: str) -> Iterator[str]:
-    """Names that unpickling a file would import, for a pickle protocol that `torch.load` reads no further than."""
+    """Names that unpickling a file would import. For pickle protocols that `torch.load` stops at."""
     strings: list[str] = []
     with open(file, "rb") as stream, suppress(ValueError):
         for opcode, argument, _ in pickletools.genops(stream):
@@ -246,7 +246,7 @@ def check_out_indices(indices: int | Sequence[int]):
 
 
 def check_source(variant: str, config: Any):
-    """Say where the weights are if a program cannot fetch them, and which file is not there."""
+    """Raise NoWeightsError if no program can download the weights, and FileNotFoundError if a given file is missing."""
     if config.source == "local-dir":
         if not Path(config.file).is_dir():
             raise MissingPathError(f"there is no folder {str(config.file)!r}")

@@ -54,7 +54,7 @@ class Conv2Former(Backbone):
         )
 
 
-# What a file may set of the arguments above, in which ranges.
+# The arguments above that a file may set, and their ranges.
 ARGUMENTS = COMMON | {
     "dims": Widths,
     "depths": Depths,
@@ -64,7 +64,7 @@ ARGUMENTS = COMMON | {
     "head_hidden_size": Width,
 }
 
-# Official names to ours.
+# From official names to ours.
 RENAMES = [
     (r"^downsample_layers\.0\.0\.", "stem.conv1."),
     (r"^downsample_layers\.0\.2\.", "stem.norm1."),
@@ -87,12 +87,12 @@ RENAMES = [
     (r"\.mlp\.", ".channel_mixer."),
 ]
 
-# The authors' (or our) state dict as one of ours.
+# Converts the authors' state dict to ours; accepts ours too.
 checkpoint_filter_fn = partial(official.convert, family="Conv2Former", renames=RENAMES)
 
 
 def _cfg(share: str = "", **kwargs: Any) -> dict[str, Any]:
-    # The authors' README names ImageNet's mean and std, their code trains and evaluates with 0.5: the code is what ran.
+    # The authors' README names ImageNet's mean and std, but their code trains and evaluates with 0.5. We take 0.5.
     return config(
         "stem.conv1",
         crop_pct=0.9,

@@ -18,12 +18,12 @@ from glocal.models.build import build, config
 
 
 class HATNet(Backbone):
-    """H-MHSA and an inverted residual block in every block; norm is GroupNorm with one group.
+    """H-MHSA and an inverted residual block in every block; every norm is GroupNorm with one group.
 
     Args:
         dims, depths, expansions, kernel_sizes, grids, reductions: one value for each stage.
         head_dim: width of a head.
-        drop_rate: 0.2 before the classifier, as the authors have it.
+        drop_rate: dropout before the classifier; 0.2 in the authors' code.
         common: the arguments of `Backbone`.
     """
 
@@ -61,7 +61,7 @@ def mixers(
     kernel_sizes: Sequence[int],
     inner_norm: Callable[[int], nn.Module] | None = None,
 ) -> dict[str, list[partial]]:
-    """H-MHSA and an inverted residual block for each stage, as arguments of `Backbone`; shared with TransCNN."""
+    """The token and channel mixer of each stage, as arguments of `Backbone`; TransCNN uses them too."""
     return {
         "token_mixer": [
             partial(HierarchicalAttention, head_dim=head_dim, grid=grid, reduction=reduction, norm=norm)
@@ -74,7 +74,7 @@ def mixers(
     }
 
 
-# What a file may set of the arguments above, in which ranges.
+# The arguments above that a file may set, and their ranges.
 ARGUMENTS = COMMON | {
     "dims": Widths,
     "depths": Depths,
@@ -85,7 +85,7 @@ ARGUMENTS = COMMON | {
     "reductions": Smalls,
 }
 
-# Official names to ours, shared with TransCNN.
+# From official names to ours; TransCNN uses them too.
 COMMON_RENAMES = [
     (r"^patch_embed\.0\.", "stem.conv1."),
     (r"^patch_embed\.1\.", "stem.norm."),
@@ -105,7 +105,7 @@ RENAMES = [
     (r"\.conv\.conv1\.1\.", ".channel_mixer.expand."),
 ]
 
-# The authors' (or our) state dict as one of ours; the authors' unused `proj_norm` is left out.
+# Converts the authors' state dict to ours, without their unused `proj_norm`; accepts ours too.
 checkpoint_filter_fn = partial(official.convert, family="HAT-Net", renames=RENAMES, unused=r"\.attn\.proj_norm\.")
 
 

@@ -1,4 +1,4 @@
-"""From the authors' checkpoints to ours: unwrap, rename, reshape, and refuse anything that does not fit exactly."""
+"""Converts the authors' checkpoints to ours: unwraps, renames, reshapes, and refuses anything that does not fit."""
 
 import logging
 import math
@@ -28,19 +28,19 @@ def convert(
     adapt: Callable[[str, Tensor, Tensor], Tensor] | None = None,
     backbone_only: bool = False,
 ) -> dict[str, Tensor]:
-    """Turn a state dict of the authors' (or one of ours) into one that `model` loads strictly.
+    """Convert the authors' state dict, or ours, to a state dict that `model` loads strictly.
 
     Args:
-        state_dict: as saved, also wrapped in a checkpoint or with the prefixes of DDP, torch.compile or a detector.
-        model: the model that will load it; its own state dict tells every name and shape.
+        state_dict: as saved, perhaps inside a checkpoint, or with the prefixes of DDP, torch.compile or a detector.
+        model: the model that will load it; the names and shapes of its state dict have to match.
         family: name of the family, for messages.
         renames: (regular expression, replacement), applied to every official name in order.
-        unused: a regular expression of official names that the authors' models own but never use.
-        adapt: changes a tensor to fit the model's, called with its name, itself and the model's tensor.
-        backbone_only: the model's head is not needed.
+        unused: regular expression for official names of tensors that the authors' models hold but never use.
+        adapt: called as `adapt(name, tensor, target)`; returns the tensor in the shape of `target`, the model's own.
+        backbone_only: ignore the head, in the weights and in the model.
 
     Raises:
-        ValueError: names missing or left over, or wrong shapes; the message lists the first few.
+        ValueError: names are missing or left over, or shapes are wrong; the message lists the first few.
     """
     weights = unwrap(state_dict)
     if not any(name.startswith("stages.0.blocks.") for name in weights):  # not ours yet: official names
@@ -59,7 +59,7 @@ def convert(
 
 
 def pyramid_renames(stages: int = 4) -> list[tuple[str, str]]:
-    """Official names to ours of what code that follows PVT has outside its attention (`patch_embed1`, `block1`, …)."""
+    """From official names to ours, outside attention, for code that follows PVT (`patch_embed1`, `block1`, …)."""
     return [
         (r"^patch_embed1\.proj\.", "stem.conv."),
         (r"^patch_embed1\.norm\.", "stem.norm."),
@@ -101,7 +101,7 @@ def rename(name: str, renames: Sequence[tuple[str, str]]) -> str:
 
 
 def fit_shape(tensor: Tensor, target: Tensor) -> Tensor:
-    """Add or drop axes of length one: a linear layer's (out, in) is a 1×1 convolution's (out, in, 1, 1)."""
+    """Add or drop axes of length 1: a linear layer's (out, in) becomes a 1×1 convolution's (out, in, 1, 1)."""
     same = [n for n in tensor.shape if n != 1] == [n for n in target.shape if n != 1]
     return tensor.reshape(target.shape) if same else tensor
 
@@ -109,7 +109,7 @@ def fit_shape(tensor: Tensor, target: Tensor) -> Tensor:
 def check(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor], model: nn.Module, family: str, backbone_only: bool
 ):
-    """Compare names and shapes, but for what timm adapts by itself: another number of classes or of input channels."""
+    """Compare names and shapes, except where timm adapts them itself: other numbers of classes and input channels."""
     config = getattr(model, "pretrained_cfg", None) or {}
     adapted = set()
     if model.num_classes != config.get("num_classes", model.num_classes):
@@ -129,7 +129,7 @@ def check(
 
 
 def misfits(shapes: Mapping[str, Sequence[int]], target: Mapping[str, Sequence[int]]) -> str:
-    """What keeps tensors of these names and shapes from being the target's, in one line; "" for nothing."""
+    """The differences of these names and shapes from the target's, in one line; "" if they are equal."""
     problems = {
         "missing": [name for name in target if name not in shapes],
         "left over": [name for name in shapes if name not in target],
@@ -148,7 +148,7 @@ def listed(names: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def ceil_sizes(img_size: int | tuple[int, int], stages: int, argument: str = "img_size") -> list[tuple[int, int]]:
-    """(H, W) of every stage's map for an image of `img_size`, halved with ceil from stride 4 on."""
+    """(H, W) of every stage's map for an image of `img_size`: strides 4, 8, 16, …, rounded up."""
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(size) != 2 or min(size) < 1:
         raise InvalidValueError(f"{argument} must be a positive side or (height, width), not {img_size}")

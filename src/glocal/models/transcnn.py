@@ -21,7 +21,7 @@ class TransCNN(Backbone):
     Args:
         dims, depths, expansions, kernel_sizes, grids, reductions: one value for each stage.
         head_dim: width of a head.
-        drop_rate: 0.2 before the classifier, as the authors have it.
+        drop_rate: dropout before the classifier; 0.2 in the authors' code.
         common: the arguments of `Backbone`.
     """
 
@@ -48,10 +48,10 @@ class TransCNN(Backbone):
         )
 
 
-# What a file may set of the arguments above, in which ranges.
+# The arguments above that a file may set, and their ranges.
 ARGUMENTS = HAT_NET_ARGUMENTS
 
-# Official names to ours.
+# From official names to ours.
 RENAMES = [
     *COMMON_RENAMES,
     (r"\.conv\.conv1\.0\.", ".channel_mixer.expand."),
@@ -59,7 +59,7 @@ RENAMES = [
     (r"\.conv\.conv2\.1\.", ".channel_mixer.norm2."),
 ]
 
-# The authors' (or our) state dict as one of ours.
+# Converts the authors' state dict to ours; accepts ours too.
 checkpoint_filter_fn = partial(official.convert, family="TransCNN", renames=RENAMES)
 
 

@@ -27,9 +27,9 @@ class TransNeXt(Backbone):
         head_dim: width of a head.
         pool_size: fixed side of the pooled map, at every resolution ("linear mode": cost linear in pixels); None
             pools by `reductions`.
-        bias_mode: how the position bias follows the input size: "extrapolate" computes it for that size,
-            "interpolate" computes it for `img_size` and resizes it.
-        img_size: see `bias_mode`; has no other effect.
+        bias_mode: "extrapolate" computes the position bias for the size of the input; "interpolate" computes it for
+            `img_size` and resizes it.
+        img_size: used by `bias_mode` only.
         pretrain_size: image size in pre-training, the unit of the position bias's coordinates.
         common: the arguments of `Backbone`.
 
@@ -86,7 +86,7 @@ class TransNeXt(Backbone):
         )
 
 
-# What a file may set of the arguments above, in which ranges.
+# The arguments above that a file may set, and their ranges.
 ARGUMENTS = COMMON | {
     "dims": Widths,
     "depths": Depths,
@@ -99,7 +99,7 @@ ARGUMENTS = COMMON | {
     "pretrain_size": Size,
 }
 
-# Official names to ours.
+# From official names to ours.
 RENAMES = [
     *official.pyramid_renames(),
     (r"\.attn\.relative_pos_bias_local$", ".attn.local_bias"),
@@ -111,7 +111,7 @@ RENAMES = [
     (r"\.attn\.", ".token_mixer."),
 ]
 
-# The authors' (or our) state dict as one of ours.
+# Converts the authors' state dict to ours; accepts ours too.
 checkpoint_filter_fn = partial(official.convert, family="TransNeXt", renames=RENAMES)
 
 
@@ -127,7 +127,7 @@ def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
     )
 
 
-# From 384 on the authors resize to a square and do not crop.
+# At 384 and above, the authors resize to a square and do not crop.
 _AT_384 = dict(size=384, crop_pct=1.0, crop_mode="squash")
 
 default_cfgs = generate_default_cfgs(

@@ -72,7 +72,7 @@ class TransXNet(Backbone):
         )
 
 
-# What a file may set of the arguments above, in which ranges.
+# The arguments above that a file may set, and their ranges.
 ARGUMENTS = COMMON | {
     "dims": Widths,
     "depths": Depths,
@@ -85,7 +85,7 @@ ARGUMENTS = COMMON | {
     "img_size": Size,
 }
 
-# Official names to ours.
+# From official names to ours.
 RENAMES = [
     (r"^patch_embed\.proj\.conv\.", "stem.conv."),
     (r"^patch_embed\.proj\.bn\.", "stem.norm."),
@@ -128,7 +128,7 @@ def resize_positions(name: str, tensor: Tensor, target: Tensor) -> Tensor:
     return tensor
 
 
-# The authors' (or our) state dict as one of ours; position encodings of another size are resized (bicubic).
+# Converts the authors' state dict to ours, and resizes position encodings of another size (bicubic); accepts ours too.
 checkpoint_filter_fn = partial(official.convert, family="TransXNet", renames=RENAMES, adapt=resize_positions)
 
 

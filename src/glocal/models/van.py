@@ -51,10 +51,10 @@ class VAN(Backbone):
         )
 
 
-# What a file may set of the arguments above, in which ranges.
+# The arguments above that a file may set, and their ranges.
 ARGUMENTS = COMMON | {"dims": Widths, "depths": Depths, "expansions": Factors, "layer_scale": Weight}
 
-# Official names to ours.
+# From official names to ours.
 RENAMES = [
     *official.pyramid_renames(),
     (r"\.layer_scale_([12])$", r".scale\1.weight"),
@@ -65,7 +65,7 @@ RENAMES = [
     (r"\.attn\.proj_2\.", ".token_mixer.proj."),
 ]
 
-# The authors' (or our) state dict as one of ours.
+# Converts the authors' state dict to ours; accepts ours too.
 checkpoint_filter_fn = partial(official.convert, family="VAN", renames=RENAMES)
 
 
@@ -84,7 +84,7 @@ def _cfg(size_name: str = "", file: str = "", **kwargs: Any) -> dict[str, Any]:
     )
 
 
-# The authors share B4 in a folder that needs a browser; of fine-tuned B5 and B6 they published the figures only.
+# The authors share B4 on a page that needs a browser. For fine-tuned B5 and B6 they published accuracies only.
 _FOLDER = ("https://cloud.tsinghua.edu.cn/d/0100f0cea37d41ba8d08/",)
 
 default_cfgs = generate_default_cfgs(
