@@ -72,7 +72,7 @@ def test_a_list_of_texts(read):
         ("data: null", "c.yaml: --data must be a text, got None"),
         ("model_args: null", "c.yaml: --model-args must be a mapping, got None"),
         ("model_args: [a]", "c.yaml: --model-args must be a mapping, got ['a']"),
-        ('output: "a\\0b"', r"c.yaml: --output holds what no name can hold: 'a\x00b'"),
+        ('output: "a\\0b"', r"c.yaml: --output has characters that no name can have: 'a\x00b'"),
         ("batch-size: 3", "c.yaml: unknown option 'batch-size'; did you mean --batch-size?"),
         ("zzz: 3", "c.yaml: unknown option 'zzz'"),
     ],

@@ -18,7 +18,7 @@ if not _is_command:
 
 
 def __getattr__(name: str):
-    if name == "register_task":  # late, as a model needs no tasks
+    if name == "register_task":  # imported late, because models need no tasks
         from glocal.tasks import register_task
 
         return register_task

@@ -1,4 +1,4 @@
-"""The devices, threads and memory of this process. Imports torch in its functions only: not every command needs it."""
+"""Devices, threads and memory of this process. Only the functions import torch: not every command needs it."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def resolve_device(device: str) -> "torch.device":
-    """ "auto" (an accelerator if there is one), "cpu", "cuda", "cuda:1", "mps", …; ValueError for one not there."""
+    """Find a device: "auto" (an accelerator if available), "cpu", "cuda:1", "mps", …; ValueError if it is missing."""
     import torch
 
     if device == "auto":
@@ -29,7 +29,7 @@ def resolve_device(device: str) -> "torch.device":
 
 @contextmanager
 def torch_threads(count: int | None):
-    """Let torch compute with so many threads for a while; None leaves it as it is."""
+    """Let torch compute with `count` threads inside the `with` block; None changes nothing."""
     import torch
 
     before = torch.get_num_threads()
@@ -42,9 +42,9 @@ def torch_threads(count: int | None):
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what tensors free for the next ones, instead of giving it back to the system.
+    """Let the C library keep freed memory for the next tensors, instead of returning it to the system.
 
-    Otherwise the system clears every page of every larger result anew: x + 1 of 51 MB takes 25 ms, and 6 ms with it.
+    Otherwise the system clears every page of every large result: x + 1 on 51 MB takes 25 ms, with this setting 6 ms.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -53,11 +53,11 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # in glibc
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: up to this size, memory comes from the heap
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free memory at the heap's end that it keeps
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: size of the free memory to keep at the heap's end
 
 
 def memory_in_use(device: "torch.device") -> str:
-    """The most memory that the process has needed so far: on the GPU, otherwise its own."""
+    """The process's peak memory so far: on the GPU if `device` is one, otherwise in main memory."""
     if device.type == "cuda":
         import torch
 
@@ -70,6 +70,6 @@ def memory_in_use(device: "torch.device") -> str:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one of the run that speaks and writes, by the variables that Lightning reads too."""
+    """Whether this process prints and writes the run's files; decided by the variables that Lightning reads, too."""
     ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ]
     return ranks[:1] in ([], ["0"]) and os.environ.get("NODE_RANK", "0") == "0"

@@ -1,21 +1,21 @@
 """The errors that a user should read: the command prints each as one line. Every other error is a bug in the library.
 
-`UserError` is for what the user asked wrongly, `WorkError` for work that failed although it was asked rightly. Each
-error is also of the built-in type that a caller would catch: an `InvalidValueError` is a ValueError.
+`UserError`: the user's request is wrong. `WorkError`: the request is right, but the work failed. Each error is also of
+the built-in type that a caller would catch: an `InvalidValueError` is a ValueError.
 """
 
 
 class UserError(Exception):
-    """What the user asked cannot be done: an argument, a file or the data is wrong. Raise one of the subclasses.
+    """The request is wrong: an argument, a file or the data. Raise one of the subclasses.
 
-    exit_code: of the command.
+    exit_code: the command's exit code.
     """
 
     exit_code = 2
 
 
 class InvalidValueError(UserError, ValueError):
-    """A value that is not allowed, or the content of a file that cannot be used."""
+    """A value that is not allowed, or a file whose content cannot be used."""
 
 
 class InvalidTypeError(UserError, TypeError):
@@ -23,7 +23,7 @@ class InvalidTypeError(UserError, TypeError):
 
 
 class MissingExtraError(UserError, ImportError):
-    """A package that is not installed; the message names the extra that brings it."""
+    """A package is not installed; the message names the extra that installs it."""
 
 
 class PathError(UserError, OSError):
@@ -35,15 +35,15 @@ class MissingPathError(PathError, FileNotFoundError):
 
 
 class ExistingPathError(PathError, FileExistsError):
-    """A file or folder that exists already and may not be replaced, or that another process uses."""
+    """A file or folder that already exists and must not be replaced, or that another process uses."""
 
 
 class NotAFolderError(PathError, NotADirectoryError):
-    """A file in the place of a folder."""
+    """A file where a folder is needed."""
 
 
 class NotAFileError(PathError, IsADirectoryError):
-    """A folder in the place of a file."""
+    """A folder where a file is needed."""
 
 
 class ForbiddenPathError(PathError, PermissionError):
@@ -51,9 +51,9 @@ class ForbiddenPathError(PathError, PermissionError):
 
 
 class WorkError(RuntimeError):
-    """Work that failed although it was asked rightly.
+    """The work failed although the request was right.
 
-    exit_code: of the command.
+    exit_code: the command's exit code.
     """
 
     exit_code = 1
@@ -69,5 +69,5 @@ OF_SYSTEM = {
 
 
 def path_error(error: OSError, message: str) -> PathError:
-    """The `PathError` with this message that is also of the type of the system's error."""
+    """A `PathError` with this message, also of the type of the system's error."""
     return OF_SYSTEM.get(type(error), PathError)(message)

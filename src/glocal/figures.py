@@ -1,4 +1,4 @@
-"""What all plots share: figures without a window, and text as it is written."""
+"""Common to all plots: figures without a window, and text that is drawn unchanged."""
 
 import logging
 import warnings
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from glocal.errors import MissingExtraError
 from glocal.wording import printable
 
-MOST_LETTERS = 30  # of a class's name
+MOST_LETTERS = 30  # of a class name
 
 log = logging.getLogger(__name__)
 
 
 def check_matplotlib() -> None:
-    """Raise ImportError where it is missing."""
+    """Raise ImportError if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -31,27 +31,27 @@ def new_figure(width: float, height: float, rows: int = 1, **options):
 
 
 def end_of_path(data: str) -> str:
-    """The end of a path, which is what tells one from another."""
+    """A path, shortened to its end if it is long: paths mostly differ at the end."""
     data = printable(data)
     return data if len(data) <= 40 else "…" + data[-39:]
 
 
 def short_name(name: str) -> str:
-    """A class's name; of a long one, the beginning and the end."""
+    """A class name; if it is long, only its beginning and its end."""
     name = printable(name)
     return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 10]}…{name[-9:]}"
 
 
 @contextmanager
 def text_as_it_is(text: str):
-    """Draw text without formulas ($) and with fonts for all its letters; a note where none is installed for some."""
+    """Draw text without formulas ($) and with fonts for all its letters; warn if no font has a letter."""
     import matplotlib
 
     fonts, lacking = _fonts_for({letter for letter in text if not letter.isspace()})
     if lacking:
         log.warning(
-            "the plots show boxes in the place of some letters, such as %s: no font that is installed here has them "
-            "(Noto Sans CJK, say, has Chinese, Japanese and Korean ones)",
+            "the plots show boxes instead of some letters, such as %s: no installed font has these letters "
+            "(for Chinese, Japanese and Korean, install for instance Noto Sans CJK)",
             lacking[0],
         )
     finder = logging.getLogger("matplotlib.font_manager")  # reports that a font has another weight
@@ -66,7 +66,7 @@ def text_as_it_is(text: str):
 
 
 def _fonts_for(letters: set[str]) -> tuple[list[str], list[str]]:
-    """Names of fonts that together have all the letters, matplotlib's own first; and the letters that none has."""
+    """Names of fonts that together have the letters, matplotlib's own first; and the letters that no font has."""
     from matplotlib import font_manager
 
     names = ["DejaVu Sans"]
@@ -84,7 +84,7 @@ def _fonts_for(letters: set[str]) -> tuple[list[str], list[str]]:
 
 
 def _lacking(file: str, letters: set[str]) -> set[str]:
-    """The letters that a font does not have; all for a file that is no font."""
+    """The letters that a font does not have; all letters if the file is not a font."""
     from matplotlib import font_manager
 
     try:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and targets that can be written."""
+"""Atomic writing of files, and checks of output paths."""
 
 import io
 import os
@@ -14,8 +14,8 @@ def write_atomically(
 ) -> None:
     """Write a file under a temporary name beside it, flush it to the disk, and rename it.
 
-    content: the bytes, or what writes them to an open file. temporary: a name of its own, where another process may
-    write the same file.
+    content: the bytes, or a function that writes them to an open file. temporary: another temporary name, if several
+    processes may write the same file.
     """
     path = Path(path)
     temporary = temporary or path.with_name(f".{path.name}.tmp")
@@ -34,10 +34,10 @@ def write_atomically(
         failure = raw.failure if isinstance(error, Exception) else None
         if failure is None and isinstance(error, OSError) and error.filename is None:
             failure = error
-        if failure is not None:  # a full disk does not say where
+        if failure is not None:  # the error of a full disk does not name the file
             raise OSError(failure.errno, failure.strerror, str(path)) from None
         raise
-    if os.name == "posix":  # the new name is in the folder, which has to reach the disk too
+    if os.name == "posix":  # the folder holds the new name, so it must be flushed to the disk, too
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -46,7 +46,7 @@ def write_atomically(
 
 
 class _File(io.FileIO):
-    """A file that remembers why it could not be written to: torch's zip writer raises another error instead."""
+    """A file that keeps the error of a failed write: torch's zip writer raises another error instead."""
 
     failure: OSError | None = None
 
@@ -59,7 +59,7 @@ class _File(io.FileIO):
 
 
 def check_target(option: str, file: str | Path) -> None:
-    """Raise OSError for the name of a file that cannot be written, before the work that it is to hold."""
+    """Raise OSError if the file cannot be written; to be called before the work whose result it will hold."""
     if Path(file).is_dir():
         raise NotAFileError(f"{option} {file}: this is a folder, not a file")
     if not Path(file).parent.is_dir():

@@ -1,4 +1,4 @@
-"""Options of every command: the range of each number, and the types of what a file says, in one place."""
+"""Options of all commands: the ranges of numbers, and reading options of the right types from files."""
 
 import math
 import numbers
@@ -16,13 +16,13 @@ from glocal import safe_yaml
 from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.wording import shown
 
-NO_NAME = re.compile("[\0\ud800-\udfff]")  # no file's name has a NUL, no text of a file half a letter
+NO_NAME = re.compile("[\0\ud800-\udfff]")  # file names have no NUL, and text in files no surrogates
 
 
 class Range(NamedTuple):
-    """The values of a number: from `low`, to `high` where that is its meaning, and never beyond the sane `most`.
+    """The allowed values of a number: `low` to `high`, and not above `most`, the largest reasonable value.
 
-    above, below: whether the ends are excluded.
+    above: whether `low` itself is excluded. below: whether `high` itself is excluded.
     """
 
     low: float
@@ -92,12 +92,12 @@ RANGES = {
     "timeout": Range(0, most=86_400, above=True),
     # benchmarks
     "rounds": Range(1, most=1_000_000),
-    "size": Range(32, most=4096),  # the stride of the last stage; beyond any image that these models are run on
+    "size": Range(32, most=4096),  # at least the stride of the last stage
 }
 
 
 def check_values(config: Any) -> None:
-    """Raise ValueError, naming the option, for a number out of range, and for what is none of an option's choices."""
+    """Raise ValueError, naming the option, if a number is out of range or a value is not among an option's choices."""
     check_numbers(config)
     for name, hint in _hints(type(config)).items():
         choices = [choice for kind in _members(hint) if get_origin(kind) is Literal for choice in get_args(kind)]
@@ -107,9 +107,9 @@ def check_values(config: Any) -> None:
 
 
 def check_numbers(config: Any, **own: Range) -> None:
-    """Raise ValueError, naming the option, for every number of a config that is out of range; None passes.
+    """Raise ValueError, naming the option, if a number of a config is out of range; None is allowed.
 
-    own: ranges that are this config's alone. A config from outside has those of its own in RANGES.
+    own: ranges for this config only. A config from outside the library has its own ranges in its attribute RANGES.
     """
     own = getattr(config, "RANGES", {}) | own
     for name, kind in numeric_fields(type(config)).items():
@@ -119,13 +119,13 @@ def check_numbers(config: Any, **own: Range) -> None:
 
 
 def numeric_fields(config: type) -> dict[str, type]:
-    """The fields of a config class that are numbers, with int or float."""
+    """The fields of a config class that are numbers, each with int or float."""
     found = {name: _members(hint) for name, hint in _hints(config).items()}
     return {name: int if int in kinds else float for name, kinds in found.items() if {int, float} & set(kinds)}
 
 
 def check_number(name: str, value: Any, kind: type, allowed: Range) -> None:
-    """Raise TypeError for what is no number of its kind, ValueError for one out of range."""
+    """Raise TypeError if the value is not a number of this kind, ValueError if it is out of range."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
         raise InvalidTypeError(f"{name} must be {wanted(kind)}, got {shown(value)}")
     low, high, most, above, below = allowed
@@ -141,9 +141,9 @@ def check_number(name: str, value: Any, kind: type, allowed: Range) -> None:
 
 
 def whole_numbers(text: str, name: str, like: str, allowed: Range) -> list[int]:
-    """Whole numbers separated by commas, each once; ValueError, naming the option, for anything else.
+    """Whole numbers separated by commas, without repetitions; ValueError, naming the option, for any other text.
 
-    like: how they are written, for the message.
+    like: an example of the notation, for the message.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() and len(part) <= safe_yaml.MAX_NUMBER for part in parts):
@@ -157,11 +157,11 @@ def whole_numbers(text: str, name: str, like: str, allowed: Range) -> list[int]:
 
 
 def read_options(file: Path, config: type, label: str, otherwise: str = "") -> dict[str, Any]:
-    """The options in a YAML file, each of the type that `config` gives it; not yet their ranges.
+    """The options in a YAML file, each of its type in `config`. Does not check ranges.
 
-    label: how messages call the file. otherwise: what to say of an unknown option that is close to none.
+    label: name of the file in messages. otherwise: hint for an unknown option that resembles no known option.
 
-    Raises ValueError for a file that is no mapping of options, for an unknown option, and for a value of a wrong type.
+    Raises ValueError if the file is not a mapping of options, an option is unknown, or a value has a wrong type.
     """
     content = _read(file, label)
     hints = _hints(config)
@@ -175,7 +175,7 @@ def read_options(file: Path, config: type, label: str, otherwise: str = "") -> d
 
 
 def read_option(file: Path, name: str, hint: Any, default: Any) -> Any:
-    """One option of a YAML file, of the type `hint`; the others are not looked at. Raises as `read_options`."""
+    """One option of a YAML file, of the type `hint`; does not check other options. Raises as `read_options`."""
     for found, value in _read(file, str(file)).items():
         if found == name:
             return _typed(f"{file}: {option(name)}", value, hint)
@@ -183,17 +183,17 @@ def read_option(file: Path, name: str, hint: Any, default: Any) -> Any:
 
 
 def exclude(config: Any, one: str, other: str) -> None:
-    """Raise ValueError where two options are given of which only one can be."""
+    """Raise ValueError if both options are given."""
     if getattr(config, one) is not None and getattr(config, other) is not None:
         raise InvalidValueError(f"{option(one)} and {option(other)} exclude each other")
 
 
 @cache
 def joined(name: str, about: str, base: type, *parts: type) -> type:
-    """A flat frozen dataclass of the options of `base` and of `parts`; its docstring has the help of all of them.
+    """A flat frozen dataclass of the options of `base` and `parts`; its docstring has the help of all options.
 
-    Each of them checks its own options when the class is made an object of. about: the docstring's first line. Raises
-    ValueError for an option that two parts define in two ways.
+    When an object is made, `base` and each part check their own options. about: the docstring's first line. Raises
+    ValueError if two parts define an option differently.
     """
     parts = tuple(dict.fromkeys(part for part in parts if part is not base))
     meanings: dict[str, tuple] = {}
@@ -202,7 +202,7 @@ def joined(name: str, about: str, base: type, *parts: type) -> type:
             meaning = field.type, field.default
             if meanings.setdefault(field.name, meaning) != meaning:
                 raise InvalidValueError(f"{option(field.name)} of {part.__name__} means something else elsewhere")
-    # A part that another one extends comes with that one.
+    # A part that is a base class of another part is already inherited through it.
     bases = [part for part in parts if not any(part is not other and issubclass(other, part) for other in parts)]
     helps = [(part.__doc__ or "").partition("Args:\n")[2].rstrip() for part in (base, *parts)]
 
@@ -217,12 +217,12 @@ def joined(name: str, about: str, base: type, *parts: type) -> type:
 
 
 def option(name: str) -> str:
-    """A field as the user writes it."""
+    """The option of a field as the user writes it."""
     return f"--{name.replace('_', '-')}"
 
 
 def wanted(hint: Any) -> str:
-    """What a type asks of its user."""
+    """What kind of value a type expects, in words."""
     kinds = _members(hint)
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     if choices:
@@ -247,7 +247,7 @@ def _read(file: Path, label: str) -> dict[safe_yaml.Scalar, Any]:
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    """A value of a file as the type that its option has; text stays as it is written, also 1e5 and no."""
+    """A value of a file in the type of its option; if the type is text, 1e5 and no stay text."""
     kinds = _members(hint)
     written = str in kinds or any(get_origin(kind) is Literal for kind in kinds)
     if isinstance(value, list) and hint == list[str]:
@@ -256,8 +256,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         found = _written(value) if written else safe_yaml.plain(value)
     for text in found if isinstance(found, list) else [found]:
         if isinstance(text, str) and NO_NAME.search(text):
-            raise InvalidValueError(f"{name} holds what no name can hold: {shown(text)}")
-    lax = isinstance(found, str) and not written and len(found) <= safe_yaml.MAX_NUMBER  # "3" is as good as 3
+            raise InvalidValueError(f"{name} has characters that no name can have: {shown(text)}")
+    lax = isinstance(found, str) and not written and len(found) <= safe_yaml.MAX_NUMBER  # "3" is allowed for 3
     try:
         return msgspec.convert(found, hint, strict=not lax)
     except msgspec.ValidationError:
@@ -265,7 +265,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
 
 
 def _written(value: Any) -> Any:
-    """A text as it is written, also where it could be a number; nothing stays nothing."""
+    """A scalar as it is written, even if it looks like a number; an empty value gives None."""
     plain = safe_yaml.plain(value)
     return str(value) if isinstance(value, safe_yaml.Scalar) and plain is not None else plain
 
@@ -277,7 +277,7 @@ def _hints(config: type) -> dict[str, Any]:
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """The types of a union; otherwise the one."""
+    """The types of a union; for any other type, only itself."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 

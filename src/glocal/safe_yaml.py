@@ -1,4 +1,4 @@
-"""YAML from strangers: small, shallow, without anchors and tags; every reader of YAML in the library comes here."""
+"""Reads YAML from untrusted files: small, not deeply nested, no anchors or tags. The library's only YAML reader."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from glocal.errors import InvalidValueError
 MAX_BYTES = 1 << 16
 MAX_DEPTH = 10
 MAX_VALUES = 10_000
-MAX_NUMBER = 40  # letters; a longer one stays text
+MAX_NUMBER = 40  # letters; a longer number stays text
 
 NULL = ("", "~", "null", "Null", "NULL")
 TRUE = ("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON")
@@ -24,11 +24,11 @@ LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 class YamlError(InvalidValueError):
-    """A text that is no YAML, or more than options need."""
+    """A text that is not YAML, or that has more than options need."""
 
 
 class Scalar(str):
-    """A single value as it is written, and whether in quotes."""
+    """A single value as it is written, and whether it is in quotes."""
 
     quoted: bool
 
@@ -38,7 +38,7 @@ class Scalar(str):
         return scalar
 
     def resolve(self) -> str | int | float | bool | None:
-        """What it stands for: in quotes text, otherwise nothing, yes or no, a decimal number, or text."""
+        """The value: text if it is in quotes; otherwise None, a bool, a decimal number, or text."""
         text = str(self)
         if self.quoted:
             return text
@@ -56,7 +56,7 @@ class Scalar(str):
 
 
 def read(text: str) -> Any:
-    """Dicts, lists and `Scalar`; None for an empty text. YamlError for what is broken, large, deep, or no option's."""
+    """Dicts, lists and `Scalar`; None for an empty text. YamlError if the text is broken, too large or too deep."""
     if len(text) > MAX_BYTES:
         raise YamlError(f"more than {MAX_BYTES:,} letters")
     try:
@@ -74,7 +74,7 @@ def read(text: str) -> Any:
 
 
 def plain(content: Any) -> Any:
-    """What `read` gives, with every scalar resolved."""
+    """The result of `read`, with every scalar resolved."""
     if isinstance(content, dict):
         return {str(name): plain(value) for name, value in content.items()}
     if isinstance(content, list):
@@ -83,12 +83,12 @@ def plain(content: Any) -> Any:
 
 
 def load(text: str) -> Any:
-    """Plain values of a YAML text; errors as of `read`."""
+    """Plain values of a YAML text; raises the errors of `read`."""
     return plain(read(text))
 
 
 def _nodes(events: Iterator[yaml.Event]) -> Iterator[Any]:
-    """The documents that parser events stand for."""
+    """The documents that the parser's events describe."""
     count = 0
     for event in events:
         if isinstance(
@@ -100,12 +100,12 @@ def _nodes(events: Iterator[yaml.Event]) -> Iterator[Any]:
 
 
 def _node(event: yaml.Event, events: Iterator[yaml.Event], count: int, depth: int) -> tuple[Any, int]:
-    """One value with all inside it, and how many values there have been."""
+    """A value with everything inside it, and the number of values so far."""
     place = f"(line {event.start_mark.line + 1})"
     if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-        raise YamlError(f"anchors and aliases (& and *) are not taken {place}")
+        raise YamlError(f"anchors and aliases (& and *) are not allowed {place}")
     if event.tag is not None:
-        raise YamlError(f"tags such as {event.tag} are not taken {place}")
+        raise YamlError(f"tags such as {event.tag} are not allowed {place}")
     if count >= MAX_VALUES:
         raise YamlError(f"more than {MAX_VALUES:,} values")
     if depth > MAX_DEPTH:
@@ -123,8 +123,8 @@ def _node(event: yaml.Event, events: Iterator[yaml.Event], count: int, depth: in
         return inside, count
     names = inside[::2]
     if not all(isinstance(name, Scalar) and (depth == 0 or isinstance(name.resolve(), str)) for name in names):
-        raise YamlError(f"a name is needed before each colon {place}")
+        raise YamlError(f"every colon needs a name before it {place}")
     content = dict(zip(names, inside[1::2], strict=True))
     if len(content) < len(names):
-        raise YamlError(f"a name is there twice {place}")
+        raise YamlError(f"a name occurs twice {place}")
     return content, count

@@ -1,4 +1,4 @@
-"""The terminal: text from outside comes out as text alone, and no table breaks a name or an address in two."""
+"""The terminal: no text from outside controls it, and no table breaks a name or an address."""
 
 import rich.console
 import rich.table
@@ -15,7 +15,7 @@ UNLIMITED = 1 << 20  # columns
 class Console(rich.console.Console):
     """A console without markup and emoji, whose texts are `printable`.
 
-    Where the output goes to a file or a pipe it has no width, so that no line is broken there.
+    If the output goes to a file or a pipe, the width is unlimited, so that no line is broken.
     """
 
     def __init__(self, **options):
@@ -29,7 +29,7 @@ class Console(rich.console.Console):
 
 
 class Table(rich.table.Table):
-    """A table under its heading, whose cells are `printable`; where it is too wide, a line per row instead.
+    """A table with a heading and `printable` cells; if it is too wide, it is printed as a line per row.
 
     prose: the last column holds sentences, which may be broken between words.
     """
@@ -44,7 +44,7 @@ class Table(rich.table.Table):
         super().add_row(*map(printable, cells), **options)
 
     def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
-        if self.heading:  # a table pads its own title with spaces
+        if self.heading:  # rich pads a table's title with spaces
             yield line(self.heading, style="table.title")
         if self._least_width(console, options) <= options.max_width:
             yield from super().__rich_console__(console, options)
@@ -56,7 +56,7 @@ class Table(rich.table.Table):
                 yield line("  ".join(" ".join(str(cell).split()) for cell in row))
 
     def _least_width(self, console: rich.console.Console, options: ConsoleOptions) -> int:
-        """The columns that the table needs, if it is to break nothing but prose."""
+        """The least width of the table, in columns, at which only prose is broken."""
         natural = Measurement.get(console, options.update(width=UNLIMITED), self).maximum
         if not self.prose:
             return natural
@@ -66,12 +66,12 @@ class Table(rich.table.Table):
 
 
 def line(text: str, style: str = "") -> Text:
-    """A text on one line, however long."""
+    """A text on one line of any length."""
     return Text(printable(text), style=style, no_wrap=True, overflow="ignore")
 
 
 def facts(title: str, rows: dict[str, str]) -> Table:
-    """A table of names and values, under its title."""
+    """A table of names and values, with a title."""
     table = Table(heading=title, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)

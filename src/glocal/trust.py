@@ -1,6 +1,7 @@
-"""What a file of options may not ask for by itself: to run a command, to fetch code or a model, to replace files.
+"""Options that a file may not give: they run a command, fetch code or a model, or replace files.
 
-A user who types it, or who adds --trust, may. Data at paths and at web addresses is allowed to a file: it is read only.
+They are allowed if the user types them, or adds --trust. A file may name data at paths and web addresses, because data
+is only read.
 """
 
 import os
@@ -16,12 +17,12 @@ HOW = "give it yourself, or --trust"
 
 
 def runs_command(data: str) -> bool:
-    """Whether data is (or has in it) what is run by a shell: pipe:COMMAND, in any spelling that a reader may take."""
+    """Whether data is or contains a shell command: pipe:COMMAND, in any spelling that a reader may accept."""
     return "pipe:" in re.sub(r"[\x00-\x20{}]", "", data).lower()
 
 
 def check_option(label: str, name: str, value: Any) -> None:
-    """Raise ValueError for the value of an option that a file, called `label`, may not give."""
+    """Raise ValueError if a file may not give this value to the option. label: name of the file in messages."""
     texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
     for text in texts:
         if name in DATA and runs_command(text):
@@ -33,13 +34,13 @@ def check_option(label: str, name: str, value: Any) -> None:
     if name == "overwrite" and value:
         raise InvalidValueError(f"{label} says overwrite: {HOW}")
     if name == "json" and texts and os.path.lexists(texts[0]):
-        raise InvalidValueError(f"{label} names --json {texts[0]!r}, which is there already: {HOW}")
+        raise InvalidValueError(f"{label} names --json {texts[0]!r}, which already exists: {HOW}")
 
 
 def provenance(values: dict[str, tuple[Any, Path]]) -> list[str]:
-    """What will be read that a file has named, and where that is said: a line for each option.
+    """A line for each option by which a file names files to read, with the name of that file.
 
-    values: of options that files gave, each with the file.
+    values: the options that files gave: name → (value, file).
     """
     lines = []
     for name in (*DATA, "checkpoint", "teacher_checkpoint"):

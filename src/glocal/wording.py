@@ -1,24 +1,24 @@
-"""How text from outside (names of files and classes, messages of libraries) is shown: as text, and nothing else."""
+"""Shows text from outside (names of files and classes, messages of libraries) without control characters."""
 
 import logging
 import re
 import warnings
 
-# What a terminal acts on (C0, DEL, C1), what starts a line (U+2028, U+2029 too), what turns the order of the letters
-# after it round (U+202A-202E, U+2066-2069), and halves of a letter, which no output takes.
+# Control characters of terminals (C0, DEL, C1), line breaks (also U+2028 and U+2029), characters that reverse the order
+# of the text after them (U+202A-202E, U+2066-2069), and surrogates, which cannot be written to any output.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 SHOWN = 60  # letters of a value in a message
 
 
 def printable(text: object) -> str:
-    r"""The text on one line, with \x1b, \n, \u202e and their like in the place of what is more than a letter."""
+    r"""The text on one line; control characters and their like are written as \x1b, \n, \u202e."""
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
 def one_line(text: object, limit: int | None = None, first_only: bool = False) -> str:
-    """A text, or what an error says, as one line, and `printable`.
+    """A text, or the message of an error, as one `printable` line.
 
-    An error without a message is called by its type; a KeyError, whose message is only the key, says what it lacks.
+    If an error has no message, the line is its type. A KeyError's message is only the key; the line says "it lacks" it.
     limit: letters; a longer line is cut and ends with "…". first_only: leave out the lines after the first.
     """
     message = str(text)
@@ -33,16 +33,16 @@ def one_line(text: object, limit: int | None = None, first_only: bool = False) -
 
 
 def shown(value: object) -> str:
-    """A value in a message: as Python writes it, and its beginning where that is long."""
+    """A value for a message: as Python writes it; if that is long, only its beginning."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python refuses to write numbers of more than 4,300 digits
         return "a number of thousands of digits"
     return printable(text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} letters)")
 
 
 class Formatter(logging.Formatter):
-    """A log's lines, each `printable`; a traceback keeps its own."""
+    """Makes each message of a log a `printable` line; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = one_line(record.message)
@@ -50,7 +50,7 @@ class Formatter(logging.Formatter):
 
 
 def tame_libraries() -> None:
-    """Let the warnings and the logs of libraries, which name files and tensors too, come out `printable`."""
+    """Make the warnings and logs of libraries `printable`: they name files and tensors, too."""
     if logging.lastResort is not None and not isinstance(logging.lastResort.formatter, Formatter):
         logging.lastResort.setFormatter(Formatter())
     warnings.formatwarning = _format_warning
@@ -61,7 +61,7 @@ def _format_warning(message, category, filename, lineno, line=None) -> str:
 
 
 def quoted(names: list[str], limit: int = 5) -> str:
-    """The first names, quoted, and how many more there are."""
+    """The first names, quoted, and the number of further names."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(repr(name) for name in names[:limit]) + more
 

@@ -138,7 +138,7 @@ def test_a_file_with_the_name_of_a_command_is_a_file(folder):
         (
             "list",
             {"json": "c.yaml"},
-            "c.yaml names --json 'c.yaml', which is there already: give it yourself, or --trust",
+            "c.yaml names --json 'c.yaml', which already exists: give it yourself, or --trust",
         ),
         (
             "train",

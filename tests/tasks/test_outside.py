@@ -291,7 +291,7 @@ def test_a_file_of_a_task_that_is_not_registered(run, images):
     command = [sys.executable, "-m", "glocal", "predict", images[0], "--checkpoint", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "unknown task 'angle': there are classification, multilabel" in done.stderr
+    assert "unknown task 'angle'; the tasks are classification, multilabel" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

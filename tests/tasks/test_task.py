@@ -30,13 +30,13 @@ class Other(Classification):
 def test_a_task_is_found_by_its_name():
     assert [task.name for task in registered_tasks()] == ["classification", "multilabel"]
     assert find_task("classification") is CLASSIFICATION
-    with pytest.raises(ValueError, match="unknown task 'detection': there are classification, multilabel"):
+    with pytest.raises(ValueError, match="unknown task 'detection'; the tasks are classification, multilabel"):
         find_task("detection")
 
 
 def test_a_name_is_taken_once():
     assert register_task(CLASSIFICATION) is CLASSIFICATION
-    with pytest.raises(ValueError, match="there is a task 'classification' already"):
+    with pytest.raises(ValueError, match="a task named 'classification' already exists"):
         register_task(Classification())
 
 

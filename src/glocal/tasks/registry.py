@@ -1,4 +1,4 @@
-"""The tasks that are known, by their names."""
+"""The registered tasks, by name."""
 
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ _tasks: dict[str, Task] = {}
 def register_task(task: Task) -> Task:
     """Make a task known to all commands; returns it.
 
-    Raises ValueError for a name that is taken, and for an option that means something else in another task.
+    Raises ValueError if another task has the name, or defines one of the options differently.
     """
     if _tasks.get(task.name, task) is not task:
-        raise InvalidValueError(f"there is a task {task.name!r} already")
+        raise InvalidValueError(f"a task named {task.name!r} already exists")
     for kind in ("Options", "EvalOptions"):
         joined(task.name, task.summary, NoOptions, *(getattr(one, kind) for one in (*registered_tasks(), task)))
     _tasks[task.name] = task
@@ -32,16 +32,16 @@ def registered_tasks() -> tuple[Task, ...]:
 
 
 def find_task(name: str) -> Task:
-    """The task of this name; ValueError, with all names, for an unknown one."""
+    """The task with this name; if there is none, ValueError lists all names."""
     if name not in _tasks:
-        raise InvalidValueError(f"unknown task {name!r}: there are {', '.join(_tasks)}")
+        raise InvalidValueError(f"unknown task {name!r}; the tasks are {', '.join(_tasks)}")
     return _tasks[name]
 
 
 def refuse_foreign_options(config: Any, task: Task, kind: str = "Options") -> None:
-    """Raise ValueError for an option that another task has, and that differs from its default.
+    """Raise ValueError if an option that only other tasks have differs from its default.
 
-    kind: which options of tasks are meant, Options or EvalOptions.
+    kind: Options or EvalOptions.
     """
     own = {field.name for field in fields(getattr(task, kind))}
     for other in registered_tasks():
@@ -53,7 +53,7 @@ def refuse_foreign_options(config: Any, task: Task, kind: str = "Options") -> No
 
 
 def all_formats() -> "list[Format]":
-    """The formats of all tasks, each once; those of tasks from outside come before the library's."""
+    """The formats of all tasks, without repetitions; formats from outside come before the library's."""
     from glocal.data.open import FORMATS
 
     found = [one for task in registered_tasks() for one in task.formats]
@@ -61,5 +61,5 @@ def all_formats() -> "list[Format]":
 
 
 def old_marks() -> dict[str, str]:
-    """The keys by which version 0.1 marked a task in the part on the data of a checkpoint, with the task's name."""
+    """Key → task name: the keys by which version 0.1 marked the task in a checkpoint's part on the data."""
     return {task.old_mark: task.name for task in registered_tasks() if task.old_mark is not None}

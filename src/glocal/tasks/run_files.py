@@ -1,4 +1,4 @@
-"""The files of a run that other commands read: its weights, and the options that say what it was trained on."""
+"""The files of a run that other commands read: its weights and its options."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ DEFAULT_DATA = "digits"  # of `glocal train`
 
 
 def own_data(checkpoint: str) -> tuple[str, Path]:
-    """The data that a run was trained on, and the file that says it; ValueError where none does, and for a command."""
+    """The data of a run, and the file that names it; ValueError if no file names it or if it is a command."""
     from glocal.data.open import EMBEDDED
 
     file = find_checkpoint(checkpoint)

@@ -1,8 +1,8 @@
-"""What a task is. The only page to read before you add one; imports no torch.
+"""The interface of a task. To add a task, you need to read only this file. It imports no torch.
 
 A task puts a head on a backbone, trains it, measures it, and says what its outputs mean. It is an object of a subclass
-of `Task`, registered with `glocal.register_task`. Everything else in the library asks the task and knows nothing of
-classes, boxes or masks. Training, `eval`, `predict`, `export`, `serve`, `bench` and bulk work then take it.
+of `Task`, registered with `glocal.register_task`. Then training, `eval`, `predict`, `export`, `serve`, `bench` and bulk
+predictions work with it: they ask the task, and know nothing about classes, boxes or masks.
 
 A task's methods import torch when they are called, so that `glocal train --help` answers at once.
 """
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class Measure:
     """A number that says how good a model is.
 
-    key: its name in files. title: its name for people. unit: stands behind the number, with a space where it needs one.
-    digits: shown after the decimal point.
+    key: its name in files. title: its name for people. unit: written behind the number, with its space. digits:
+    number of digits after the decimal point.
     """
 
     key: str
@@ -51,7 +51,7 @@ LOSS = Measure("loss", "loss", digits=4, higher_is_better=False)  # of every tas
 
 
 class Line(NamedTuple):
-    """A line of a result for people: what, its value as text, and as a share of 1 where it is one."""
+    """A line of a result for people: a text, its value as text, and the value as a number in 0…1 if it is a share."""
 
     text: str
     value: str
@@ -60,21 +60,21 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What a task says of one image; a subclass adds the fields that the task's `fields` names.
+    """A task's result for one image; a subclass adds the fields that the task's `fields` names.
 
-    source: the image's path or name, "" for one from memory. error: why it could not be read; the task's own fields
-    then have their defaults.
+    source: the image's path or name, "" for an image from memory. error: why the image could not be read; then the
+    task's own fields have their defaults.
     """
 
     source: str = ""
     error: "UnreadableImageError | None" = None
 
     def lines(self) -> list[Line]:
-        """The result for people, for the terminal, the page and `draw`; at least one line."""
+        """The result for people: in the terminal, on the page and in `draw`; at least one line."""
         raise NotImplementedError
 
     def draw(self, image: "Image.Image") -> "Image.Image":
-        """The RGB image with the result on it; by default its lines in the top left corner."""
+        """The RGB image with the result drawn on it; by default `lines` in the top left corner."""
         from glocal.tasks.drawing import write_lines
 
         return write_lines(image, self.lines())
@@ -84,8 +84,8 @@ class Result:
 class Trained:
     """A model with its weights, ready for use.
 
-    class_names: as the data calls them (folder names; WordNet ids for ImageNet), one per output of a classifier; empty
-    for a task without classes. descriptions: the same for people to read. preprocessing: fields of
+    class_names: the names in the data (folder names; WordNet ids for ImageNet), one per output of a classifier; empty
+    if the task has no classes. descriptions: the same classes in words for people. preprocessing: fields of
     `glocal.data.preprocessing.Preprocessing`. info: None for weights that `glocal train` did not write.
     """
 
@@ -100,9 +100,9 @@ class Trained:
 
 @dataclass(frozen=True)
 class Match:
-    """How a data set's annotations belong to a model's outputs.
+    """How a data set's annotations correspond to a model's outputs.
 
-    class_names: of the outputs that are measured. apply: outputs and targets of a batch to those for the metrics.
+    class_names: names of the measured outputs. apply: maps a batch's outputs and targets to the metrics' inputs.
     """
 
     class_names: list[str]
@@ -111,7 +111,7 @@ class Match:
 
 @dataclass
 class Pass:
-    """Once through some images. condition: what tells it from the others of its measurement."""
+    """A single pass over some images. condition: tells it from the other passes of its measurement."""
 
     samples: "Samples | ShardedSamples"
     preprocessing: "Preprocessing"
@@ -124,7 +124,7 @@ class Pass:
     unreadable: list[str] = field(default_factory=list)
 
     def batches(self, batch_size: int, workers: int | None) -> "Iterator[Batch]":
-        """The images in batches; keeps in `unreadable` why some could not be read."""
+        """The images in batches; adds to `unreadable` the files that could not be read, with the reasons."""
         from glocal.data.loaders import evaluation_loader
 
         for batch in evaluation_loader(self.samples, self.transform, batch_size, workers, targets=self.task.collate):
@@ -132,20 +132,20 @@ class Pass:
             yield batch
 
     def update(self, outputs: "Tensor | Sequence[Tensor]", targets: Any) -> None:
-        """Add a batch, whose targets are as the data has them."""
+        """Add a batch to the metrics. targets: as in the data."""
         self.metrics.update(*self.match.apply(outputs, targets))
 
     def values(self) -> dict:
-        """All that is to be said of the pass, with its speed."""
+        """All values of the pass, with its speed."""
         return {**self.metrics.report(), "images_per_second": self.metrics.images / self.seconds}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is run through, and how results are made of it.
+    """The passes of a measurement, and how they become results.
 
-    facts: what is known of the data before. results: makes of the passes the values of each result, with the pass that
-    it is of; by default one for each pass.
+    facts: facts about the data, known before the passes. results: computes each result from the passes, as (pass,
+    values); by default, a result per pass.
     """
 
     passes: list[Pass]
@@ -155,10 +155,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of a measurement. The values are attributes too.
+    """The result of a measurement. The entries of `values` are attributes, too.
 
-    images: how many were measured. unreadable: the files that could not be read, with the reasons. images_per_second:
-    reading included. values: the task's measures by key, and whatever else its metrics report.
+    images: number of measured images. unreadable: the files that could not be read, with the reasons.
+    images_per_second: includes reading. values: the task's measures by key, and everything else its metrics report.
     """
 
     task: "Task"
@@ -179,7 +179,7 @@ class Measured:
             raise AttributeError(f"the result has no {name!r}") from None
 
     def to_dict(self) -> dict:
-        """All of it, ready for JSON: the task's measures before its further values."""
+        """All fields, ready for JSON; the task's measures come before the other values."""
         names = {"unreadable": "unread"}  # the key in files, since version 0.1
         facts = {names.get(name, name): fact for name, fact in vars(self).items() if name not in ("task", "values")}
         keys = [measure.key for measure in self.task.measures]
@@ -188,7 +188,7 @@ class Measured:
 
 
 class ResultTable(NamedTuple):
-    """A table for the terminal: heading, titles of the columns, and rows of cells; `left` columns are not numbers."""
+    """A table for the terminal. columns: titles. rows: cells. left: how many columns, from the left, hold text."""
 
     heading: str
     columns: Sequence[str]
@@ -202,30 +202,30 @@ class NoOptions:
 
 
 class Objective(ABC):
-    """What a training minimises."""
+    """The loss that a training minimises."""
 
     @abstractmethod
     def __call__(self, model: "nn.Module", batch: "Batch") -> "dict[str, Tensor]":
-        """The parts of the loss by name, and their sum or mean, which is minimised, as "loss"."""
+        """The parts of the loss by name; "loss" is their sum or mean, which the training minimises."""
 
     def to(self, device) -> None:
-        """Bring what the loss needs to the device of the training; by default nothing."""
+        """Move the objective's tensors and modules to the device of the training; by default it has none."""
         return
 
 
 class Task(ABC):
     """The base class of tasks.
 
-    name: in files and for --task. summary: what it does, for people.
-    Options: a torch-free frozen dataclass of training options; they become options of `glocal train`, and its docstring
-        their help. EvalOptions: the same for `glocal eval`.
-    measures: all that are ever reported; the first chooses the epoch to keep.
-    fields: the columns of a result, each with its type (str, int, float, or a list of one of them), as attributes of
+    name: the name in files and for --task. summary: what the task does, for people.
+    Options: a frozen dataclass of training options, without torch; the fields become options of `glocal train`, and the
+        docstring their help. EvalOptions: the same for `glocal eval`.
+    measures: all measures that the task reports; the first chooses the epoch to keep.
+    fields: the columns of a result and their types (str, int, float, or a list of one of them); also attributes of
         `result_class`.
-    headings: of the two columns of a result's lines.
-    ranks: whether a result holds several answers, the likeliest first; `top_k` then says how many.
-    output_names: of the tensors that `outputs` gives.
-    old_mark: the key by which version 0.1 marked its checkpoints' data.
+    headings: titles of the two columns of a result's lines.
+    ranks: whether a result holds several answers, the most probable first; then `top_k` is their number.
+    output_names: names of the tensors that `outputs` returns.
+    old_mark: the key by which version 0.1 marked the task in a checkpoint's part on the data.
     """
 
     name: ClassVar[str]
@@ -242,7 +242,7 @@ class Task(ABC):
 
     @property
     def formats(self) -> "Sequence[Format]":
-        """The data layouts that the task reads, in the order in which they are asked; by default the library's."""
+        """The data formats that the task reads, in the order to try them; by default the library's formats."""
         from glocal.data.open import FORMATS
 
         return FORMATS
@@ -251,52 +251,52 @@ class Task(ABC):
 
     @abstractmethod
     def num_outputs(self, class_names: list[str]) -> int:
-        """How many outputs the classifier of a backbone gets; 0 for none, where `model` adds a head."""
+        """Number of outputs of the backbone's classifier; 0 for no classifier, if `model` adds a head."""
 
     def model(self, backbone: "nn.Module", class_names: list[str]) -> "nn.Module":
-        """The backbone with the task's head. Called again, also on the meta device, to load a checkpoint."""
+        """The backbone with the task's head. Loading a checkpoint calls it again, also on the meta device."""
         return backbone
 
     def outputs(self, model: "nn.Module") -> "nn.Module":
-        """What is exported, compiled, served and measured: images (B, C, H, W) to a tensor or a list of tensors."""
+        """The module to export, compile, serve and measure: images (B, C, H, W) to a tensor or a list of tensors."""
         return model
 
     # Training
 
     def augmentation(self, options: Any, source: "DataSource", preprocessing: "Preprocessing") -> "Augmentation | None":
-        """The random changes of training images; by default none."""
+        """The augmentation of training images; by default none."""
         return None
 
     @abstractmethod
     def transform(
         self, preprocessing: "Preprocessing", class_names: list[str], augmentation: "Augmentation | None" = None
     ) -> "Transform":
-        """From an RGB image and its annotation to an `Example`: with an augmentation for training."""
+        """Maps an RGB image and its annotation to an `Example`. augmentation: given for training only."""
 
     def collate(self, targets: list) -> Any:
-        """The targets of a batch put together; by default numbers and tensors as a tensor (B, …)."""
+        """Collate the targets of a batch; by default, numbers and tensors become a tensor (B, …)."""
         from torch.utils.data import default_collate
 
         return default_collate(targets)
 
     def check(self, options: Any, source: "DataSource", images_at_once: int) -> None:
-        """Raise ValueError for options that exclude each other, or do not suit the data. Called before training.
+        """Raise ValueError if options exclude each other or do not suit the data. Called before training.
 
-        images_at_once: how many images a device computes at a time.
+        images_at_once: number of images that a device computes at a time.
         """
         return
 
     def sample_weights(self, options: Any, samples: "Samples") -> "Tensor | None":
-        """How often each sample is drawn, (N,); None to take each once per epoch."""
+        """A weight per sample, (N,), to draw with replacement; None to take each sample once per epoch."""
         return None
 
     @abstractmethod
     def objective(self, options: Any, source: "DataSource", preprocessing: "Preprocessing") -> Objective:
-        """What a training minimises. options: those of the run, with the fields of `Options` among them."""
+        """The loss of a training. options: the run's options, which include the fields of `Options`."""
 
     @abstractmethod
     def metrics(self, class_names: list[str]) -> "Metrics":
-        """How a model is measured, in training's validation and by `glocal eval`."""
+        """The metrics of a model, for the validation in training and for `glocal eval`."""
 
     # Measuring
 
@@ -305,26 +305,26 @@ class Task(ABC):
         return other is self
 
     def match(self, source: "DataSource", trained: "Trained") -> "Match":
-        """How the annotations of a data set belong to a model's outputs; ValueError where they do not."""
+        """How a data set's annotations correspond to the model's outputs; ValueError if they do not."""
         return Match(trained.descriptions)
 
     def measurement(self, config: Any, trained: "Trained") -> "Measurement | None":
-        """What `glocal eval` runs through; by default None: the data, at each size that is asked for.
+        """The measurement of `glocal eval`; by default None: a pass over the data for each image size.
 
-        config: the options of `glocal eval`, with the fields of `EvalOptions` among them.
+        config: the options of `glocal eval`, which include the fields of `EvalOptions`.
         """
         return None
 
     def tables(self, result: "Measured") -> list[ResultTable]:
-        """What the terminal shows of a measurement below the measures; by default nothing."""
+        """The tables that the terminal shows below the measures; by default none."""
         return []
 
     def plots(self, result: "Measured") -> "dict[str, Figure]":
-        """The figures of a measurement, by the name of their file; by default none."""
+        """The figures of a measurement, by the names of their files; by default none."""
         return {}
 
     def plot_texts(self, result: "Measured") -> list[str]:
-        """The texts on the figures that come from the data, so that a font with their letters is taken."""
+        """The texts in the figures that come from the data; fonts are chosen by their letters."""
         return []
 
     # Results
@@ -335,8 +335,8 @@ class Task(ABC):
     ) -> list[Result]:
         """A result for each image of a batch, without its source.
 
-        outputs: the tensors of `outputs`, each (B, …). class_names: for people to read. top_k: how many answers to give
-        for an image, where a result ranks several. Raises RuntimeError for NaN and infinity.
+        outputs: the tensors of `outputs`, each (B, …). class_names: names for people. top_k: answers per image, if the
+        task ranks answers. Raises RuntimeError if an output is NaN or infinite.
         """
 
     @property
@@ -349,11 +349,11 @@ class Task(ABC):
         return list(self.fields)
 
     def cells(self, result: Result) -> list[str | float]:
-        """The cells of a readable image in these columns; there may be fewer than columns."""
+        """The cells of a readable image, in the order of `columns`; they may be fewer than the columns."""
         return [getattr(result, name) for name in self.fields]
 
     def metadata(self, class_names: list[str], descriptions: list[str]) -> dict[str, Any]:
-        """What an exported file says of its outputs, ready for JSON."""
+        """The metadata on the outputs in an exported file, ready for JSON."""
         return {"class_names": class_names, "descriptions": descriptions} if class_names else {}
 
     @property
@@ -362,6 +362,6 @@ class Task(ABC):
         return self.measures[0]
 
     def rank(self, values: dict[str, float]) -> tuple[float, float]:
-        """Larger for a better model: by the headline, and for equal ones by the loss."""
+        """Larger for a better model: compares the headline measure; if that is equal, the loss."""
         value = values[self.headline.key]
         return value if self.headline.higher_is_better else -value, -values.get("loss", 0.0)
