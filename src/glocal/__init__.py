@@ -14,10 +14,14 @@ if not _is_command:
     from glocal.backbone import Backbone
     from glocal.models import model_names, published_top1
 
-    __all__ = ["Backbone", "model_names", "published_top1", "register_task"]
+    __all__ = ["Backbone", "create", "model_names", "published_top1", "register_task"]
 
 
 def __getattr__(name: str):
+    if name == "create":
+        from glocal.models.create import create
+
+        return create
     if name == "register_task":  # imported late, because models need no tasks
         from glocal.tasks import register_task
 

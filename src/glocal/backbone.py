@@ -93,12 +93,20 @@ class Stage(nn.Module):
         downsample: (B, C', H, W) → (B, C, ⌈H/2⌉, ⌈W/2⌉), an identity in the first stage.
         blocks: the stage's `Block`s.
         norm: after the last block, an identity if a family has none.
+        output_norm: after the norm, for dense heads alone: the next stage does not get its result.
         position: computes the position bias that the blocks share, from the stage's map; None if they share none.
     """
 
     shares_position: torch.jit.Final[bool]
 
-    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module, position: nn.Module | None):
+    def __init__(
+        self,
+        downsample: nn.Module,
+        blocks: list[nn.Module],
+        norm: nn.Module,
+        output_norm: nn.Module,
+        position: nn.Module | None,
+    ):
         super().__init__()
         self.grad_checkpointing = False
         self.shares_position = position is not None
@@ -106,6 +114,7 @@ class Stage(nn.Module):
         self.position = position if position is not None else nn.Identity()
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
+        self.output_norm = output_norm
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.forward_blocks(x))
@@ -141,6 +150,8 @@ class Backbone(nn.Module):
             the blocks of a stage share, and the token mixers are called as `mixer(x, bias)`. None: no shared bias.
         scale: built as `scale(dim)`, at the end of both branches (LayerScale).
         stage_norm: built as `norm(dim)`, at the end of a stage; a builder for all stages, or a sequence of them.
+        output_norm: as `stage_norm`, for the maps that `forward_intermediates(norm=True)` returns; the next stage
+            does not get its result.
         head_hidden_size: width of a 1×1 convolution before the pooling; 0 for no convolution.
         in_chans, num_classes, global_pool, drop_rate, proj_drop, drop_path_rate: as in timm's models;
             the drop path rate grows linearly over all blocks, from 0.
@@ -169,6 +180,7 @@ class Backbone(nn.Module):
         stage_position: Sequence[Build] | None = None,
         scale: Build = nn.Identity,
         stage_norm: PerStage = nn.Identity,
+        output_norm: PerStage = nn.Identity,
         head_hidden_size: int = 0,
         in_chans: int = 3,
         num_classes: int = 1000,
@@ -187,6 +199,7 @@ class Backbone(nn.Module):
         token_mixers = per_stage("token_mixer", token_mixer, stages)
         channel_mixers = per_stage("channel_mixer", channel_mixer, stages)
         stage_norms = per_stage("stage_norm", stage_norm, stages)
+        output_norms = per_stage("output_norm", output_norm, stages)
         stage_positions = per_stage("stage_position", stage_position, stages)
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, not {init!r}")
@@ -222,6 +235,7 @@ class Backbone(nn.Module):
                         downsample=downsample(dims[i - 1], dim) if i > 0 else nn.Identity(),
                         blocks=blocks,
                         norm=stage_norms[i](dim),
+                        output_norm=output_norms[i](dim),
                         position=stage_positions[i]() if stage_positions[i] is not None else None,
                     )
                 )
@@ -295,7 +309,7 @@ class Backbone(nn.Module):
             before_norm = stage.forward_blocks(x)
             x = stage.norm(before_norm)
             if i in take_indices:
-                intermediates.append(x if norm else before_norm)
+                intermediates.append(stage.output_norm(x) if norm else before_norm)
         if intermediates_only:
             return intermediates
         return x, intermediates
@@ -310,6 +324,8 @@ class Backbone(nn.Module):
         del self.stages[max_index + 1 :]
         if prune_norm:  # a norm between two stages stays: the next stage needs it
             self.stages[-1].norm = nn.Identity().train(self.training)
+            for stage in self.stages:
+                stage.output_norm = nn.Identity().train(self.training)
         if cut:
             self.num_features = self.feature_info[max_index]["num_chs"]
         if cut or prune_head:

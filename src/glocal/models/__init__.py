@@ -32,10 +32,15 @@ def published_top1(name: str) -> float | None:
     return None
 
 
+def family_of(name: str) -> ModuleType | None:
+    """The family of an architecture, by its name without or with a tag; None for a model of timm."""
+    architecture = name.partition(".")[0]
+    return next((family for family in FAMILIES.values() if architecture in family.default_cfgs), None)
+
+
 def check_model_arguments(name: str, args: Any) -> None:
     """Raise ValueError for arguments that a file may not give to the model `name`; see `glocal.models.arguments`."""
-    architecture = name.partition(".")[0]
-    family = next((family for family in FAMILIES.values() if architecture in family.default_cfgs), None)
+    family = family_of(name)
     try:
         check_arguments(args, TIMM if family is None else family.ARGUMENTS)
     except ValueError as error:

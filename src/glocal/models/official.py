@@ -15,7 +15,7 @@ logger = logging.getLogger("glocal")
 
 # The keys under which training scripts keep the weights, averaged weights first; and the prefixes that wrappers add.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "backbone.")
+PREFIXES = ("module.", "_orig_mod.", "backbone.")  # the last is a detector's
 SHOWN = 5  # names in an error message
 
 
@@ -26,6 +26,7 @@ def convert(
     renames: Sequence[tuple[str, str]],
     unused: str | None = None,
     adapt: Callable[[str, Tensor, Tensor], Tensor] | None = None,
+    dense_norms: str | None = None,
     backbone_only: bool = False,
 ) -> dict[str, Tensor]:
     """Convert the authors' state dict, or ours, to a state dict that `model` loads strictly.
@@ -37,6 +38,8 @@ def convert(
         renames: (regular expression, replacement), applied to every official name in order.
         unused: regular expression for official names of tensors that the authors' models hold but never use.
         adapt: called as `adapt(name, tensor, target)`; returns the tensor in the shape of `target`, the model's own.
+        dense_norms: regular expression for names that keep the model's values, if the model has norms for dense heads
+            and the weights, a classifier's, have none.
         backbone_only: ignore the head, in the weights and in the model.
 
     Raises:
@@ -50,6 +53,11 @@ def convert(
     target = model.state_dict()
     if backbone_only or model.num_classes == 0:
         weights = {name: tensor for name, tensor in weights.items() if name in target or not name.startswith("head.")}
+    if dense_norms and any(".output_norm." in name for name in target):
+        norms = [name for name in target if re.search(dense_norms, name)]
+        if any(name not in weights for name in norms):
+            logger.info("the norms of the maps start anew: the weights are a classifier's")
+            weights |= {name: target[name] for name in norms}
     for name, tensor in weights.items():
         if name in target:
             tensor = fit_shape(tensor, target[name])
@@ -74,18 +82,28 @@ def pyramid_renames(stages: int = 4) -> list[tuple[str, str]]:
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The plain state dict inside a checkpoint, without the prefixes of wrappers."""
+    """The plain state dict of a backbone inside a checkpoint, without the prefixes of wrappers and detectors."""
+    return without_prefixes(state_dict(checkpoint), PREFIXES)
+
+
+def state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The plain state dict inside a checkpoint, without the prefixes of DDP and torch.compile."""
     for key in WRAPPERS:
         if isinstance(checkpoint.get(key), Mapping):
-            return unwrap(checkpoint[key])
+            return state_dict(checkpoint[key])
     weights = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
     if not weights:
         there = f", only {listed(checkpoint)}" if checkpoint else ": it is empty"
         raise InvalidValueError(f"the checkpoint holds no weights{there}")
+    return without_prefixes(weights, PREFIXES[:-1])
+
+
+def without_prefixes(weights: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors below the prefixes, as long as there are some."""
     stripped = True
     while stripped:
         stripped = False
-        for prefix in PREFIXES:
+        for prefix in prefixes:
             inside = {name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)}
             if inside:
                 if len(inside) < len(weights):

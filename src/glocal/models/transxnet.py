@@ -29,6 +29,7 @@ class TransXNet(Backbone):
         kernel_size: of the dynamic convolution.
         layer_scale: initial value.
         img_size: the learned position encodings are created for it; any other size resizes them (bicubic).
+        output_norms: norm the maps that dense heads get, each by a norm of its own that the next stage does not see.
         common: the arguments of `Backbone`.
     """
 
@@ -43,6 +44,7 @@ class TransXNet(Backbone):
         kernel_size: int = 7,
         layer_scale: float = 1e-5,
         img_size: int | tuple[int, int] = 224,
+        output_norms: bool = False,
         **common: Any,
     ):
         conv = partial(OverlapPatchEmbed, norm=BatchNorm2d, bias=False)
@@ -67,6 +69,7 @@ class TransXNet(Backbone):
             channel_mixer=[partial(MSFFN, expansion=expansion) for expansion in expansions],
             scale=partial(LayerScale, init=layer_scale, bias=True),
             stage_norm=[torch.nn.Identity] * (len(dims) - 1) + [GroupNorm1],
+            output_norm=[GroupNorm1 if output_norms else torch.nn.Identity] * (len(dims) - 1) + [torch.nn.Identity],
             undecayed=("*.scale?.bias", "*.local_unit.bias"),  # biases, though they have more than one axis
             **common,
         )
@@ -83,7 +86,11 @@ ARGUMENTS = COMMON | {
     "kernel_size": Small,
     "layer_scale": Weight,
     "img_size": Size,
+    "output_norms": bool,
 }
+
+# What the authors' segmentation code does otherwise: `norm6` is the last stage's norm.
+DENSE = {"output_norms": True}
 
 # From official names to ours.
 RENAMES = [
@@ -94,6 +101,8 @@ RENAMES = [
     *((rf"^network\.{2 * i + 1}\.proj\.bn\.", f"stages.{i + 1}.downsample.norm.") for i in range(3)),
     (r"^relative_pos_enc\.(\d+)$", r"stages.\1.position.encoding"),
     (r"^classifier\.0\.", "stages.3.norm."),
+    *((rf"^norm{2 * i}\.", f"stages.{i}.output_norm.") for i in range(3)),
+    (r"^norm6\.", "stages.3.norm."),
     (r"^classifier\.2\.", "head.fc."),
     (r"\.pos_embed\.", ".position.conv."),
     (r"\.local_unit\.proj\.0\.conv\.", ".local_unit.proj.squeeze."),
@@ -129,7 +138,13 @@ def resize_positions(name: str, tensor: Tensor, target: Tensor) -> Tensor:
 
 
 # Converts the authors' state dict to ours, and resizes position encodings of another size (bicubic); accepts ours too.
-checkpoint_filter_fn = partial(official.convert, family="TransXNet", renames=RENAMES, adapt=resize_positions)
+checkpoint_filter_fn = partial(
+    official.convert,
+    family="TransXNet",
+    renames=RENAMES,
+    adapt=resize_positions,
+    dense_norms=r"\.output_norm\.|^stages\.3\.norm\.",
+)
 
 
 def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:

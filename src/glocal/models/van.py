@@ -23,6 +23,7 @@ class VAN(Backbone):
     Args:
         dims, depths, expansions: one value for each stage.
         layer_scale: initial value.
+        stage_norm_eps: of the norm at the end of a stage.
         common: the arguments of `Backbone`.
     """
 
@@ -32,6 +33,7 @@ class VAN(Backbone):
         depths: Sequence[int],
         expansions: Sequence[int] = (8, 8, 4, 4),
         layer_scale: float = 1e-2,
+        stage_norm_eps: float = 1e-6,
         **common: Any,
     ):
         super().__init__(
@@ -44,7 +46,7 @@ class VAN(Backbone):
             norm2=BatchNorm2d,
             channel_mixer=[partial(ConvFFN, expansion=expansion) for expansion in expansions],
             scale=partial(LayerScale, init=layer_scale),
-            stage_norm=partial(LayerNorm2d, eps=1e-6),
+            stage_norm=partial(LayerNorm2d, eps=stage_norm_eps),
             init="fan_out",
             undecayed=("*.scale?.weight",),
             **common,
@@ -52,7 +54,16 @@ class VAN(Backbone):
 
 
 # The arguments above that a file may set, and their ranges.
-ARGUMENTS = COMMON | {"dims": Widths, "depths": Depths, "expansions": Factors, "layer_scale": Weight}
+ARGUMENTS = COMMON | {
+    "dims": Widths,
+    "depths": Depths,
+    "expansions": Factors,
+    "layer_scale": Weight,
+    "stage_norm_eps": Weight,
+}
+
+# What the authors' segmentation and detection code does otherwise.
+DENSE = {"stage_norm_eps": 1e-5}
 
 # From official names to ours.
 RENAMES = [

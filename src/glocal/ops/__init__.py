@@ -11,6 +11,7 @@ from glocal.ops.biased_attention import biased_attention
 from glocal.ops.by_rows import by_rows
 from glocal.ops.channel_norm import channel_norm
 from glocal.ops.cosine_attention import cosine_attention
+from glocal.ops.deformable_attention import deformable_attention
 from glocal.ops.depthwise_conv import depthwise_conv, multi_scale_depthwise_conv
 from glocal.ops.dispatch import can_keep_results, full_precision, records_calls
 from glocal.ops.grid_attention import grid_attention
@@ -21,6 +22,7 @@ from glocal.ops.pad_to_even import pad_to_even
 from glocal.ops.pointwise_conv import pointwise_conv, pointwise_halves
 from glocal.ops.resize_bias import resize_bias
 from glocal.ops.sample_norm import sample_norm
+from glocal.ops.sample_points import sample_points
 from glocal.ops.silu import silu
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "can_keep_results",
     "channel_norm",
     "cosine_attention",
+    "deformable_attention",
     "depthwise_conv",
     "full_precision",
     "grid_attention",
@@ -48,5 +51,6 @@ __all__ = [
     "records_calls",
     "resize_bias",
     "sample_norm",
+    "sample_points",
     "silu",
 ]

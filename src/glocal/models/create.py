@@ -1,0 +1,114 @@
+"""Builds models for dense tasks by the name of the head, and loads the authors' files into them."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from glocal.errors import InvalidValueError
+from glocal.models import family_of, official
+from glocal.models.dense import DenseModel, dense_backbone
+from glocal.models.heads import HEADS, Head
+from glocal.models.weights import read_tensors
+
+logger = logging.getLogger("glocal")
+
+BACKBONE = "backbone."
+OURS = ("head.", "auxiliary.")
+
+
+def create(
+    name: str,
+    backbone: str,
+    num_classes: int = 150,
+    checkpoint: str | os.PathLike | None = None,
+    pretrained_backbone: bool = False,
+    backbone_args: Mapping[str, Any] | None = None,
+) -> DenseModel:
+    """Build a head on a backbone.
+
+    Args:
+        name: of the head: semantic_fpn, upernet or mask2former.
+        backbone: the name of one of our models, or of any timm model that has maps at strides 4, 8, 16 and 32.
+        num_classes: classes of the head.
+        checkpoint: a file of weights: the authors' or ours of such a model, of its head alone, or of the backbone alone
+            (a classifier's). The log says which parts are loaded.
+        pretrained_backbone: download the classifier's weights of the backbone.
+        backbone_args: arguments of the backbone, such as img_size and bias_mode.
+
+    Raises:
+        ValueError: an unknown head or backbone, or a file that does not fit; the message says what is missing.
+        FileNotFoundError: there is no such file.
+        TypeError: an argument that the backbone does not have.
+    """
+    head = HEADS.get(name)
+    if head is None:
+        raise InvalidValueError(f"there is no head {name!r}, only {', '.join(HEADS)}")
+    if num_classes < 1:
+        raise InvalidValueError(f"num_classes must be at least 1, not {num_classes}")
+    maps = dense_backbone(backbone, pretrained_backbone, **(backbone_args or {}))
+    dims = maps.feature_info.channels()
+    model = DenseModel(maps, head.build(dims, num_classes), head.auxiliary and head.auxiliary(dims, num_classes))
+    if checkpoint is not None:
+        load_weights(model, head, backbone, checkpoint)
+    return model
+
+
+def load_weights(model: DenseModel, head: Head, backbone: str, path: str | os.PathLike) -> None:
+    """Load a file into the parts of a model that it holds, each completely. See `create`."""
+    weights = read_tensors(path)
+    converted, ours = split(weights, head)
+    target = model.state_dict()
+    heads = {key: tensor for key, tensor in target.items() if not key.startswith(BACKBONE)}
+    if not ours:  # a classifier's, or a backbone's
+        load_backbone(model.backbone, backbone, weights)
+        logger.warning("%s has no weights of the head: the backbone is loaded, the head starts anew", path)
+        return
+    if found := official.misfits(_shapes(ours), _shapes(heads)):
+        raise InvalidValueError(f"{path} is not a checkpoint of this head: {found}")
+    if converted:
+        load_backbone(model.backbone, backbone, converted)
+    else:
+        logger.warning("%s has the weights of the head alone: the backbone keeps its values", path)
+    for part, module in (("head.", model.head), ("auxiliary.", model.auxiliary)):
+        if module is not None:
+            module.load_state_dict(
+                {key.removeprefix(part): tensor for key, tensor in ours.items() if key.startswith(part)}
+            )
+
+
+def split(weights: Mapping[str, Tensor], head: Head) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the backbone, without prefix, and those of the heads, by our names. Both may be empty."""
+    prefixes = tuple(head.parts)
+    dense = any(key.startswith(BACKBONE) for key in weights) or not any(key.startswith("stages.") for key in weights)
+    backbone, heads = {}, {}
+    for key, tensor in weights.items():
+        if key.startswith(prefixes):
+            prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
+            ours, renames = head.parts[prefix]
+            heads[ours + official.rename(key.removeprefix(prefix), renames)] = tensor
+        elif dense and key.startswith(OURS) and not key.startswith(("head.fc.", "head.weight", "head.bias")):
+            heads[key] = tensor
+        elif key.startswith(BACKBONE):
+            backbone[key.removeprefix(BACKBONE)] = tensor
+    return backbone, heads
+
+
+def load_backbone(backbone: nn.Module, name: str, weights: Mapping[str, Tensor]) -> None:
+    """Load weights by the authors' names or ours into a backbone for dense heads; ValueError if they do not fit."""
+    family = family_of(name.rpartition(":")[2])
+    if family is not None:
+        weights = {key.removeprefix("model."): tensor for key, tensor in weights.items()}
+        backbone.model.load_state_dict(family.checkpoint_filter_fn(weights, backbone.model, backbone_only=True), False)
+        return
+    target = backbone.state_dict()
+    weights = {key: tensor for key, tensor in official.state_dict(weights).items() if key in target}
+    if found := official.misfits(_shapes(weights), _shapes(target)):
+        raise InvalidValueError(f"not a checkpoint of {name}: {found}")
+    backbone.load_state_dict(weights)
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}

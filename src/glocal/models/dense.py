@@ -1,0 +1,90 @@
+"""Models for dense tasks: a backbone that gives four maps, and a head on them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Format
+from timm.models import is_model
+from torch import Tensor, nn
+
+from glocal.errors import InvalidTypeError, InvalidValueError
+from glocal.models import family_of
+from glocal.models.heads.mask2former import QueryPredictions
+from glocal.models.heads.resize import resize_to
+
+STRIDES = (4, 8, 16, 32)
+
+
+class DenseModel(nn.Module):
+    """A backbone and a head.
+
+    Args:
+        backbone: of timm's `features_only`: images to maps at strides 4, 8, 16 and 32.
+        head: takes the four maps.
+        auxiliary: a second head, for the loss alone; None for none.
+
+    `model(images)` gives for (B, 3, H, W) images what the head says: logits (B, classes, ⌈H/4⌉, ⌈W/4⌉), or the
+    `QueryPredictions` of Mask2Former.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.auxiliary = auxiliary
+        self.channels_last = getattr(backbone, "output_fmt", None) == Format.NHWC
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The four maps of the backbone, each (B, C, H, W), fine to coarse."""
+        maps = self.backbone(images)
+        return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
+
+    def forward(self, images: Tensor) -> Tensor | QueryPredictions:
+        return self.head(self.maps(images))
+
+    @staticmethod
+    def decode(outputs: Tensor | QueryPredictions, size: Sequence[int]) -> Tensor:
+        """What the model says as a score for every class and pixel at a size, (B, classes, H, W).
+
+        Logits become probabilities: resized (bilinear), then softmax. Queries become the sum of the probability of the
+        class times that of the mask, which lies between 0 and the number of queries.
+
+        outputs: what the model returns; logits may be of any size. size: (H, W).
+        """
+        if not isinstance(outputs, tuple):
+            return resize_to(outputs, size).softmax(1)
+        class_logits, mask_logits = outputs
+        classes = class_logits.softmax(-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", classes, resize_to(mask_logits, size).sigmoid())
+
+
+def dense_backbone(name: str, pretrained: bool = False, **args: Any) -> nn.Module:
+    """The backbone `name` for dense heads: images to normed maps at strides 4, 8, 16 and 32.
+
+    Where the authors' segmentation code differs from their classification code, ours follows it. args: of the model,
+    they come before everything else.
+
+    Raises:
+        ValueError: there is no such model, or it has no maps at these strides.
+        TypeError: an argument that the model does not have.
+    """
+    architecture = name.rpartition(":")[2].partition(".")[0]
+    if not is_model(architecture):
+        raise InvalidValueError(f"there is no backbone {name!r}: `glocal list` shows ours, timm.list_models() its own")
+    family = family_of(architecture)
+    if family is not None:
+        args = {"feature_cfg": {"norm": True}, **getattr(family, "DENSE", {}), **args}
+    try:
+        with torch.device("meta"):
+            strides = timm.create_model(name, features_only=True, **args).feature_info.reduction()
+        indices = [strides.index(stride) for stride in STRIDES]
+        return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=indices, **args)
+    except TypeError as error:
+        raise InvalidTypeError(f"{name} does not take these arguments: {error}") from error
+    except (ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, InvalidValueError) or pretrained:
+            raise
+        wanted = ", ".join(map(str, STRIDES))
+        raise InvalidValueError(f"{name} has no maps at the strides {wanted}, which the heads need") from error
