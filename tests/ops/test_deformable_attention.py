@@ -1,19 +1,8 @@
 import pytest
 import torch
 
-from glocal.ops import deformable_attention, sample_points
-
-
-def value_at(image: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """The bilinear value of (C, H, W) at (x, y), in units of the sides; zero outside."""
-    height, width = image.shape[1:]
-    column, row = x * width - 0.5, y * height - 0.5
-    total = torch.zeros(image.shape[0], dtype=image.dtype)
-    for i in (int(row // 1), int(row // 1) + 1):
-        for j in (int(column // 1), int(column // 1) + 1):
-            if 0 <= i < height and 0 <= j < width:
-                total = total + (1 - abs(row - i)) * (1 - abs(column - j)) * image[:, i, j]
-    return total
+from glocal.ops import deformable_attention
+from ops.test_sample_points import value_at
 
 
 def naive(values, sizes, places, weights):
@@ -57,15 +46,3 @@ def test_equals_the_sum_place_by_place(sizes):
 def test_gradients(sizes):
     values, places, weights = (x.requires_grad_() for x in inputs(sizes, 1, 2, 2, 2, 2))
     assert torch.autograd.gradcheck(lambda v, p, w: deformable_attention(v, sizes, p, w), (values, places, weights))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 3)], ids=str)
-def test_sampled_points(size):
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.rand(2, 3, *size, generator=generator, dtype=torch.float64)
-    points = torch.rand(2, 7, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
-    expected = [
-        torch.stack([value_at(image, *point.tolist()) for point in row], 1)
-        for image, row in zip(maps, points, strict=True)
-    ]
-    torch.testing.assert_close(sample_points(maps, points), torch.stack(expected))

@@ -43,10 +43,11 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
         if path.endswith(".safetensors"):
             checkpoint: Mapping[str, Any] = load_file(path)
         else:
-            with reading_weights(), torch.serialization.safe_globals([(Skipped, name) for name in _others(path)]):
+            skipped = [(Skipped, name) for name in _others(path)]
+            with reading_weights(), torch.serialization.safe_globals(skipped):
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a foreign file nearly anything
-        raise InvalidValueError(f"{path} is not a checkpoint, or a damaged one") from error
+        raise InvalidValueError(f"{path} is not a checkpoint, or is damaged") from error
     if not isinstance(checkpoint, Mapping):
         raise InvalidValueError(f"{path} is not a checkpoint: it holds no names")
     return official.state_dict(checkpoint)

@@ -19,6 +19,11 @@ CASES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 NAMES = {"upernet": "upernet", "sfpn": "semantic_fpn", "mask2former": "mask2former"}
 
 
+def some_slow(part: str, cases: list[str]) -> list:
+    """The cases; those with this part in their names are slow, as others show the same."""
+    return [pytest.param(case, marks=[pytest.mark.slow] if part in case else []) for case in cases]
+
+
 def parse(case: str) -> tuple[str, str, str, tuple[int, int], str]:
     """Kind, the authors' word for the head, variant, size, and the rest of a case's name."""
     found = re.fullmatch(r"(head|net)_([a-z0-9]+)_(\w+?)_(\d+)x(\d+)(?:_(\w+))?", case)
@@ -70,6 +75,7 @@ def check_head(head: str, model, maps: list[Tensor], size: tuple[int, int], gold
         close(model.decode(model.head(maps), size), golden, "seg", tolerance)
 
 
+NETWORK_CASES = [case for case in CASES if case.startswith("net_")]
 HEAD_CASES = [case for case in CASES if case.startswith("head_") and not case.endswith(("grad", "loss"))]
 
 
@@ -83,7 +89,7 @@ def test_head(case, tmp_path):
         check_head(head, model, maps, size, golden)
 
 
-@pytest.mark.parametrize("case", [case for case in HEAD_CASES if "mask2former" not in case])
+@pytest.mark.parametrize("case", some_slow("upernet", [case for case in HEAD_CASES if "mask2former" not in case]))
 def test_head_in_single_precision(case, tmp_path):
     _, head, variant, size, _ = parse(case)
     golden = np.load(FOLDER / f"{case}.npz")
@@ -93,7 +99,7 @@ def test_head_in_single_precision(case, tmp_path):
         check_head(head, model, maps, size, golden, 1e-5)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("net_")])
+@pytest.mark.parametrize("case", some_slow("upernet_transnext_tiny_128x160_inter", NETWORK_CASES))
 def test_network(case, tmp_path):
     _, head, variant, size, rest = parse(case)
     golden = np.load(FOLDER / f"{case}.npz")

@@ -1,0 +1,100 @@
+"""Every head on every family and on timm's backbones: shapes at odd sizes, scores, gradients, mistakes."""
+
+import pytest
+import timm
+import torch
+
+import glocal
+from glocal.models.heads import HEADS
+
+PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
+
+
+def build(head, backbone, classes=5, **args):
+    torch.manual_seed(0)
+    return glocal.create(head, backbone, num_classes=classes, backbone_args=args)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("backbone", [*PICO, "convnext_atto", "resnet10t"])
+def test_odd_sizes(head, backbone):
+    model = build(head, backbone).eval()
+    images = torch.randn(2, 3, 61, 75)
+    with torch.no_grad():
+        outputs = model(images)
+        size = model.maps(images)[0].shape[2:]  # ⌈H/4⌉ of ours, ⌊H/4⌋ of some of timm's
+        scores = model.decode(outputs, (61, 75))
+    if head == "mask2former":
+        assert outputs.class_logits.shape == (2, 100, 6)
+        assert outputs.mask_logits.shape == (2, 100, *size)
+        assert scores.min() >= 0
+    else:
+        assert outputs.shape == (2, 5, *size)
+        torch.testing.assert_close(scores.sum(1), torch.ones(2, 61, 75))
+    assert scores.shape == (2, 5, 61, 75)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_one_image_trains_every_parameter_of_the_head(head):
+    model = build(head, "van_pico").train()
+    maps = model.maps(torch.randn(1, 3, 64, 64))
+    outputs = model.head(maps)
+    parts = outputs if isinstance(outputs, tuple) else (outputs,)
+    total = sum((part * torch.randn_like(part)).sum() for part in parts)
+    if model.auxiliary is not None:
+        total = total + model.auxiliary(maps).square().sum()
+    total.backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+    assert not {name for name in without if not name.startswith("backbone.")}
+
+
+def test_maps_of_channels_last_backbones_are_turned():
+    model = build("semantic_fpn", "swin_tiny_patch4_window7_224", img_size=64).eval()
+    assert [x.shape for x in model.maps(torch.zeros(1, 3, 64, 64))] == [
+        (1, 96, 16, 16),
+        (1, 192, 8, 8),
+        (1, 384, 4, 4),
+        (1, 768, 2, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("head", "backbone", "millions"),
+    [
+        ("upernet", "transnext_tiny", 58.52),
+        ("upernet", "transnext_base", 121.37),
+        ("upernet", "van_b0", 32.13),
+        ("upernet", "van_b6", 231.48),
+        ("mask2former", "transnext_tiny", 47.51),
+        ("mask2former", "transnext_base", 108.87),
+        ("semantic_fpn", "van_b0", 7.98),
+        ("semantic_fpn", "van_b2", 30.33),
+        ("semantic_fpn", "transxnet_t", 16.60),
+        ("semantic_fpn", "transxnet_b", 51.66),
+    ],
+)
+def test_parameters_are_the_published_models(head, backbone, millions):
+    with torch.device("meta"):
+        model = glocal.create(head, backbone)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(name="unet", backbone="van_b0"), ValueError, "there is no head 'unet', only semantic_fpn"),
+        (dict(name="upernet", backbone="van_b9"), ValueError, "there is no backbone 'van_b9'"),
+        (dict(name="upernet", backbone="vit_tiny_patch16_224"), ValueError, "no maps at the strides 4, 8, 16, 32"),
+        (dict(name="upernet", backbone="van_b0", num_classes=0), ValueError, "at least 1, not 0"),
+        (dict(name="upernet", backbone="van_b0", backbone_args={"heads": 3}), TypeError, "van_b0 does not take"),
+    ],
+)
+def test_mistakes(arguments, error, message):
+    with pytest.raises(error, match=message):
+        glocal.create(**arguments)
+
+
+def test_dense_backbones_differ_from_classifiers_as_the_authors_do():
+    assert build("upernet", "van_pico").backbone.model.stages[0].norm.eps == 1e-5
+    assert timm.create_model("van_pico").stages[0].norm.eps == 1e-6
+    assert build("upernet", "van_pico", stage_norm_eps=1e-3).backbone.model.stages[0].norm.eps == 1e-3
