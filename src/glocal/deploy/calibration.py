@@ -13,6 +13,7 @@ from glocal.data.open import format_of, open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import Samples
 from glocal.errors import InvalidValueError
+from glocal.tasks.registry import all_formats
 
 
 def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> list[np.ndarray]:
@@ -21,10 +22,11 @@ def calibration_images(data: str, count: int, preprocessing: Preprocessing) -> l
     data: a folder of images, with or without subfolders, or data for training, of which the training part is used.
     Unreadable images are left out. Raises ValueError if no image is readable.
     """
-    if Path(data).is_dir() and format_of(data) is class_folders:
+    formats = all_formats()
+    if Path(data).is_dir() and format_of(data, formats) is class_folders:
         samples = _shuffled(find_images([data]))
     else:
-        splits = open_for_evaluation(data)[0].splits
+        splits = open_for_evaluation(data, formats=formats)[0].splits
         samples = splits.get("train") or next(iter(splits.values()))
         if isinstance(samples, Samples):
             samples = _shuffled(samples.images)

@@ -61,7 +61,8 @@ def with_embedding(trained: Trained) -> nn.Module:
 
 def has_embedding(trained: Trained) -> bool:
     """Whether the task's outputs are those of a classifier of timm's contract."""
-    return trained.task.outputs(trained.model) is trained.model
+    task = trained.task
+    return task.num_outputs(trained.class_names) > 0 and task.outputs(trained.model) is trained.model
 
 
 def trace(

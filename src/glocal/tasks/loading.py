@@ -124,6 +124,8 @@ def load_for_finetuning(
             raise InvalidValueError(
                 f"{path} is of the task {other.name}: a training of {task.name} cannot start from it"
             )
+        if not outputs and info.class_names != class_names:
+            raise InvalidValueError(f"{path} was trained for other classes than those of the data")
         model = rebuild(path, replace(info, model=name), **kwargs)
     else:
         known = classes_in_file(name, path) if path is not None else None
@@ -138,7 +140,8 @@ def load_for_finetuning(
     if known is not None and known != outputs:
         if model.num_classes != outputs:
             model.reset_classifier(outputs)
-        log_new_classifier(path or f"the published {name}", known, outputs)
+        if outputs:
+            log_new_classifier(path or f"the published {name}", known, outputs)
     return model if info is not None else task.model(model, class_names)
 
 

@@ -104,6 +104,10 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     preprocessing = replace(preprocessing, **{name: value for name, value in crop.items() if value is not None})
     check_input_size(task.outputs(model), preprocessing.input_size)
     if config.grad_checkpointing:
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise InvalidValueError(
+                f"--grad-checkpointing: the model of the task {task.name} cannot recompute its blocks"
+            )
         model.set_grad_checkpointing()
     augmentation = task.augmentation(config, source, preprocessing)
     task.transform(preprocessing, source.class_names, augmentation)  # refuses an unknown policy

@@ -137,11 +137,11 @@ def write_summary(folder: Path, result) -> None:
 
 
 def write_samples(folder: Path, source: "DataSource") -> list[Path]:
-    """Write a held-out image per class, with the true class in its name, if the data is in memory; else none."""
+    """Write a held-out image per class, with the true class in its name, for labels and images in memory; else none."""
     from PIL import Image
 
     val = source.splits["val"]
-    if not val.in_memory:
+    if not val.in_memory or not all(isinstance(label, int) for label in val.labels):
         return []
     files = []
     for label, name in enumerate(source.class_names):
