@@ -2,12 +2,14 @@
 
 import importlib
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
-from glocal import cli
+from glocal import cli, trust
 from glocal.evaluation.config import EvalConfig
-from glocal.options import RANGES, numeric_fields, read_options
+from glocal.options import Range, check_values, joined, numeric_fields, range_of, read_options
 from glocal.training.config import TrainConfig
 
 CONFIGS = [importlib.import_module(f"glocal.cli.{name}").CONFIG for name in cli.COMMANDS]
@@ -16,7 +18,7 @@ NUMBERS = sorted({(config, name) for config in CONFIGS for name in numeric_field
 
 @pytest.mark.parametrize(("config", "name"), NUMBERS, ids=lambda value: getattr(value, "__name__", value))
 def test_every_number_has_finite_bounds(config, name):
-    allowed = RANGES[name]
+    allowed = range_of(config, name)
     assert math.isfinite(allowed.low)
     assert math.isfinite(min(allowed.high, allowed.most))
 
@@ -87,3 +89,70 @@ def test_wrong_types_are_named(read, text, message):
 def test_what_is_no_list(read, value):
     with pytest.raises(ValueError, match=r"c\.yaml: --compare must be a list of texts, got "):
         read(f"compare: {value}", EvalConfig)
+
+
+@dataclass(frozen=True)
+class First:
+    """Options.
+
+    Args:
+        first: a number
+        guide: a model
+    """
+
+    RANGES: ClassVar = {"first": Range(0, 1)}
+    MODELS: ClassVar = ("guide",)
+
+    first: float = 0.5
+    guide: str | None = None
+
+
+@dataclass(frozen=True)
+class Second:
+    """Options.
+
+    Args:
+        second: a number
+        notes: a file
+    """
+
+    RANGES: ClassVar = {"second": Range(2, 3)}
+    FILES: ClassVar = ("notes",)
+
+    second: float = 2.0
+    notes: str | None = None
+
+
+@dataclass(frozen=True)
+class Base:
+    """Options.
+
+    Args:
+        seed: a number
+    """
+
+    seed: int = 0
+
+    def __post_init__(self):
+        check_values(self)
+
+
+class TestWhatPartsSay:
+    """Each part of joined options has its own ranges, models and files."""
+
+    CONFIG = joined("Config", "Options.", Base, First, Second)
+
+    @pytest.mark.parametrize(("name", "value"), [("first", 1.5), ("second", 1.5), ("seed", -1)])
+    def test_ranges(self, name, value):
+        with pytest.raises(ValueError, match=f"--{name} must be at "):
+            self.CONFIG(**{name: value})
+
+    def test_a_file_gives_no_model_from_elsewhere(self):
+        with pytest.raises(ValueError, match="names a model from elsewhere"):
+            trust.check_option("c.yaml", self.CONFIG, "guide", "hf-hub:someone/model")
+        trust.check_option("c.yaml", self.CONFIG, "notes", "hf-hub:someone/model")
+
+    def test_a_file_to_read_is_said(self):
+        assert trust.provenance(self.CONFIG, {"notes": ("n.txt", "c.yaml")}) == [
+            "reading n.txt (notes, as c.yaml says)"
+        ]

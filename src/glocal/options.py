@@ -54,22 +54,11 @@ RANGES = {
     "weight_decay": RATE,
     "layer_decay": Range(0, 1, above=True),
     "clip_grad": Range(0, most=1e9, above=True),
-    "label_smoothing": Range(0, 1, below=True),
-    "mixup": RATE,
-    "cutmix": RATE,
-    "mixup_prob": PART,
-    "mixup_switch_prob": PART,
     "drop_path": Range(0, 1, below=True),
     "ema": Range(0, 1, below=True),
     "val_fraction": Range(0, 1, above=True, below=True),
     "val_every": Range(1, most=100_000),
-    "distillation_weight": PART,
-    "distillation_temperature": Range(0, most=1000, above=True),
-    "crop_scale": Range(0, 1, above=True),
     "crop_pct": Range(0, 1, above=True),
-    "hflip": PART,
-    "color_jitter": Range(0, most=100),
-    "random_erasing": PART,
     "repeated_augmentation": Range(1, most=1000),
     "workers": Range(0, most=4096),
     "devices": Range(1, most=1024),
@@ -109,13 +98,17 @@ def check_values(config: Any) -> None:
 def check_numbers(config: Any, **own: Range) -> None:
     """Raise ValueError, naming the option, if a number of a config is out of range; None is allowed.
 
-    own: ranges for this config only. A config from outside the library has its own ranges in its attribute RANGES.
+    own: ranges for this config only.
     """
-    own = getattr(config, "RANGES", {}) | own
     for name, kind in numeric_fields(type(config)).items():
         value = getattr(config, name)
         if value is not None:
-            check_number(option(name), value, kind, own.get(name) or RANGES.get(name, FINITE))
+            check_number(option(name), value, kind, own.get(name) or range_of(type(config), name))
+
+
+def range_of(config: type, name: str) -> Range:
+    """The range of a number: that of the attribute RANGES of a config class, else that of the table of this file."""
+    return getattr(config, "RANGES", {}).get(name) or RANGES.get(name, FINITE)
 
 
 def numeric_fields(config: type) -> dict[str, type]:
@@ -194,6 +187,9 @@ def joined(name: str, about: str, base: type, *parts: type) -> type:
 
     When an object is made, `base` and each part check their own options. about: the docstring's first line. Raises
     ValueError if two parts define an option differently.
+
+    A part may say more of its options, in attributes that are no fields: RANGES, the ranges of its numbers by name;
+    MODELS, the options that name a model, and FILES, those that name a file to read, which `glocal.trust` looks after.
     """
     parts = tuple(dict.fromkeys(part for part in parts if part is not base))
     meanings: dict[str, tuple] = {}
@@ -213,6 +209,9 @@ def joined(name: str, about: str, base: type, *parts: type) -> type:
 
     doc = "\n".join([about, "", "    Args:", *filter(None, helps), "    "])
     namespace = {"__post_init__": check, "__doc__": doc, "__module__": base.__module__}
+    namespace["RANGES"] = {name: one for part in (base, *parts) for name, one in getattr(part, "RANGES", {}).items()}
+    for kind in ("MODELS", "FILES"):
+        namespace[kind] = tuple(dict.fromkeys(name for part in (base, *parts) for name in getattr(part, kind, ())))
     return make_dataclass(name, [], bases=(*bases, base), namespace=namespace, frozen=True)
 
 

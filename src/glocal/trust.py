@@ -12,7 +12,8 @@ from typing import Any
 from glocal.errors import InvalidValueError
 
 DATA = ("data", "calibration", "images")  # options that name data
-MODELS = ("model", "teacher", "name", "models", "baseline")  # options that name models
+MODELS = ("model", "name", "models", "baseline")  # options that name models, besides those of tasks
+FILES = ("checkpoint",)  # options that name other files to read, besides those of tasks
 HOW = "give it yourself, or --trust"
 
 
@@ -21,15 +22,18 @@ def runs_command(data: str) -> bool:
     return "pipe:" in re.sub(r"[\x00-\x20{}]", "", data).lower()
 
 
-def check_option(label: str, name: str, value: Any) -> None:
-    """Raise ValueError if a file may not give this value to the option. label: name of the file in messages."""
+def check_option(label: str, config: type, name: str, value: Any) -> None:
+    """Raise ValueError if a file may not give this value to the option.
+
+    label: name of the file in messages. config: class of the options; its attribute MODELS names more that are models.
+    """
     texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
     for text in texts:
         if name in DATA and runs_command(text):
             raise InvalidValueError(
                 f"{label} names a command as its data, {text!r}: to run it, type {name.upper()} again or give --trust"
             )
-        if name in MODELS and ":" in text.partition(",")[0]:
+        if name in (*MODELS, *getattr(config, "MODELS", ())) and ":" in text.partition(",")[0]:
             raise InvalidValueError(f"{label} names a model from elsewhere, {text!r}: {HOW}")
     if name == "overwrite" and value:
         raise InvalidValueError(f"{label} says overwrite: {HOW}")
@@ -37,13 +41,14 @@ def check_option(label: str, name: str, value: Any) -> None:
         raise InvalidValueError(f"{label} names --json {texts[0]!r}, which already exists: {HOW}")
 
 
-def provenance(values: dict[str, tuple[Any, Path]]) -> list[str]:
+def provenance(config: type, values: dict[str, tuple[Any, Path]]) -> list[str]:
     """A line for each option by which a file names files to read, with the name of that file.
 
-    values: the options that files gave: name → (value, file).
+    config: class of the options; its attribute FILES names more that are files. values: the options that files gave:
+    name → (value, file).
     """
     lines = []
-    for name in (*DATA, "checkpoint", "teacher_checkpoint"):
+    for name in (*DATA, *FILES, *getattr(config, "FILES", ())):
         value, file = values.get(name, (None, None))
         if value:
             texts = value if isinstance(value, list) else [value]

@@ -61,6 +61,8 @@ def test_options_of_one_task_alone():
         ({"mixup": 0.1}, "multilabel", "--mixup is for classification"),
         ({"balanced": True}, "multilabel", "--balanced is for classification"),
         ({"label_smoothing": 0.3}, "multilabel", None),
+        ({"mixup_prob": 0.3, "mixup": 0, "distillation_weight": 0.2}, "multilabel", None),  # of no effect alone
+        ({"teacher_checkpoint": "t.pt"}, "multilabel", "--teacher-checkpoint is for classification"),
         ({"mixup": 0.1}, "classification", None),
     ],
 )

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import io
 import re
 import shutil
@@ -25,9 +26,10 @@ from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
 from glocal.tasks import find_task, loading
 from glocal.tasks.checkpoint import read_info, read_weights
+from glocal.tasks.classification import objective
 from glocal.tasks.classification.distillation import Teacher
 from glocal.tasks.classification.objective import ClassificationObjective
-from glocal.tasks.loading import create_model
+from glocal.tasks.loading import create_model, load_trained
 from glocal.tasks.task import Trained
 from glocal.training import loop
 from glocal.training.config import TrainConfig
@@ -280,6 +282,13 @@ class TestDistillation:
         assert asked == [("van_pico", {"pretrained": True})]
         weight = spy[0][0].objective.teacher.model.state_dict()["model.stem.conv.weight"]
         assert torch.equal(weight, published.stem.conv.weight)
+
+    def test_of_another_task(self, teacher_run, tmp_path, monkeypatch):
+        trained = load_trained(teacher_run)
+        other = dataclasses.replace(trained, task=find_task("multilabel"))
+        monkeypatch.setattr(objective, "load_trained", lambda *_: other)
+        with pytest.raises(ValueError, match="is of the task multilabel, not classification"):
+            run("digits", tmp_path / "student", teacher_checkpoint=str(teacher_run), hflip=None)
 
     def test_other_number_of_classes(self, teacher_run, tmp_path):
         with pytest.raises(ValueError, match="has 3 classes, the data 10"):

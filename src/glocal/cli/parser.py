@@ -136,10 +136,10 @@ class CommandParser(jsonargparse.ArgumentParser):
         if printing:
             self._print(values)
         given = {name: found for name, found in given.items() if name not in typed}
-        self.notes = trust.provenance(given)
+        self.notes = trust.provenance(self.config_class, given)
         if not trusting:
             for name, (value, file) in given.items():
-                trust.check_option(str(file), name, value)
+                trust.check_option(str(file), self.config_class, name, value)
             self.untrusted = {name: file for name, (_, file) in given.items()}
         return self.config_class(**values)
 

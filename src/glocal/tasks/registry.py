@@ -34,19 +34,27 @@ def registered_tasks() -> tuple[Task, ...]:
 def find_task(name: str) -> Task:
     """The task with this name; if there is none, ValueError lists all names."""
     if name not in _tasks:
-        raise InvalidValueError(f"unknown task {name!r}; the tasks are {', '.join(_tasks)}")
+        hint = "glocal.register_task makes a task of your own known"
+        raise InvalidValueError(f"unknown task {name!r}; the tasks are {', '.join(_tasks)}; {hint}")
     return _tasks[name]
 
 
 def refuse_foreign_options(config: Any, task: Task, kind: str = "Options") -> None:
-    """Raise ValueError if an option that only other tasks have differs from its default.
+    """Raise ValueError if an option that only other tasks have asks for something.
+
+    An option asks if it is set and differs from its default. If the class of the options names some of them in the
+    attribute REQUESTS, only those ask; the others say how, and have no effect alone, as in a recipe for all tasks.
 
     kind: Options or EvalOptions.
     """
     own = {field.name for field in fields(getattr(task, kind))}
     for other in registered_tasks():
-        for field in fields(getattr(other, kind)):
-            if field.name not in own and getattr(config, field.name, field.default) != field.default:
+        options = getattr(other, kind)
+        requests = getattr(options, "REQUESTS", None)
+        for field in fields(options):
+            value = getattr(config, field.name, field.default)
+            asks = value and value != field.default and (requests is None or field.name in requests)
+            if field.name not in own and asks:
                 raise InvalidValueError(
                     f"{option(field.name)} is for {other.name} ({other.summary}), not for {task.name}"
                 )

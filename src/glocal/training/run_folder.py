@@ -67,9 +67,9 @@ def resolve_run(folder: Path, config: LoopOptions) -> tuple[LoopOptions, Path | 
         default = type(config)()
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
     _refuse_changes(folder, before, given)
-    for name in ("data", "model", "teacher"):
+    for name in ("data", "model", *type(config).MODELS):
         if getattr(before, name, None) != getattr(config, name, None):  # a file of the folder chose it, not the user
-            trust.check_option(str(folder / CONFIG), name, getattr(before, name))
+            trust.check_option(str(folder / CONFIG), type(config), name, getattr(before, name))
     how = {name: value for name, value in given.items() if name in HOW}
     last = folder / LAST
     return replace(before, **{**how, "output": config.output}), last if last.is_file() else None

@@ -11,7 +11,7 @@ from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import DataSource
 from glocal.errors import InvalidValueError
 from glocal.tasks.classification.distillation import Teacher
-from glocal.tasks.classification.options import ClassificationOptions
+from glocal.tasks.classification.options import NAME, ClassificationOptions
 from glocal.tasks.loading import check_input_size, load_trained
 from glocal.tasks.task import Objective
 
@@ -69,6 +69,8 @@ def find_teacher(options: ClassificationOptions, source: DataSource, preprocessi
     if options.teacher is None and options.teacher_checkpoint is None:
         return None
     trained = load_trained(options.teacher_checkpoint, options.teacher)
+    if trained.task.name != NAME:
+        raise InvalidValueError(f"the teacher {trained.name} is of the task {trained.task.name}, not {NAME}")
     names, classes = [class_name(name) for name in trained.class_names], source.class_names
     if len(names) != len(classes):
         raise InvalidValueError(f"the teacher {trained.name} has {len(names)} classes, the data {len(classes)}")

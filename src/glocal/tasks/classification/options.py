@@ -1,12 +1,13 @@
 """Training options of classification."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from glocal.errors import InvalidValueError
-from glocal.options import exclude
+from glocal.options import PART, RATE, Range, exclude
 from glocal.tasks.labels.options import LabelOptions
 
+NAME = "classification"
 SETS = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2", "imagenet-c", "real")
 
 
@@ -26,6 +27,18 @@ class ClassificationOptions(LabelOptions):
         distillation_temperature: temperature of the probabilities in soft distillation
         balanced: draw all classes equally often
     """
+
+    RANGES: ClassVar[dict[str, Range]] = LabelOptions.RANGES | {
+        "mixup": RATE,
+        "cutmix": RATE,
+        "mixup_prob": PART,
+        "mixup_switch_prob": PART,
+        "distillation_weight": PART,
+        "distillation_temperature": Range(0, most=1000, above=True),
+    }
+    MODELS: ClassVar[tuple[str, ...]] = ("teacher",)
+    FILES: ClassVar[tuple[str, ...]] = ("teacher_checkpoint",)
+    REQUESTS: ClassVar[tuple[str, ...]] = ("mixup", "cutmix", "teacher", "teacher_checkpoint", "balanced")
 
     mixup: float = 0.0
     cutmix: float = 0.0

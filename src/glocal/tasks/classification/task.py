@@ -1,13 +1,13 @@
 """The task classification: a label for each image."""
 
 from glocal.errors import InvalidValueError
-from glocal.tasks.classification.options import ClassificationOptions, RobustnessOptions
+from glocal.tasks.classification.options import NAME, ClassificationOptions, RobustnessOptions
 from glocal.tasks.labels.task import LabelTask
 from glocal.tasks.task import LOSS, Measure
 
 
 class Classification(LabelTask):
-    name = "classification"
+    name = NAME
     summary = "one label for each image"
     Options = ClassificationOptions
     EvalOptions = RobustnessOptions
@@ -25,7 +25,7 @@ class Classification(LabelTask):
 
         return LabelTransform(preprocessing, augmentation)
 
-    def check(self, options, source, images_at_once):
+    def check(self, options, images_at_once):
         mixed = bool(options.mixup or options.cutmix)
         if mixed and images_at_once == 1:
             raise InvalidValueError(

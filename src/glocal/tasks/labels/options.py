@@ -1,7 +1,9 @@
 """Training options that all tasks of labels for whole images share."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+from glocal.options import PART, Range
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,14 @@ class LabelOptions:
         auto_augment: a policy in timm's notation, for instance rand-m9-mstd0.5-inc1
         random_erasing: probability of overwriting a random rectangle
     """
+
+    RANGES: ClassVar[dict[str, Range]] = {
+        "label_smoothing": Range(0, 1, below=True),
+        "crop_scale": Range(0, 1, above=True),
+        "hflip": PART,
+        "color_jitter": Range(0, most=100),
+        "random_erasing": PART,
+    }
 
     loss: Literal["ce", "bce", "asl"] | None = None
     label_smoothing: float = 0.1
