@@ -3,6 +3,9 @@ import json
 import pytest
 
 from glocal.evaluation.compare import compare
+from glocal.tasks import registry
+from glocal.tasks.classification.task import Classification
+from glocal.tasks.task import Measure
 
 FIRST = {
     "model": "van_b0",
@@ -92,3 +95,18 @@ def test_what_is_no_result(files, tmp_path, content, message):
 def test_missing_file(files, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--compare .*none\.json: No such file"):
         compare([files[0], str(tmp_path / "none.json")])
+
+
+class OtherWay(Classification):
+    """A task whose measure has the key of classification's, and another meaning."""
+
+    name = "other_way"
+    measures = (Measure("top1", "wrong", " points", 1, higher_is_better=False),)
+
+
+def test_a_key_means_what_its_task_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_tasks", {**registry._tasks, "other_way": OtherWay()})
+    results = [{**FIRST, "task": "other_way", "top1": value} for value in (1, 2)]
+    table = rows([save(tmp_path / f"{i}.json", result) for i, result in enumerate(results)])
+    assert table["wrong"] == ["1.0 points *", "2.0 points (+1.0)"]
+    assert "top-1" not in table

@@ -64,6 +64,7 @@ def test_a_finished_run_is_measured_as_before(kind, tmp_path):
     )
     evaluate(config)
     found = json.loads((tmp_path / "eval.json").read_text())
+    assert found.pop("task") == kind
     assert list(found) == list(expected)
     for name in set(expected) - {"data", "images_per_second"}:
         assert rounded(found[name]) == rounded(expected[name]), name

@@ -36,7 +36,7 @@ def compare(files: list[str]) -> Comparison:
         for name, title in FACTS.items()
         if any(name in result for result in results)
     ]
-    for measure in _measures():
+    for measure in _measures(results):
         values = [result.get(measure.key) for result in results]
         if any(value is not None for value in values):
             rows.append((measure.title, _cells(values, measure)))
@@ -71,7 +71,7 @@ def _read(file: str) -> list[tuple[str, dict]]:
 def _is_result(content: object) -> bool:
     if not isinstance(content, dict) or not {"model", "data", "images"} <= content.keys():
         return False
-    numbers = all(isinstance(content.get(measure.key), int | float | None) for measure in _measures())
+    numbers = all(isinstance(content.get(measure.key), int | float | None) for measure in _measures([content]))
     tables = content.get("corruptions", {})
     return numbers and isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
 
@@ -84,10 +84,14 @@ def _fact(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _measures() -> list[Measure]:
-    """The measures of all tasks, each key once, with the loss behind the others; and the speed."""
+def _measures(results: list[dict]) -> list[Measure]:
+    """The measures of the results' tasks, each key once, with the loss behind the others; and the speed.
+
+    Files of version 0.1 name no task: they may be of any.
+    """
+    named = {str(result.get("task")) for result in results} - {"None"}
     found: dict[str, Measure] = {}
-    for task in registered_tasks():
+    for task in registered_tasks() if not named else [task for task in registered_tasks() if task.name in named]:
         for measure in task.measures:
             found.setdefault(measure.key, measure)
     return [*sorted(found.values(), key=lambda measure: not measure.higher_is_better), SPEED]

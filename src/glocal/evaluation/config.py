@@ -29,7 +29,7 @@ class MeasureOptions:
         strict: treat a JPEG that lacks its last bytes as unreadable, instead of reading it with a note
         device: auto, cpu, cuda, cuda:1, mps, …
         json: file for the results: the task's measures, images_per_second, and the facts of the measurement
-        plots: folder for figures: for classification, the confusion matrix and the reliability diagram; with --sizes
+        plots: folder for figures: those of the task, for instance the confusion matrix of classification; with --sizes
             or --corruptions, also their curves
         compare: measure nothing; show the results in these --json files side by side (default: none)
     """

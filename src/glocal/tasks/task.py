@@ -182,6 +182,7 @@ class Measured:
         """All fields, ready for JSON; the task's measures come before the other values."""
         names = {"unreadable": "unread"}  # the key in files, since version 0.1
         facts = {names.get(name, name): fact for name, fact in vars(self).items() if name not in ("task", "values")}
+        facts = {"task": self.task.name, **facts}
         keys = [measure.key for measure in self.task.measures]
         order = sorted(self.values, key=lambda name: keys.index(name) if name in keys else len(keys))
         return facts | {name: self.values[name] for name in order}
@@ -279,8 +280,8 @@ class Task(ABC):
 
         return default_collate(targets)
 
-    def check(self, options: Any, source: "DataSource", images_at_once: int) -> None:
-        """Raise ValueError if options exclude each other or do not suit the data. Called before training.
+    def check(self, options: Any, images_at_once: int) -> None:
+        """Raise ValueError if options exclude each other or do not suit the batches. Called before training.
 
         images_at_once: number of images that a device computes at a time.
         """
