@@ -160,3 +160,46 @@ def test_calibration_takes_the_images_of_a_tasks_own_format(data, monkeypatch):
         (data / "masks" / name).write_bytes((data / name).read_bytes())
     preprocessing = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
     assert len(calibration_images(str(data), 100, preprocessing)) == 48
+
+
+def test_features_of_a_model_without_stages_are_refused_in_a_line(run, tmp_path, capsys):
+    assert main(["export", "--checkpoint", str(run), "--output", str(tmp_path / "m.onnx"), "--features"]) == 2
+    error = capsys.readouterr().err
+    assert "--features: the model of the task headed_angle" in error
+    assert "Traceback" not in error
+
+
+@pytest.fixture
+def classifier_run(tmp_path):
+    torch.set_num_threads(1)
+    output = tmp_path / "digits"
+    assert main(training("digits", output, "--epochs", "1", "--quick")) == 0
+    return output
+
+
+def test_it_starts_from_a_run_of_a_classifier(classifier_run, task, caplog):
+    model = load_for_finetuning("test_resnet", classifier_run, task, [])
+    assert isinstance(model, Headed)
+    ours, theirs = model.backbone.state_dict(), load_trained(classifier_run).model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert "classifier starts anew" not in caplog.text
+
+
+def test_the_new_task_puts_its_head_on_a_classifiers_run(classifier_run):
+    """Although both have a classifier, of any number of outputs."""
+
+    class Wrapped(Angle):
+        name = "wrapped"
+
+        def model(self, backbone, class_names):
+            return nn.Sequential(backbone)
+
+    model = load_for_finetuning("test_resnet", classifier_run, Wrapped(), [])
+    assert isinstance(model, nn.Sequential)
+    assert model[0].num_classes == 2
+
+
+def test_an_unknown_task_in_a_file_is_named_with_the_file(run, monkeypatch):
+    monkeypatch.setattr(registry, "_tasks", {k: v for k, v in registry._tasks.items() if k != "headed_angle"})
+    with pytest.raises(ValueError, match=r"safetensors: unknown task 'headed_angle'.*register_task"):
+        load_trained(run)

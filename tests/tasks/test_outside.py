@@ -174,6 +174,14 @@ class TestResults:
                 red = np.all(np.asarray(picture) == (255, 0, 0), axis=-1)
                 assert 5 < red.sum() < 200
 
+    def test_a_picture_of_an_image_with_a_long_name(self, run, images, tmp_path):
+        long = tmp_path / f"{'é' * 120}.png"
+        long.write_bytes(Path(images[0]).read_bytes())
+        options = ["--checkpoint", str(run), "--pictures", str(tmp_path / "pictures")]
+        assert main(["predict", str(long), images[1], *options]) == 0
+        names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+        assert names == [f"00000-{'é' * 50}.png", "00001-001.png"]
+
     def test_csv(self, run, images, tmp_path):
         file = tmp_path / "out.csv"
         assert main(["predict", *images, "--checkpoint", str(run), "--output", str(file)]) == 1

@@ -417,7 +417,7 @@ class DiffersInGraphs(Angle):
 
 
 class RefusesItsDefaults(Angle):
-    def check(self, options, source, images_at_once):
+    def check(self, options, images_at_once):
         raise ValueError("--smooth-beta 0.1 does not suit the data")
 
 

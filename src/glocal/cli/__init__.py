@@ -22,7 +22,7 @@ from glocal.wording import one_line, printable, tame_libraries
 COMMANDS = {
     "list": "list the models, their cost and their weights",
     "info": "show the stages of a model",
-    "train": "train a classifier on a folder of images",
+    "train": "train a model on your images",
     "eval": "measure a trained model on a folder of images",
     "predict": "say what is on images",
     "embed": "write the features of images as Parquet files",

@@ -1,4 +1,4 @@
-"""Say what is on images: the most probable classes of each.
+"""Say what is on images: for a classifier, the most probable classes of each.
 
 Files that cannot be read are named on stderr, the others are predicted; the exit code is then 1.
 

@@ -10,6 +10,7 @@ from glocal.deploy.calibration import calibration_images
 from glocal.deploy.config import ExportConfig
 from glocal.deploy.files import ExportResult, export
 from glocal.deploy.graph import Maps
+from glocal.errors import InvalidValueError
 from glocal.tasks.loading import create_model, load_trained
 
 
@@ -23,6 +24,10 @@ def export_model(config: ExportConfig, path: Path) -> ExportResult:
         trained = load_trained(config.checkpoint, config.model)
         name, preprocessing = trained.name, Preprocessing(**trained.preprocessing)
         metadata = {"task": trained.task.name} | trained.task.metadata(trained.class_names, trained.descriptions)
+        if config.features and not hasattr(trained.model, "forward_intermediates"):
+            raise InvalidValueError(
+                f"--features: the model of the task {trained.task.name} gives no maps of its stages"
+            )
         model = trained.task.outputs(trained.model)
         names = None if config.features else trained.task.output_names
     if config.img_size is not None:

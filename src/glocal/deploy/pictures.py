@@ -10,6 +10,8 @@ from glocal.files import write_atomically
 from glocal.tasks.task import Result
 from glocal.wording import printable
 
+LONGEST = 100  # bytes of an image's name in a picture's; file systems allow 255 for all
+
 
 def with_pictures(results: Iterable[Result], folder: str) -> Iterator[Result]:
     """Pass results on; write each image with its result drawn on it to the folder, as a PNG file.
@@ -24,6 +26,6 @@ def with_pictures(results: Iterable[Result], folder: str) -> Iterator[Result]:
     for number, result in enumerate(results):
         if result.error is None:
             picture = result.draw(read_image(result.source))
-            name = printable(Path(result.source).stem)
+            name = printable(Path(result.source).stem).encode()[:LONGEST].decode(errors="ignore")
             write_atomically(place / f"{number:05}-{name}.png", partial(picture.save, format="PNG"))
         yield result

@@ -118,15 +118,21 @@ def load_for_finetuning(
     outputs = task.num_outputs(class_names)
     if info is not None:
         check_model_name(path, info, name)
-        other = find_task(info.task)
+        other = _task_of(path, info)
         known = other.num_outputs(info.class_names)
-        if other is not task and not (known and outputs):
+        if other is not task and (not known or type(other).model is not Task.model):
             raise InvalidValueError(
                 f"{path} is of the task {other.name}: a training of {task.name} cannot start from it"
             )
-        if not outputs and info.class_names != class_names:
+        if other is task and not outputs and info.class_names != class_names:
             raise InvalidValueError(f"{path} was trained for other classes than those of the data")
         model = rebuild(path, replace(info, model=name), **kwargs)
+        if other is not task:  # a classifier of timm's contract: the task puts its own head on it
+            if info.class_names != class_names or known != outputs:
+                model.reset_classifier(outputs)
+                if outputs:
+                    log_new_classifier(path, known, outputs)
+            return task.model(model, class_names)
     else:
         known = classes_in_file(name, path) if path is not None else None
         try:
@@ -143,6 +149,14 @@ def load_for_finetuning(
         if outputs:
             log_new_classifier(path or f"the published {name}", known, outputs)
     return model if info is not None else task.model(model, class_names)
+
+
+def _task_of(path: Path, info: CheckpointInfo) -> Task:
+    """The task of a checkpoint; ValueError, naming the file, if it is not registered."""
+    try:
+        return find_task(info.task)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{path}: {error}") from None
 
 
 def arguments_of(checkpoint: str | Path | None) -> dict:
@@ -211,7 +225,7 @@ def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
     allocated, so that a small file cannot ask for a large model.
     """
     check_model_arguments(info.model, info.model_args)
-    task = find_task(info.task)
+    task = _task_of(path, info)
     arguments = {"num_classes": task.num_outputs(info.class_names), **info.model_args, **changes}
     with _explained(path, info):
         with torch.device("meta"):
@@ -243,7 +257,7 @@ def _explained(path: Path, info: CheckpointInfo):
 def _of_run(path: Path, info: CheckpointInfo) -> Trained:
     model = rebuild(path, info)
     names = info.class_names
-    return Trained(model.eval(), info.model, find_task(info.task), names, names, info.preprocessing, info)
+    return Trained(model.eval(), info.model, _task_of(path, info), names, names, info.preprocessing, info)
 
 
 def _of_published_weights(name: str, model: nn.Module) -> Trained:

@@ -24,7 +24,7 @@ def of_data(config: Any, trained: Trained) -> Measurement:
     if config.plots is not None and type(task).plots is Task.plots and config.sizes is None:
         raise InvalidValueError(f"--plots: a measurement of {task.name} has no pictures, but for those of --sizes")
     passes = [
-        new_pass(source.splits[split], preprocessing, task, trained, task.match(source, trained))
+        new_pass(source.splits[split], preprocessing, task, task.match(source, trained))
         for preprocessing in inputs(config, trained)
     ]
     return Measurement(passes, {"split": split})
@@ -46,7 +46,7 @@ def note(source: DataSource) -> None:
         log.warning(text)
 
 
-def new_pass(samples, preprocessing: Preprocessing, task: Task, trained: Trained, match: Match, **changes) -> Pass:
+def new_pass(samples, preprocessing: Preprocessing, task: Task, match: Match, **changes) -> Pass:
     """A pass with the transform and the metrics of a task. changes: fields that replace these."""
     transform = task.transform(preprocessing, match.class_names)
     metrics = task.metrics(match.class_names)

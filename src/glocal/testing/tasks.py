@@ -268,7 +268,7 @@ def exports_its_outputs(case: TaskCase) -> None:
 
 def has_an_objective(case: TaskCase) -> None:
     task, config, source = case.task, case.config, case.source
-    tried(lambda: task.check(config, source, IMAGES), "refuses its own defaults")
+    tried(lambda: task.check(config, IMAGES), "refuses its own defaults")
     objective = tried(
         lambda: task.objective(config, source, case.preprocessing), "does not make its objective from its defaults"
     )

@@ -114,7 +114,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     images = len(source.splits["train"])
     batch_size = config.batch_size or _batch_size(images, min(preprocessing.input_size[1:]) <= SMALL)
     refuse_foreign_options(config, task)
-    task.check(config, source, per_device_batch_size(batch_size, config.accumulate, config.world_size))
+    task.check(config, per_device_batch_size(batch_size, config.accumulate, config.world_size))
     _check_optimizer(config.optimizer)
     module = TrainingModule(
         model,

@@ -63,7 +63,7 @@ def of_robustness_set(config: Any, trained: Trained) -> Measurement:
     note(source)
     task, matched = task_of(source, trained), match(source, trained, config.set in SUBSETS)
     samples = source.splits["all"]
-    passes = [new_pass(samples, preprocessing, task, trained, matched) for preprocessing in inputs(config, trained)]
+    passes = [new_pass(samples, preprocessing, task, matched) for preprocessing in inputs(config, trained)]
     return Measurement(passes, {"split": "all", "set": config.set})
 
 
@@ -84,7 +84,7 @@ def of_real(config: Any, trained: Trained) -> Measurement:
 
     matched = Match(list(ids), apply)
     passes = [
-        new_pass(samples, preprocessing, trained.task, trained, matched, metrics=AcceptedLabelsMetrics(ids))
+        new_pass(samples, preprocessing, trained.task, matched, metrics=AcceptedLabelsMetrics(ids))
         for preprocessing in inputs(config, trained)
     ]
     return Measurement(passes, {"split": "all", "set": config.set, "unlabelled": unlabelled})
@@ -101,7 +101,7 @@ def with_corruptions(config: Any, trained: Trained) -> Measurement:
     (preprocessing,) = inputs(config, trained)
     names = config.corruption_list()
     check_corruptions(names, preprocessing.input_size)
-    made = partial(new_pass, source.splits[split], preprocessing, task, trained, match(source, trained))
+    made = partial(new_pass, source.splits[split], preprocessing, task, match(source, trained))
     passes = [made()]
     for condition in [(name, severity) for name in names for severity in SEVERITIES]:
         corrupted = made(condition=condition)
@@ -128,7 +128,7 @@ def of_imagenet_c(config: Any, trained: Trained) -> Measurement:
     for condition, source in sources.items():
         note(source)
         matched = match(source, trained)
-        passes.append(new_pass(source.splits["all"], preprocessing, task, trained, matched, condition=condition))
+        passes.append(new_pass(source.splits["all"], preprocessing, task, matched, condition=condition))
     imagenet = all(map(_is_imagenet, sources.values()))
     classes = min(len(source.class_names) for source in sources.values())
 

@@ -21,7 +21,7 @@ class Multilabel(LabelTask):
 
         return LabelTransform(preprocessing, augmentation, partial(multi_hot, classes=len(class_names)))
 
-    def check(self, options, source, images_at_once):
+    def check(self, options, images_at_once):
         if options.loss == "ce":
             raise InvalidValueError("--loss ce is for one label per image: bce and asl take several")
 
