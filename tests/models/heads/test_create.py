@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import glocal
 from glocal.models.heads import HEADS
@@ -77,6 +78,27 @@ def test_parameters_are_the_published_models(head, backbone, millions):
     with torch.device("meta"):
         model = glocal.create(head, backbone)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("head", "backbone", "published"),
+    [
+        ("upernet", "transnext_tiny", 245),
+        ("upernet", "transnext_small", 273),
+        ("upernet", "transnext_base", 319),
+        ("semantic_fpn", "van_b0", 26),
+        ("semantic_fpn", "van_b1", 35),
+        ("semantic_fpn", "van_b2", 48),
+        ("semantic_fpn", "van_b3", 68),
+    ],
+)
+def test_macs_at_512_are_the_published(head, backbone, published):
+    """In 10⁹, within 2 %."""
+    with torch.device("meta"):
+        model, images = glocal.create(head, backbone).eval(), torch.empty(1, 3, 512, 512)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(published, rel=0.02)
 
 
 @pytest.mark.parametrize(
