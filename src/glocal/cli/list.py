@@ -1,10 +1,12 @@
 """List the models of the library, with their cost, the accuracy their authors published, and their weights."""
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from glocal.cli.output import console
 from glocal.errors import InvalidValueError
 from glocal.files import check_target
+from glocal.options import check_values
 from glocal.terminal import Table
 
 
@@ -14,13 +16,16 @@ class ListConfig:
 
     Args:
         pattern: names to list, with * for any letters (default: all), for instance 'trans*'
+        task: classification, or segmentation for the published heads on backbones
         json: also write the list to this file
     """
 
     pattern: str = "*"
+    task: Literal["classification", "segmentation"] = "classification"
     json: str | None = None
 
     def __post_init__(self):
+        check_values(self)
         if self.json is not None:  # before the list is shown
             check_target("--json", self.json)
 
@@ -30,9 +35,46 @@ POSITIONAL = {"pattern": "?"}
 
 
 def run(config: ListConfig) -> int:
+    return list_heads(config) if config.task == "segmentation" else list_models(config)
+
+
+def list_heads(config: ListConfig) -> int:
+    from fnmatch import fnmatch
+
+    from glocal.models.heads.published import PUBLISHED
+
+    entries = [one for one in PUBLISHED if any(fnmatch(name, config.pattern) for name in (one.head, one.backbone))]
+    if not entries:
+        raise InvalidValueError(f"no head and no backbone matches {config.pattern!r}; the pattern * shows them all")
+    table = Table()
+    for heading in ("head", "backbone", "pre-training"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("mIoU\n(%)", "mIoU, scales\nand flips (%)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    for place, entry in enumerate(entries):
+        if place and entry.head != entries[place - 1].head:
+            table.add_section()
+        figures = ["" if value is None else f"{value:.1f}" for value in (entry.miou, entry.miou_multi_scale)]
+        table.add_row(entry.head, entry.backbone, entry.pretraining, *figures, entry.weights)
+    screen = console()
+    screen.print(table)
+    screen.print(
+        "mIoU: on ADE20K, as the authors published it; --json has the addresses", style="italic", highlight=False
+    )
+    write_json(config, [asdict(entry) | {"weights": entry.weights} for entry in entries])
+    return 0
+
+
+def write_json(config: ListConfig, entries: list[dict]) -> None:
     import json
     from pathlib import Path
 
+    if config.json is not None:
+        Path(config.json).write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def list_models(config: ListConfig) -> int:
     from glocal.bench.catalog import catalog
 
     entries = catalog(config.pattern)
@@ -56,6 +98,5 @@ def run(config: ListConfig) -> int:
     screen = console()
     screen.print(table)
     screen.print("top-1: on ImageNet-1K, as the authors published it", style="italic", highlight=False)
-    if config.json is not None:
-        Path(config.json).write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
+    write_json(config, [asdict(entry) for entry in entries])
     return 0

@@ -4,13 +4,17 @@ import logging
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
 
+from timm.models._hub import download_cached_file
 from torch import Tensor, nn
 
-from glocal.errors import InvalidValueError
+from glocal.errors import InvalidValueError, WorkError
 from glocal.models import family_of, official
 from glocal.models.dense import DenseModel, dense_backbone
 from glocal.models.heads import HEADS, Head
+from glocal.models.heads.published import Published, find_published
 from glocal.models.weights import read_tensors
 
 logger = logging.getLogger("glocal")
@@ -24,6 +28,7 @@ def create(
     backbone: str,
     num_classes: int = 150,
     checkpoint: str | os.PathLike | None = None,
+    pretrained: bool | str = False,
     pretrained_backbone: bool = False,
     backbone_args: Mapping[str, Any] | None = None,
 ) -> DenseModel:
@@ -35,11 +40,16 @@ def create(
         num_classes: classes of the head.
         checkpoint: a file of weights: the authors' or ours of such a model, of its head alone, or of the backbone alone
             (a classifier's). The log says which parts are loaded.
+        pretrained: download the authors' file for this head and backbone. If they published several, "in1k" and
+            "in22k" choose by the pre-training of the backbone; True takes the first. `glocal list --task segmentation`
+            lists them. TransNeXt's backbones are then built as in the authors' tests at one scale, unless
+            `backbone_args` says otherwise.
         pretrained_backbone: download the classifier's weights of the backbone.
         backbone_args: arguments of the backbone, such as img_size and bias_mode.
 
     Raises:
         ValueError: an unknown head or backbone, or a file that does not fit; the message says what is missing.
+        RuntimeError: the authors' file cannot be downloaded; the message says where a person gets it.
         FileNotFoundError: there is no such file.
         TypeError: an argument that the backbone does not have.
     """
@@ -48,12 +58,45 @@ def create(
         raise InvalidValueError(f"there is no head {name!r}, only {', '.join(HEADS)}")
     if num_classes < 1:
         raise InvalidValueError(f"num_classes must be at least 1, not {num_classes}")
+    if pretrained:
+        if checkpoint is not None:
+            raise InvalidValueError("pretrained and checkpoint exclude each other")
+        published = _published(name, backbone, pretrained)
+        checkpoint = download(published)
+        backbone_args = {**published.backbone_args, **(backbone_args or {})}
     maps = dense_backbone(backbone, pretrained_backbone, **(backbone_args or {}))
     dims = maps.feature_info.channels()
     model = DenseModel(maps, head.build(dims, num_classes), head.auxiliary and head.auxiliary(dims, num_classes))
     if checkpoint is not None:
         load_weights(model, head, backbone, checkpoint)
     return model
+
+
+def _published(name: str, backbone: str, pretrained: bool | str) -> Published:
+    """The published file that `pretrained` means; ValueError if there is none."""
+    found = [one for one in find_published(name, backbone) if pretrained in (True, one.pretraining)]
+    if not found:
+        of = "" if pretrained is True else f" with the pre-training {pretrained!r}"
+        raise InvalidValueError(
+            f"no {name} on {backbone}{of} has been published: `glocal list --task segmentation` lists what has"
+        )
+    return found[0]
+
+
+def download(published: Published) -> str:
+    """The authors' file, downloaded once into the cache of torch.hub; its path."""
+    name = f"{published.head} on {published.backbone}"
+    if not published.page:
+        raise WorkError(f"no weights of {name} have been published")
+    by_hand = f"get the file from {published.page} and give checkpoint"
+    if not published.url:
+        raise WorkError(f"the weights of {name} cannot be downloaded by a program: {by_hand}")
+    file = os.path.basename(urlparse(published.url).path)
+    file = file or f"{published.head}_{published.backbone}_{published.pretraining}_ade20k.pth"
+    try:
+        return download_cached_file((published.url, file), check_hash=False, progress=True)
+    except (URLError, OSError) as error:
+        raise WorkError(f"the weights of {name} were not downloaded ({error}): try again, or {by_hand}") from error
 
 
 def load_weights(model: DenseModel, head: Head, backbone: str, path: str | os.PathLike) -> None:
