@@ -1,4 +1,4 @@
-"""What there is to choose from: every published model with its cost, its published accuracy and its weights.
+"""All published models with their cost, their published accuracy and their weights.
 
 Counting all models takes a minute, so the counts are kept in `costs.json`; `python -m glocal.bench.catalog` writes it
 anew, and a test counts again.

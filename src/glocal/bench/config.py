@@ -1,4 +1,4 @@
-"""What a benchmark can be told. Kept free of torch, so that `glocal bench --help` answers at once."""
+"""Options of a benchmark. Imports no torch, so that `glocal bench --help` answers at once."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Models timed side by side: in turns, so that whatever else the machine does slows all of them alike."""
+"""Times models side by side: in turns, so that other work of the machine slows all of them alike."""
 
 import gc
 import math
@@ -235,7 +235,7 @@ def _peak_memory(step: Callable[[], object], device: torch.device) -> float | No
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on a clock, when the device has done all that it was told."""
+    """Seconds on a clock, after the device has finished all its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()

@@ -43,7 +43,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 done, 1 failed, 2 asked wrongly, 130 or 143 stopped by a signal."""
+    """Run a command line; returns the exit code: 0 done, 1 failed, 2 wrong request, 130 or 143 stopped by a signal."""
     args = [*(sys.argv[1:] if args is None else args)]  # in this package `list` is a command
     _log_to_stderr()
     tame_libraries()
@@ -105,7 +105,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """2 for what the user asked wrongly, 1 for work that failed, None for a bug, whose traceback should be seen.
+    """2 for a wrong request of the user, 1 for work that failed, None for a bug, whose traceback should be seen.
 
     `glocal.errors` has the library's own errors. Of all others, only what the system refuses is no bug: memory, a file.
     """

@@ -1,6 +1,6 @@
 """Write the features of images before the classifier as Parquet files, for search, clustering or another classifier.
 
-There is one file per 10,000 image files, per WebDataset shard or per Parquet file of images. A file is there as a whole
+There is one file per 10,000 image files, per WebDataset shard or per Parquet file of images. A file is written whole
 or not at all, and the same command goes on where it was stopped. Images that cannot be read are rows with the reason;
 the exit code is then 1.
 

@@ -6,7 +6,7 @@ With --output FILE.csv, .json or .jsonl the predictions become one file, with a 
 spreadsheet, so a text in it that begins like a formula gets a ' before it.
 
 With --output FOLDER the predictions become Parquet files: one per 10,000 image files, per WebDataset shard or per
-Parquet file of images. A file is there as a whole or not at all, and the same command goes on where it was stopped.
+Parquet file of images. A file is written whole or not at all, and the same command goes on where it was stopped.
 With --ray a cluster computes them; its machines need the inputs, the checkpoint and the output folder under
 the same paths.
 """

@@ -77,7 +77,7 @@ FINAL = (UnreadableImageError, Image.DecompressionBombError, MemoryError)  # no 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """The formats that Pillow may try, by its names: `FORMATS` and those of the extra `photos`, where it is there."""
+    """The formats that Pillow may try, by its names: `FORMATS` and those of the extra `photos`, if it is installed."""
     found = list(FORMATS)
     libtiff.silence()
     try:
@@ -240,7 +240,7 @@ def _mended(content: bytes, name: str, check: Callable[[Image.Image], str | None
 
 
 def _foreign(content: bytes, name: str) -> UnreadableImageError | None:
-    """What to say of a file that is of none of the formats, by how it begins."""
+    """The message for a file that has none of the formats, by its first bytes."""
     for start, kind, helps in FOREIGN:
         if re.match(start, content, re.DOTALL):
             if helps in formats():

@@ -67,7 +67,7 @@ def open_for_evaluation(
 
 
 def format_of(data: str, formats: Sequence[Format] = FORMATS) -> Format:
-    """The first format that `data` is of; FileNotFoundError where it is of none."""
+    """The first format that matches `data`; FileNotFoundError if none does."""
     for one in formats:
         if one.matches(data):
             return one

@@ -22,7 +22,7 @@ def is_mendable(content: bytes) -> bool:
 
 
 def pixels_only(content: bytes) -> tuple[bytes, bytes]:
-    """A JPEG or PNG without its metadata, and the EXIF block that was in it (empty where there is none)."""
+    """A JPEG or PNG without its metadata, and its EXIF block (empty if it has none)."""
     return _jpeg_pixels(content) if content.startswith(JPEG) else _png_pixels(content)
 
 
@@ -55,7 +55,7 @@ def _png_pixels(content: bytes) -> tuple[bytes, bytes]:
 
 
 def segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """The segments of a JPEG that have a length: marker, begin and end of what they hold."""
+    """The segments of a JPEG that have a length: marker, begin and end of the content."""
     place = 2
     while (found := MARKER.search(jpeg, place)) and found[1][0] != END_OF_IMAGE:
         start = found.end() + 2
@@ -68,7 +68,7 @@ def ended(jpeg: bytes, size: tuple[int, int]) -> tuple[bytes, bytes | None] | No
 
     size: (width, height) as the decoder has it, whose limits were asked; a file may name others, too.
 
-    What is missing of a sequential JPEG is mid-grey in the first of the two files. Of a progressive one every pixel is
+    The missing part of a sequential JPEG is mid-grey in the first of the two files. Of a progressive one every pixel is
     there, less fine in places: those that differ from the second file, where other pixels stand in for them.
     """
     frame, layers, scans, restarts = 0, {}, 0, False

@@ -14,7 +14,7 @@ DEFAULT_VAL_FRACTION = 0.2
 
 
 def hold_out(source: DataSource, val_fraction: float | None, seed: int, files: str) -> DataSource:
-    """Divide the split "all" into "train" and "val"; `files` is the `fingerprint` of what it is drawn from."""
+    """Divide the split "all" into "train" and "val"; `files` is the `fingerprint` of its files."""
     val_fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
     divided = hold_out_again(source, {"val_fraction": val_fraction, "seed": seed, "files": files})
     if not divided.splits["val"].labels:

@@ -30,7 +30,7 @@ def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder, or a link to one; a link that leads to itself is none."""
+    """Whether an entry is a folder, or a link to one; a link that leads to itself is not."""
     try:
         return entry.is_dir()
     except OSError:

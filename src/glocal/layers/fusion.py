@@ -1,12 +1,12 @@
 """Merging of linear steps that follow each other, for inference.
 
 A layer that has such steps merges them in `reparameterize()`, in place; `glocal.deploy.fuse` and timm's
-`reparameterize_model` call it on every layer of a model. The functions here change the weights of a convolution so that
-it does its neighbour's work too, and return what takes the neighbour's place. They compute in float64. What is not a
-plain module, or has a hook, stays as it is: an adapter, for instance, would be scaled away.
+`reparameterize_model` call it on every layer of a model. The functions here change the weights of a convolution
+so that it also does the work of its neighbour. They return the module that replaces the neighbour. They compute in
+float64. They leave a module as it is if it is not plain or has a hook: merging would, for instance, lose an adapter.
 
-A layer says with `input_conv` and `output_conv` which of its parts is first to see its input and last to touch its
-output, where these are convolutions that a `Block` may merge with a norm or a LayerScale.
+A layer names two of its convolutions: `input_conv` is the first that sees its input, `output_conv` the last that
+changes its output. A `Block` may merge them with a norm or a LayerScale.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Modules that FX takes as a whole."""
+"""Modules that FX does not trace into."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from torch.fx import Proxy, Tracer
 
 
 def leaf(kind: type[nn.Module]) -> type[nn.Module]:
-    """Mark a module whose `forward` decides by shapes: FX makes one node of it, with any tracer.
+    """Mark a module whose `forward` decides by shapes: FX makes a single node of it, with any tracer.
 
-    timm's tracer asks a list, others only take what belongs to torch.nn for a leaf.
+    timm's tracer asks a list of modules. Other tracers treat only the modules of torch.nn as leaves.
     """
     kind.__call__ = _call
     return register_notrace_module(kind)

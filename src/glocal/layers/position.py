@@ -21,7 +21,7 @@ class DynamicPositionEncoding(nn.Module):
     def __init__(self, dim: int, kernel_size: int = 7):
         super().__init__()
         self.conv = depthwise(dim, kernel_size)
-        self.adds_input = True  # else the kernels do
+        self.adds_input = True  # False after merging: the kernels then add it
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
@@ -179,7 +179,7 @@ class LogCPB(SizeCached):
     ) -> Tensor:
         """Return the bias, (heads, H·W, pooled H · pooled W).
 
-        like: a parameter whose type and device the layers shall have; None takes the first layer's.
+        like: a parameter; the layers compute in its type and on its device. None takes the first layer's.
         """
         if like is None:
             like = self.fc1.weight

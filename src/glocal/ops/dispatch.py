@@ -49,7 +49,7 @@ def backend() -> str:
 def can_use_triton(op: str, tensors: Sequence[Tensor | None], limits: Callable[[], str | None] = lambda: None) -> bool:
     """Whether the Triton kernels compute this call of an op.
 
-    tensors: the op's arguments, a map first. limits: returns what the op itself has against this call, or None; it is
+    tensors: the op's arguments, a map first. limits: returns why the op itself refuses this call, or None; it is
     asked last.
 
     Raises RuntimeError, with the check that failed, if GLOCAL_OPS=triton and the kernels cannot run. If "auto" falls
@@ -166,12 +166,12 @@ def full_precision(x: Tensor):
 
 
 def too_many(samples: int) -> str | None:
-    """What the kernels have against this number of samples, or heads of samples; None if they can share it out."""
+    """Why the kernels refuse this number of samples, or heads of samples; None if they can divide it."""
     return None if samples <= MOST_PROGRAMS else f"there are more than {MOST_PROGRAMS:,} samples or heads"
 
 
 def other_shapes(**tensors: tuple[Tensor | None, tuple[int, ...]]) -> str | None:
-    """The first tensor whose shape is not the one beside it, in words: the kernels check no shape themselves."""
+    """A text on the first tensor whose shape differs from the expected one: the kernels check no shapes themselves."""
     for name, (tensor, shape) in tensors.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             return f"{name} is {tuple(tensor.shape)}, not {shape}"
@@ -223,7 +223,7 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _against(tensors: Sequence[Tensor | None]) -> str | None:
-    """What a call's tensors have against the kernels."""
+    """Why the kernels refuse the tensors of a call."""
     if torch.compiler.is_exporting() or torch.jit.is_tracing() or _exported_form:
         return "an exported graph keeps to torch's own operations"
     first = tensors[0]

@@ -34,7 +34,7 @@ def assert_agree(
 
 
 def inside_nan(tensor: Tensor, margin: int = 3) -> Tensor:
-    """The same values as a view into a larger map full of NaN: code that reads beyond an edge gets one."""
+    """The same values as a view into a larger map full of NaN: code that reads beyond an edge gets a NaN."""
     *lead, height, width = tensor.shape
     poisoned = tensor.new_full((*lead, height + 2 * margin, width + 2 * margin), float("nan"))
     view = poisoned[..., margin : margin + height, margin : margin + width]

@@ -1,4 +1,4 @@
-"""What every mixer has to be, checked on any class: `check_mixer`."""
+"""`check_mixer`: the properties that every mixer must have, checked on any class."""
 
 import copy
 import warnings

@@ -1,4 +1,4 @@
-"""What every op has to be, checked on any function: `check_op`."""
+"""`check_op`: the properties that every op must have, checked on any function."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What every task has to be, checked on any task with a small data set of its own: `check_task`."""
+"""`check_task`: the properties that every task must have, checked on any task with a small data set of its own."""
 
 import json
 import math
@@ -136,7 +136,10 @@ def has_fields(case: TaskCase) -> None:
         supported = hint in RESULT_TYPES or (get_origin(hint) is list and get_args(hint)[0] in RESULT_TYPES)
         require(supported, f"has the field {name!r} of another type than str, int, float and lists of them.")
     for name, hint in task.answer_fields.items():
-        require(task.fields.get(name) == hint, f"has {name!r} among its answer_fields, but not so among its fields.")
+        require(
+            task.fields.get(name) == hint,
+            f"has {name!r} among its answer_fields, but not among its fields.",
+        )
     for top_k in (1, 3):
         columns = ["source", "error", *task.columns(top_k)]
         twice = next((column for column in columns if columns.count(column) > 1), None)
@@ -272,7 +275,7 @@ def has_an_objective(case: TaskCase) -> None:
     objective = tried(
         lambda: task.objective(config, source, case.preprocessing), "does not make its objective from its defaults"
     )
-    require(isinstance(objective, Objective), f"has {type(objective).__name__} in the place of an Objective.")
+    require(isinstance(objective, Objective), f"has {type(objective).__name__} instead of an Objective.")
     model, batch = case.build().train(), case.batch("train")
     parts = tried(lambda: objective(model, batch), "has an objective that fails on a batch")
     require(isinstance(parts, dict) and "loss" in parts, 'has an objective that gives no "loss".')
@@ -290,7 +293,7 @@ def has_an_objective(case: TaskCase) -> None:
 def measures_on_any_devices(case: TaskCase) -> None:
     task = case.task
     whole, devices = task.metrics(case.class_names), [task.metrics(case.class_names) for _ in range(3)]
-    require(isinstance(whole, Metrics), f"has {type(whole).__name__} in the place of Metrics.")
+    require(isinstance(whole, Metrics), f"has {type(whole).__name__} instead of Metrics.")
     empty = tried(whole.compute, "has metrics that fail without images")
     require(empty == {}, f"has metrics that give {empty} without images, not an empty dict.")
     examples = case.examples()
@@ -301,7 +304,7 @@ def measures_on_any_devices(case: TaskCase) -> None:
     keys = {measure.key for measure in task.measures}
     require(task.headline.key in values, f"has metrics without its first measure, {task.headline.key!r}.")
     for key, value in values.items():
-        require(key in keys, f"has metrics that give {key!r}, which is none of its measures.")
+        require(key in keys, f"has metrics that give {key!r}, which is not among its measures.")
         finite = type(value) in (int, float) and math.isfinite(value)
         require(finite, f"has metrics that give {value!r} for {key!r}, which is no finite number.")
     devices[0].merge([metrics.state() for metrics in devices])

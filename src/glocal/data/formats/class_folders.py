@@ -49,7 +49,7 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
 
 
 def open_evaluation(data: str, held_out: dict | None) -> DataSource:
-    """Open what there is of a training and a validation part, or the folder itself; see `open_for_evaluation`."""
+    """Open the training and the validation part if they exist, else the folder itself; see `open_for_evaluation`."""
     root, notes = Path(data), []
     parts = _parts(root, notes)
     if parts:
@@ -170,7 +170,7 @@ def _class_folders(place: Path, notes: list[str]) -> dict[str, list[str]]:
 def _drop_doubles(
     root: Path, parts: dict[str, Path], folders: dict[str, dict[str, list[str]]], notes: list[str]
 ) -> None:
-    """Leave out of `folders` what leads to a folder that is there already, so that no image is in two classes."""
+    """Leave out the links in `folders` that lead to another of them, so that no image is in two classes."""
     places = [(part, name, path) for part in parts for name, paths in folders[part].items() for path in paths]
     places.sort(key=lambda place: (os.path.islink(parts[place[0]]), os.path.islink(place[2])))
     seen, doubles = {os.path.realpath(root), *parents(str(root)), *map(os.path.realpath, parts.values())}, []

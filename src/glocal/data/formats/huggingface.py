@@ -45,7 +45,7 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
 
 
 def open_evaluation(data: str, held_out: dict | None) -> DataSource:
-    """Open what there is of train and validation (or val, valid, test); see `open_for_evaluation`."""
+    """Open train and validation (or val, valid, test), as far as they exist; see `open_for_evaluation`."""
     source = _open(data)
     if held_out and list(source.splits) == ["train"] and held_out["files"] == _fingerprint(source.splits["train"]):
         note = f"{data} is the data set of the training: its split 'val' is what was held out then"

@@ -33,7 +33,7 @@ CLASSES = ("classes.txt", "classes.json")
 MOST_SHARDS = 200_000
 LARGEST_LIST = 64 * 2**20  # bytes of such a file
 
-# These files come with the shards, from whoever made them.
+# These files come with the shards, from their author.
 _Count = Annotated[int, Meta(ge=0, le=10_000_000)]  # samples of a shard
 _Names = Annotated[list[str], Meta(max_length=1_000_000)]
 _ClassName = Annotated[str, Meta(min_length=1, max_length=1000)] | int

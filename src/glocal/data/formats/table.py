@@ -60,7 +60,7 @@ def open_evaluation(data: str, held_out: dict | None) -> DataSource:
 
 @dataclass
 class _Table:
-    """The columns of a CSV file, as they stand there; `splits` is None where there is no such column."""
+    """The columns of a CSV file, unchanged; `splits` is None if there is no such column."""
 
     file: Path
     paths: list[str]

@@ -51,7 +51,7 @@ class InvertedResidual(nn.Module):
 
     @torch.jit.unused
     def activated(self, conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-        """SiLU of a convolution and norm, in the place of its input if nothing else can have that."""
+        """SiLU of a convolution and norm; it overwrites its input if no other code can hold that tensor."""
         y = norm(convolve(conv, x))
         unseen = isinstance(y, Tensor) and is_plain(conv) and is_plain(norm, type(norm)) and is_plain(self.act, nn.SiLU)
         if unseen and type(norm) in (nn.Identity, BatchNorm2d):

@@ -32,7 +32,7 @@ class MSFFN(nn.Module):
         self.fc2 = pointwise(hidden, dim, bias=False)
         self.norm3 = BatchNorm2d(dim)
         self.drop = nn.Dropout(proj_drop)
-        self.adds_input = True  # else the kernels do
+        self.adds_input = True  # False after merging: the kernels then add it
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():

@@ -154,8 +154,10 @@ class _Overlaps(_OfTiles):
 
 
 class _Logits(torch.autograd.Function):
-    """What each query has with its neighbours in products (…, queries, keys), and pooled, (B, heads, M, P), each with
-    its bias, (heads, M, 9) and (1, heads, M, P), side by side: (B, heads, M, 9 + P).
+    """The logits of each query, (B, heads, M, 9 + P): first with its neighbours, then with the pooled keys.
+
+    The first are picked from products (…, queries, keys), the others are (B, heads, M, P). Their biases, (heads, M, 9)
+    and (1, heads, M, P), are added.
     """
 
     @staticmethod
@@ -187,7 +189,7 @@ class _Logits(torch.autograd.Function):
 
 
 def _neighbours(x: Tensor, tile: tuple[int, int]) -> Tensor:
-    """A view, (…, rows, columns, 3, 3), of what each query of a tile has with its neighbours in (…, queries, keys)."""
+    """A view, (…, rows, columns, 3, 3), of the products (…, queries, keys) of a tile: a query with its neighbours."""
     across = tile[1] + 2
     keys = (tile[0] + 2) * across
     strides = tile[1] * keys + across, keys + 1, across, 1
@@ -195,7 +197,7 @@ def _neighbours(x: Tensor, tile: tuple[int, int]) -> Tensor:
 
 
 class _Pick(_OfTiles):
-    """(…, queries, keys) → (…, queries, 9): what each query has with its neighbours."""
+    """(…, queries, keys) → (…, queries, 9): the products of each query with its neighbours."""
 
     @staticmethod
     def forward(x: Tensor, tile: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from glocal.ops.launch import channels_are_neighbours, launching, register_norm_
 from glocal.ops.tiles import load, place, tile
 
 TILE = 4096  # elements of a block
-PROGRAMS = 512  # that the parameters' gradients are shared out to
+PROGRAMS = 512  # among which the parameters' gradients are divided
 
 
 @triton.jit

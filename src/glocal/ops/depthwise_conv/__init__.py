@@ -111,7 +111,7 @@ def _multi_scale(x: Tensor, weights: list[Tensor], biases: list[Tensor], residua
 
 
 def _limits(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Tensor | None) -> str | None:
-    """What the kernels, which check no shape, have against a call."""
+    """Why the kernels refuse a call; they check no shapes themselves."""
     if reason := _against_kernels(weight):
         return reason
     shared = weight.shape[0] == x.shape[1] and weight.shape[1] == 1

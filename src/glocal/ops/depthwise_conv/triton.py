@@ -17,7 +17,7 @@ from glocal.ops.tiles import tile
 POSITIONS = {True: 32, False: 128}  # of a block, by whether the channels are contiguous
 CHANNELS = {True: 64, False: 4}
 TILE = 4096  # elements of a block of the kernels' gradient: taps of a row × positions × channels
-PROGRAMS = 1024  # that the kernels' gradient is shared out to
+PROGRAMS = 1024  # among which the kernels' gradient is divided
 
 
 @triton.jit
@@ -267,7 +267,7 @@ def _(x, g, kernel_size, per_sample, dilation):
 
 def _save(ctx, inputs, output):
     x, weight, bias, residual, factor, reach, ctx.dilation, ctx.gelu, _ = inputs
-    ctx.set_materialize_grads(False)  # none of zeros for z, which no one differentiates
+    ctx.set_materialize_grads(False)  # no tensor of zeros for z, which has no gradient
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.residual_dtype = None if residual is None else residual.dtype
     ctx.save_for_backward(x, weight, factor, reach, output[1])

@@ -16,7 +16,7 @@ NO_KERNEL = "it is small: a map of the kernel's side"
 
 
 def kernel_contexts(x: Tensor, side: int, together: bool) -> list[Tensor]:
-    """What kernels and biases are computed from: the map, (B, C, H, W), pooled to the kernel's side, and its mean.
+    """The inputs of kernels and biases: the map, (B, C, H, W), pooled to the kernel's side, and its mean.
 
     together: the caller allows one map that holds both, since its next step treats every position by itself.
 

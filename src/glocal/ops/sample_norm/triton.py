@@ -1,6 +1,6 @@
 """Triton kernels of GroupNorm with one group, for maps with any strides: torch's copies a map in channels_last first.
 
-A sample is shared out to several programs. Forward: each finds the mean and the squares of its share, which are put
+A sample is divided among several programs. Forward: each finds the mean and the squares of its share, which are put
 together in a few numbers; then result = x · gain + shift, both by sample and channel. Backward: each adds up the
 gradient, and its product with x, by channel; then the gradient of x is again linear in g and x. Without atomics.
 """
@@ -14,7 +14,7 @@ from glocal.ops.launch import channels_are_neighbours, launching, register_norm_
 from glocal.ops.tiles import load, place, tile
 
 TILE = 4096  # elements of a block
-PROGRAMS = 512  # that the sums of all samples are shared out to
+PROGRAMS = 512  # among which the sums of all samples are divided
 
 
 @triton.jit

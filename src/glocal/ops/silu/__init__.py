@@ -1,4 +1,4 @@
-"""SiLU of a tensor that its caller has no further use for."""
+"""SiLU of a tensor that its caller does not use again."""
 
 import torch
 import torch.nn.functional as F
