@@ -62,6 +62,25 @@ def heads(height, width):
     return {name: random(2, HEADS, D, height, width, seed=i) for i, name in enumerate("qkv")}
 
 
+def points(height, width):
+    return {"maps": random(2, 6, height, width), "points": random(2, 7, 2, seed=1).sigmoid()}
+
+
+def places(height, width):
+    weights = random(2, 4, HEADS, 1, 3, seed=2)
+    return {"x": random(2, 6, height, width), "places": random(2, 4, HEADS, 1, 3, 2, seed=1), "weights": weights}
+
+
+def of_map(function):
+    """Deformable attention to one map, (B, C, H, W)."""
+
+    def call(x, places, weights):
+        values = x.flatten(2).transpose(1, 2).unflatten(2, (HEADS, -1))
+        return function(values, [tuple(x.shape[2:])], places, weights)
+
+    return call
+
+
 def aggregated(height, width):
     named = heads(height, width)
     return {
@@ -239,6 +258,13 @@ CASES = {
         ["x"],
     ),
     "mixed_kernels": (mixed, mixed_by_definition, kernels, ["x"]),
+    "sample_points": (ops.sample_points, module("sample_points", "reference").sample_points, points, ["maps"]),
+    "deformable_attention": (
+        of_map(ops.deformable_attention),
+        of_map(module("deformable_attention", "reference").deformable_attention),
+        places,
+        ["x"],
+    ),
 }
 IN_KERNELS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 KERNELS = ["channel_norm", "sample_norm", "depthwise_conv", "depthwise_conv and more", "aggregated_attention"]
