@@ -31,7 +31,7 @@ class UPerNetHead(nn.Module):
         self.pooled = ConvNorm(dims[-1] + len(POOL_SIDES) * width, width, 3)
         self.laterals = nn.ModuleList(ConvNorm(dim, width) for dim in dims[:-1])
         self.convs = nn.ModuleList(ConvNorm(width, width, 3) for _ in dims[:-1])
-        self.fuse = ConvNorm(len(dims) * width, width, 3)
+        self.merge = ConvNorm(len(dims) * width, width, 3)
         self.drop = nn.Dropout2d(drop_rate)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         start_head(self)
@@ -55,14 +55,14 @@ class UPerNetHead(nn.Module):
             levels[i - 1] = levels[i - 1] + resize_to(levels[i], levels[i - 1].shape[2:])
         outputs = [conv(x) for conv, x in zip(self.convs, levels[:-1], strict=True)] + levels[-1:]
         size = outputs[0].shape[2:]
-        return self.fuse(torch.cat([outputs[0], *(resize_to(x, size) for x in outputs[1:])], 1))
+        return self.merge(torch.cat([outputs[0], *(resize_to(x, size) for x in outputs[1:])], 1))
 
 
 # Official names to ours, below `decode_head.`.
 RENAMES = [
     (r"^psp_modules\.(\d)\.1\.", r"pools.\1."),
     (r"^bottleneck\.", "pooled."),
-    (r"^fpn_bottleneck\.", "fuse."),
+    (r"^fpn_bottleneck\.", "merge."),
     (r"^lateral_convs\.", "laterals."),
     (r"^fpn_convs\.", "convs."),
     (r"\.bn\.", ".norm."),
