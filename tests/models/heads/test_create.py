@@ -8,7 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import glocal
 from glocal.models.heads import HEADS
 
-PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
+QUICK = ("transnext_pico", "transxnet_pico", "convnext_atto")  # the others are slow: building UPerNet takes a second
+BACKBONES = [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name in (*(name for name in glocal.model_names() if name.endswith("_pico")), "convnext_atto", "resnet10t")
+]
 
 
 def build(head, backbone, classes=5, **args):
@@ -17,7 +21,7 @@ def build(head, backbone, classes=5, **args):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("backbone", [*PICO, "convnext_atto", "resnet10t"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_odd_sizes(head, backbone):
     model = build(head, backbone).eval()
     images = torch.randn(2, 3, 61, 75)
@@ -84,8 +88,8 @@ def test_parameters_are_the_published_models(head, backbone, millions):
     ("head", "backbone", "published"),
     [
         ("upernet", "transnext_tiny", 245),
-        ("upernet", "transnext_small", 273),
-        ("upernet", "transnext_base", 319),
+        pytest.param("upernet", "transnext_small", 273, marks=pytest.mark.slow),
+        pytest.param("upernet", "transnext_base", 319, marks=pytest.mark.slow),
         ("semantic_fpn", "van_b0", 26),
         ("semantic_fpn", "van_b1", 35),
         ("semantic_fpn", "van_b2", 48),
