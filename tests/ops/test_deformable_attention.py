@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def naive(values, sizes, places, weights):
 
 def inputs(sizes, batch=2, queries=5, heads=2, points=3, dim=4):
     generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.rand(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    draw = partial(torch.rand, generator=generator, dtype=torch.float64)
     count = sum(height * width for height, width in sizes)
     values = draw(batch, count, heads, dim)
     places = draw(batch, queries, heads, len(sizes), points, 2) * 1.6 - 0.3  # some outside

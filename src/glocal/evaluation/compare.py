@@ -89,11 +89,12 @@ def _measures(results: list[dict]) -> list[Measure]:
 
     Files of version 0.1 name no task: they may be of any.
     """
-    named = {str(result.get("task")) for result in results} - {"None"}
+    named = {str(result["task"]) for result in results if result.get("task") is not None}
     found: dict[str, Measure] = {}
-    for task in registered_tasks() if not named else [task for task in registered_tasks() if task.name in named]:
-        for measure in task.measures:
-            found.setdefault(measure.key, measure)
+    for task in registered_tasks():
+        if not named or task.name in named:
+            for measure in task.measures:
+                found.setdefault(measure.key, measure)
     return [*sorted(found.values(), key=lambda measure: not measure.higher_is_better), SPEED]
 
 

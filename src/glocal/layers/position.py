@@ -129,9 +129,8 @@ class RelativePosition(SizeCached):
 
     @torch.jit.ignore
     def cached(self, height: int, width: int) -> Tensor:
-        if not can_keep_results([self.encoding]):  # asked first: in a graph the size may decide nothing
-            return self.resize(height, width)
-        if height * width <= self.encoding.shape[2]:  # the parameter itself, or sooner resized than compared
+        # Asked first, as in a graph the size may decide nothing. A small map's is resized sooner than compared.
+        if not can_keep_results([self.encoding]) or height * width <= self.encoding.shape[2]:
             return self.resize(height, width)
         return self.cache.get(self, [self.encoding], self.resize, height, width)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from glocal.errors import InvalidValueError, WorkError
 from glocal.models import family_of, official
+from glocal.models.build import NoWeightsError
 from glocal.models.dense import DenseModel, dense_backbone
 from glocal.models.heads import HEADS, Head
 from glocal.models.heads.published import Published, find_published
@@ -86,16 +87,14 @@ def _published(name: str, backbone: str, pretrained: bool | str) -> Published:
 def download(published: Published) -> str:
     """The authors' file, downloaded once into the cache of torch.hub; its path."""
     name = f"{published.head} on {published.backbone}"
-    if not published.page:
-        raise WorkError(f"no weights of {name} have been published")
-    by_hand = f"get the file from {published.page} and give checkpoint"
     if not published.url:
-        raise WorkError(f"the weights of {name} cannot be downloaded by a program: {by_hand}")
+        raise WorkError(NoWeightsError(name, published.page or None).message("give checkpoint"))
     file = os.path.basename(urlparse(published.url).path)
     file = file or f"{published.head}_{published.backbone}_{published.pretraining}_ade20k.pth"
     try:
         return download_cached_file((published.url, file), check_hash=False, progress=True)
     except (URLError, OSError) as error:
+        by_hand = f"get the file from {published.page} and give checkpoint"
         raise WorkError(f"the weights of {name} were not downloaded ({error}): try again, or {by_hand}") from error
 
 
@@ -103,29 +102,24 @@ def load_weights(model: DenseModel, head: Head, backbone: str, path: str | os.Pa
     """Load a file into the parts of a model that it holds, each completely. See `create`."""
     weights = read_tensors(path)
     converted, ours = split(weights, head)
-    target = model.state_dict()
-    heads = {key: tensor for key, tensor in target.items() if not key.startswith(BACKBONE)}
     if not ours:  # a classifier's, or a backbone's
         load_backbone(model.backbone, backbone, weights)
         logger.warning("%s has no weights of the head: the backbone is loaded, the head starts anew", path)
         return
+    heads = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(BACKBONE)}
     if found := official.misfits(_shapes(ours), _shapes(heads)):
         raise InvalidValueError(f"{path} is not a checkpoint of this head: {found}")
     if converted:
         load_backbone(model.backbone, backbone, converted)
     else:
         logger.warning("%s has the weights of the head alone: the backbone keeps its values", path)
-    for part, module in (("head.", model.head), ("auxiliary.", model.auxiliary)):
-        if module is not None:
-            module.load_state_dict(
-                {key.removeprefix(part): tensor for key, tensor in ours.items() if key.startswith(part)}
-            )
+    model.load_state_dict(ours, strict=False)  # complete, as compared above
 
 
 def split(weights: Mapping[str, Tensor], head: Head) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of the backbone, without prefix, and those of the heads, by our names. Both may be empty."""
     prefixes = tuple(head.parts)
-    dense = any(key.startswith(BACKBONE) for key in weights) or not any(key.startswith("stages.") for key in weights)
+    dense = any(key.startswith(BACKBONE) for key in weights) or all(key.startswith(OURS) for key in weights)
     backbone, heads = {}, {}
     for key, tensor in weights.items():
         if key.startswith(prefixes):
@@ -147,7 +141,7 @@ def load_backbone(backbone: nn.Module, name: str, weights: Mapping[str, Tensor])
         backbone.model.load_state_dict(family.checkpoint_filter_fn(weights, backbone.model, backbone_only=True), False)
         return
     target = backbone.state_dict()
-    weights = {key: tensor for key, tensor in official.state_dict(weights).items() if key in target}
+    weights = {key: tensor for key, tensor in weights.items() if key in target}
     if found := official.misfits(_shapes(weights), _shapes(target)):
         raise InvalidValueError(f"not a checkpoint of {name}: {found}")
     backbone.load_state_dict(weights)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from glocal.models.dense import DenseModel
 from glocal.models.heads.resize import resize_to
 
 
@@ -49,7 +50,7 @@ def mean_probabilities(
     """
     found = []
     for images in scales:
-        found.append(resize_to(scores(images), size).softmax(1))
+        found.append(DenseModel.decode(scores(images), size))
         if flip:
-            found.append(resize_to(scores(images.flip(3)), size).softmax(1).flip(3))
+            found.append(DenseModel.decode(scores(images.flip(3)), size).flip(3))
     return torch.stack(found).mean(0)

@@ -1,6 +1,7 @@
 """The loss of Mask2Former (arXiv 2112.01527, section 3.3): queries matched to masks, compared at random points."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -49,8 +50,7 @@ def mask2former_loss(
         share: the mean of a number of masks over all devices.
     """
     like = predictions[0].mask_logits
-    if draw is None:
-        draw = lambda shape: torch.rand(shape, device=like.device, dtype=like.dtype)  # noqa: E731
+    draw = draw or partial(torch.rand, device=like.device, dtype=like.dtype)
     losses = {}
     for i, prediction in enumerate(predictions):
         prefix = "" if i == len(predictions) - 1 else f"d{i}."
