@@ -1,9 +1,10 @@
 """A data set: samples with labels, in splits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,15 +14,33 @@ from glocal.data.shards import ShardedSamples
 
 
 @dataclass(frozen=True)
+class Opening:
+    """How data is opened, beside its name.
+
+    val_fraction, seed: the part to hold out of data without a validation part, and the seed of its drawing.
+    group: a column of a table, or a regular expression for names; images of one group stay on one side of the split.
+    args: what the user says about a layout, for instance the names of folders; the format checks them.
+    """
+
+    val_fraction: float | None = None
+    seed: int = 0
+    group: str | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Samples:
-    """Images, and for each the index of its class or, with several labels per image, a tuple of indices.
+    """Images, and an annotation for each, as their task has it.
+
+    An annotation is the index of a class, a tuple of indices where an image has several labels, or an object that the
+    task reads when it is needed, such as the `LabelMap` of `glocal.data.masks`.
 
     An image is a path, an (H, W, 3) uint8 array, or an object that is decoded when it is needed: its `load()` returns
     an RGB image or raises UnreadableImageError, its `str()` is its name.
     """
 
     images: list
-    labels: list[int] | list[tuple[int, ...]]
+    labels: list
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,6 +84,7 @@ class DataSource:
     img_size, hflip: what suits the images, where that is known; None leaves it to the model and the recipe.
     notes: what the user should know about the data, one line each.
     task: the name of the task that the annotations are for. class_names: empty where there are no classes.
+    about: what else the data says about its classes, ready for JSON: `colors`, `ids`, `things`, …
     """
 
     name: str
@@ -75,6 +95,7 @@ class DataSource:
     hflip: float | None = None
     notes: Sequence[str] = ()
     task: str = "classification"
+    about: dict = field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from glocal.data.masks import IGNORE
 from glocal.tasks.segmentation.inference import mean_probabilities, sliding_logits, whole_logits
 from glocal.tasks.segmentation.losses import pixel_cross_entropy
 from glocal.tasks.segmentation.mask2former_loss import POINTS, mask2former_loss, masks_of, match, matching_cost
@@ -19,7 +20,7 @@ def test_cross_entropy(tmp_path):
     shape = tuple(golden["feature0_shape"])
     maps = [feature(i, tuple(golden[f"feature{i}_shape"])) for i in range(4)]
     labels = np.random.RandomState(99).randint(0, 150, (shape[0], 64, 96))
-    labels[np.random.RandomState(98).random_sample(labels.shape) < 0.2] = 255
+    labels[np.random.RandomState(98).random_sample(labels.shape) < 0.2] = IGNORE
     labels = torch.from_numpy(labels)
     with torch.no_grad():
         loss = pixel_cross_entropy(model.head(maps), labels)
@@ -30,7 +31,7 @@ def test_cross_entropy(tmp_path):
 
 def test_a_batch_that_is_all_ignore_has_no_loss_and_no_gradient():
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    loss = pixel_cross_entropy(logits, torch.full((2, 16, 16), 255))
+    loss = pixel_cross_entropy(logits, torch.full((2, 16, 16), IGNORE))
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -51,7 +52,7 @@ def blocks(height, width, batch):
     """Labels in blocks of 16 × 16 pixels."""
     shape = batch, -(-height // 16), -(-width // 16)
     labels = np.random.RandomState(99).randint(0, 12, shape)
-    labels[np.random.RandomState(98).random_sample(shape) < 0.15] = 255
+    labels[np.random.RandomState(98).random_sample(shape) < 0.15] = IGNORE
     return torch.from_numpy(labels.repeat(16, 1).repeat(16, 2)[:, :height, :width].copy())
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glocal.data.masks import IGNORE
 from glocal.models.heads.mask2former import QueryPredictions
 from glocal.ops import sample_points
-from glocal.tasks.segmentation.losses import IGNORE
 
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0  # of the costs and of the losses
 NOTHING_WEIGHT = 0.1  # of the class for nothing
@@ -29,7 +29,7 @@ class Masks(NamedTuple):
 
 
 def masks_of(labels: Tensor) -> Masks:
-    """A mask for each class that a label map (H, W) holds; pixels with the label 255 belong to none."""
+    """A mask for each class that a label map (H, W) holds; pixels with the label IGNORE belong to none."""
     classes = labels.unique()
     classes = classes[classes != IGNORE]
     return Masks(classes, labels == classes[:, None, None])
