@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from glocal.data.open import open_for_evaluation, open_for_training
-from glocal.data.samples import DataSource, Samples
+from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.splits import fingerprint, stratified_split
 
 # Of 600 images, classes that 1 % to 50 % of them have.
@@ -94,12 +94,12 @@ class TestDigits:
         assert digits.hflip == 0
 
     def test_split_does_not_depend_on_the_seed(self, digits):
-        other = open_for_training("digits", seed=7)
+        other = open_for_training("digits", Opening(seed=7))
         assert np.array_equal(np.stack(other.splits["val"].images), np.stack(digits.splits["val"].images))
 
     def test_val_fraction_is_refused_not_ignored(self):
         with pytest.raises(ValueError, match="--val-fraction does not apply to digits"):
-            open_for_training("digits", val_fraction=0.3)
+            open_for_training("digits", Opening(val_fraction=0.3))
 
     @pytest.mark.parametrize(
         ("split", "name", "count"), [("auto", "val", 359), ("train", "train", 1438), ("all", "all", 1797)]
@@ -128,3 +128,38 @@ def test_a_data_source_is_frozen():
     changed = source.with_notes("c").with_splits(val=splits["all"])
     assert (changed.notes, list(changed.splits)) == (("a", "c"), ["all", "val"])
     assert (source.notes, list(source.splits)) == (("a",), ["all"])
+
+
+class Ignoring:
+    """A layout that knows nothing of groups and arguments."""
+
+    matches = staticmethod(lambda data: True)
+
+    def open_training(self, data, how):
+        splits = {part: Samples([data, data], [0, 1]) for part in ("train", "val")}
+        return DataSource(data, ["a", "b"], splits)
+
+    def open_evaluation(self, data, how, held_out):
+        return self.open_training(data, how)
+
+
+class Knowing(Ignoring):
+    ARGS = ("images", "masks")
+
+
+class TestOpening:
+    @pytest.mark.parametrize("opener", [open_for_training, open_for_evaluation])
+    def test_arguments_that_the_layout_does_not_know(self, opener):
+        with pytest.raises(ValueError, match=r"^--data-args: digits takes no arguments, got 'masks'$"):
+            opener("digits", how=Opening(args={"masks": "labels"}))
+        with pytest.raises(ValueError, match=r"^--data-args: photos takes images, masks, got 'mask'$"):
+            opener("photos", how=Opening(args={"masks": "x", "mask": "y"}), formats=[Knowing()])
+        opener("photos", how=Opening(args={"masks": "x"}), formats=[Knowing()])
+
+    def test_a_group_where_the_split_is_given(self):
+        with pytest.raises(ValueError, match=r"^--group does not apply to digits: its split is fixed$"):
+            open_for_training("digits", Opening(group="patient"))
+
+    def test_a_group_that_the_layout_leaves_unread(self):
+        with pytest.raises(ValueError, match=r"^--group does not apply to photos: its layout has no groups$"):
+            open_for_training("photos", Opening(group="patient"), [Ignoring()])

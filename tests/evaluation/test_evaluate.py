@@ -299,7 +299,7 @@ class TestMultiLabel:
         samples = Samples([np.asarray(picture) for picture in pictures], labels)
         source = DataSource("many", ["dog", "bird"], {"all": samples}, task="multilabel")
         for module in (measurement, class_measurement):
-            monkeypatch.setattr(module, "open_for_evaluation", lambda *_: (source, "all"))
+            monkeypatch.setattr(module, "open_for_evaluation", lambda *_, **__: (source, "all"))
         return labels
 
     def test_map(self, data, pictures, tmp_path):

@@ -26,12 +26,12 @@ class TurnedImages:
     def matches(self, data):
         return (Path(data) / "angles.csv").is_file()
 
-    def open_training(self, data, val_fraction, seed):
+    def open_training(self, data, how):
         samples = self.samples(data)
-        held_out = {"val_fraction": val_fraction or 0.2, "seed": seed, "files": self.key(samples)}
+        held_out = {"val_fraction": how.val_fraction or 0.2, "seed": how.seed, "files": self.key(samples)}
         return DataSource(data, [], self.drawn(samples, held_out), held_out, task="angle")
 
-    def open_evaluation(self, data, held_out):
+    def open_evaluation(self, data, how, held_out):
         samples = self.samples(data)
         again = bool(held_out) and held_out["files"] == self.key(samples)
         return DataSource(data, [], self.drawn(samples, held_out) if again else {"all": samples}, task="angle")

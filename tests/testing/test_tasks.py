@@ -199,8 +199,8 @@ class HasAColumnTwice(Angle):
 
 
 class OfAnotherTask(TurnedImages):
-    def open_training(self, data, val_fraction, seed):
-        return replace(super().open_training(data, val_fraction, seed), task="classification")
+    def open_training(self, data, how):
+        return replace(super().open_training(data, how), task="classification")
 
 
 class OpensDataOfAnotherTask(Angle):
@@ -217,8 +217,8 @@ class HoldsNothingOut(Angle):
 
 
 class HeldOutAnew(TurnedImages):
-    def open_evaluation(self, data, held_out):
-        return super().open_evaluation(data, held_out | {"seed": held_out["seed"] + 1})
+    def open_evaluation(self, data, how, held_out):
+        return super().open_evaluation(data, how, held_out | {"seed": held_out["seed"] + 1})
 
 
 class HoldsOtherImagesOut(Angle):
@@ -226,8 +226,8 @@ class HoldsOtherImagesOut(Angle):
 
 
 class HeldOutByAnObject(TurnedImages):
-    def open_training(self, data, val_fraction, seed):
-        source = super().open_training(data, val_fraction, seed)
+    def open_training(self, data, how):
+        source = super().open_training(data, how)
         return replace(source, held_out=source.held_out | {"drawn": Samples})
 
 

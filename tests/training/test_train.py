@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from glocal.data.open import open_for_training
+from glocal.data.samples import Opening
 from glocal.deploy.predictor import Predictor
 from glocal.device import torch_threads
 from glocal.evaluation.config import EvalConfig
@@ -155,7 +156,7 @@ GREY = Image.new("RGB", (32, 32), (100, 100, 100))
 def prepared(data, **changes):
     """What a training has before it begins."""
     config = TrainConfig(str(data), **{**SETTINGS, **changes})
-    return prepare(config, config.model, open_for_training(config.data, config.val_fraction, config.seed))
+    return prepare(config, config.model, open_for_training(config.data, Opening(config.val_fraction, config.seed)))
 
 
 def configured(data, monkeypatch, **changes):

@@ -6,55 +6,70 @@ from pathlib import Path
 from typing import Protocol
 
 from glocal.data.formats import class_folders, digits, huggingface, idx, shards, table
-from glocal.data.samples import DataSource
+from glocal.data.samples import DataSource, Opening
 from glocal.errors import InvalidValueError, MissingPathError
+from glocal.wording import quoted
 
 
 class Format(Protocol):
-    """A layout of data; the modules of `glocal.data.formats` are such objects."""
+    """A layout of data; the modules of `glocal.data.formats` are such objects.
+
+    The names of the `Opening.args` that a format knows are in its `ARGS`; a format without `ARGS` knows none.
+    """
 
     def matches(self, data: str) -> bool:
         """Whether `data` names data of this format, by its name and by what lies there; nothing is read."""
 
-    def open_training(self, data: str, val_fraction: float | None, seed: int) -> DataSource:
+    def open_training(self, data: str, how: Opening) -> DataSource:
         """The data with the splits "train" and "val"; see `open_for_training`."""
 
-    def open_evaluation(self, data: str, held_out: dict | None) -> DataSource:
-        """The data with the splits that it has, or "all"; see `open_for_evaluation`."""
+    def open_evaluation(self, data: str, how: Opening, held_out: dict | None) -> DataSource:
+        """The data with the splits that it has, or "all"; see `open_for_evaluation`. Of `how`, only `args` matter."""
 
 
 FORMATS: tuple[Format, ...] = (huggingface, table, shards, idx, class_folders, digits)
 EMBEDDED = (digits.NAME,)
+PLAIN = Opening()
 
 
-def open_for_training(
-    data: str, val_fraction: float | None = None, seed: int = 0, formats: Sequence[Format] = FORMATS
-) -> DataSource:
+def open_for_training(data: str, how: Opening = PLAIN, formats: Sequence[Format] = FORMATS) -> DataSource:
     """Open a data set with the splits "train" and "val".
 
     data: a folder of images, a .csv file of paths and labels, WebDataset shards (a pattern such as
         "dir/train-{0000..0099}.tar", addresses, or a folder of .tar files), a folder of the four files of MNIST's
         format, "hf:" and the name or the folder of a Hugging Face data set, or the name of an embedded set.
-    val_fraction: the part of every class to hold out of data without a validation part (default 0.2), drawn with
-        `seed`; of shards, a part of the files.
+    how: `val_fraction` is the part of every class to hold out of data without a validation part (default 0.2), drawn
+        with `seed`; of shards, a part of the files.
     formats: those to ask, in this order.
 
     Raises ValueError or OSError, before any image is read, for data that cannot be trained on, and ImportError where
     an extra is missing.
     """
-    return format_of(data, formats).open_training(data, val_fraction, seed)
+    one = format_of(data, formats)
+    _check_args(one, data, how)
+    source = one.open_training(data, how)
+    if how.group is not None and (source.held_out or {}).get("group") != how.group:
+        raise InvalidValueError(f"--group does not apply to {data}: its layout has no groups")
+    return source
 
 
 def open_for_evaluation(
-    data: str, split: str = "auto", held_out: dict | None = None, formats: Sequence[Format] = FORMATS
+    data: str,
+    split: str = "auto",
+    held_out: dict | None = None,
+    how: Opening = PLAIN,
+    formats: Sequence[Format] = FORMATS,
 ) -> tuple[DataSource, str]:
     """Open a data set to measure a model on it; returns it with the name of the split to use.
 
     split: "train", "val", "all", or "auto": "val" where the data set has one, "all" otherwise.
     held_out: `DataSource.held_out` of the model's training; where the data holds the same files, its split is drawn
         again, so that "auto" measures on the images that the model has not seen.
+    how: its `args`; all else is in `held_out`.
     """
-    source = format_of(data, formats).open_evaluation(data, held_out)
+    one = format_of(data, formats)
+    _check_args(one, data, how)
+    source = one.open_evaluation(data, how, held_out)
     if len(source.splits) == 1:
         source = source.with_splits(all=next(iter(source.splits.values())))
     if split == "all" and "all" not in source.splits:
@@ -64,6 +79,15 @@ def open_for_evaluation(
     if split not in source.splits:
         raise InvalidValueError(f"{data} has no split {split!r}: it has {' and '.join(source.splits)}")
     return source, split
+
+
+def _check_args(one: Format, data: str, how: Opening) -> None:
+    """Raise ValueError for an argument that the format does not know."""
+    known = getattr(one, "ARGS", ())
+    unknown = [name for name in how.args if name not in known]
+    if unknown:
+        takes = f"takes {', '.join(known)}" if known else "takes no arguments"
+        raise InvalidValueError(f"--data-args: {data} {takes}, got {quoted(unknown)}")
 
 
 def format_of(data: str, formats: Sequence[Format] = FORMATS) -> Format:

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from glocal.data.samples import DataSource, Samples
+from glocal.data.samples import DataSource, Opening, Samples
 from glocal.errors import InvalidValueError
 from glocal.wording import quoted
 
 DEFAULT_VAL_FRACTION = 0.2
 
 
-def hold_out(source: DataSource, val_fraction: float | None, seed: int, files: str) -> DataSource:
+def hold_out(source: DataSource, how: Opening, files: str) -> DataSource:
     """Divide the split "all" into "train" and "val"; `files` is the `fingerprint` of its files."""
-    val_fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
-    divided = hold_out_again(source, {"val_fraction": val_fraction, "seed": seed, "files": files})
+    val_fraction = DEFAULT_VAL_FRACTION if how.val_fraction is None else how.val_fraction
+    divided = hold_out_again(source, {"val_fraction": val_fraction, "seed": how.seed, "files": files})
     if not divided.splits["val"].labels:
         raise InvalidValueError(f"{source.name}: every class has a single image, so that none can be held out")
     single = [name for label, name in enumerate(source.class_names) if label not in _occurring(divided.splits["val"])]
@@ -25,6 +25,13 @@ def hold_out(source: DataSource, val_fraction: float | None, seed: int, files: s
         few = "too few images of their own" if several else "a single image, kept for training"
         divided = divided.with_notes(f"{quoted(single)}: {few}; none is held out")
     return divided
+
+
+def refuse_to_draw(data: str, how: Opening, reason: str) -> None:
+    """Raise ValueError if the user says how to draw a validation part, where `reason` is why none is drawn."""
+    for option, value in (("--val-fraction", how.val_fraction), ("--group", how.group)):
+        if value is not None:
+            raise InvalidValueError(f"{option} does not apply to {data}: {reason}")
 
 
 def hold_out_again(source: DataSource, held_out: dict) -> DataSource:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def of_data(config: Any, trained: Trained) -> Measurement:
     """A pass over the data that `glocal eval` names, or a pass for each of several sizes."""
     held_out = trained.info.data.get("held_out") if trained.info else None
-    source, split = open_for_evaluation(config.data, config.split, held_out, all_formats())
+    source, split = open_for_evaluation(config.data, config.split, held_out, formats=all_formats())
     note(source)
     task = task_of(source, trained)
     if config.plots is not None and type(task).plots is Task.plots and config.sizes is None:

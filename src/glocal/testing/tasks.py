@@ -162,7 +162,8 @@ def opens_its_data(case: TaskCase) -> None:
         require(source.splits.get(split), f"opens data for training without {split!r} images.")
     held_out = tried(lambda: json.loads(json.dumps(source.held_out)), "has a held_out that is not ready for JSON")
     again, split = tried(
-        lambda: open_for_evaluation(case.data, "auto", held_out, task.formats), "does not open the data for evaluation"
+        lambda: open_for_evaluation(case.data, "auto", held_out, formats=task.formats),
+        "does not open the data for evaluation",
     )
     require(again.task == task.name, f"opens data for evaluation of the task {again.task!r}, not {task.name!r}.")
     same = split == "val" and again.splits["val"].content() == source.splits["val"].content()

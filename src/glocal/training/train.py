@@ -13,7 +13,7 @@ from pathlib import Path
 
 from glocal.data.image import set_strict
 from glocal.data.open import open_for_training
-from glocal.data.samples import DataSource
+from glocal.data.samples import DataSource, Opening
 from glocal.device import is_rank_zero
 from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.tasks import run_files
@@ -142,7 +142,7 @@ def _explained(output: Path, check: Callable[[], None]):
 def _open(config: LoopOptions) -> DataSource:
     """The data, read in a format of the task that is asked for, or else of any; ValueError for another task's data."""
     formats = all_formats() if config.task is None else find_task(config.task).formats
-    source = open_for_training(config.data, config.val_fraction, config.seed, formats)
+    source = open_for_training(config.data, Opening(config.val_fraction, config.seed), formats)
     if config.task not in (None, source.task):
         raise InvalidValueError(f"{config.data} is for the task {source.task}, not for --task {config.task}")
     return source

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from glocal.data.open import open_for_evaluation, open_for_training
+from glocal.data.samples import Opening
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ class TestTraining:
         assert source.held_out is None
 
     def test_one_folder_is_split(self, make):
-        source = open_for_training(make({"cat": 10, "dog": 20}), val_fraction=0.3)
+        source = open_for_training(make({"cat": 10, "dog": 20}), Opening(val_fraction=0.3))
         assert counts(source) == {"train": 21, "val": 9}
         assert not set(source.splits["train"].images) & set(source.splits["val"].images)
 
@@ -44,7 +45,7 @@ class TestTraining:
 
     def test_seed_draws_the_split(self, make):
         root = make({"cat": 20, "dog": 20})
-        first, again, other = (open_for_training(root, seed=seed).splits["val"].images for seed in (1, 1, 2))
+        first, again, other = (open_for_training(root, Opening(seed=seed)).splits["val"].images for seed in (1, 1, 2))
         assert first == again
         assert first != other
 
@@ -107,7 +108,7 @@ class TestTraining:
 
     def test_val_fraction_beside_a_val_folder_is_refused(self, make):
         with pytest.raises(ValueError, match="--val-fraction does not apply"):
-            open_for_training(make({"train/a": 1, "train/b": 1, "val/a": 1}), val_fraction=0.1)
+            open_for_training(make({"train/a": 1, "train/b": 1, "val/a": 1}), Opening(val_fraction=0.1))
 
     def test_long_lists_are_cut(self, make):
         root = make({"train/a": 1, "train/b": 1, **{f"val/x{index}": 1 for index in range(8)}})
@@ -247,7 +248,7 @@ class TestEvaluation:
 
     def test_folder_of_the_training_gives_what_was_held_out(self, make, tmp_path):
         root = make({"cat": 10, "dog": 10})
-        trained = open_for_training(root, val_fraction=0.3, seed=5)
+        trained = open_for_training(root, Opening(val_fraction=0.3, seed=5))
         source, split = open_for_evaluation(root, held_out=trained.held_out)
         assert split == "val"
         assert source.splits["val"].images == trained.splits["val"].images

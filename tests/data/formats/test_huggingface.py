@@ -7,6 +7,7 @@ from PIL import Image
 
 from glocal.data.image import UnreadableImageError
 from glocal.data.open import open_for_evaluation, open_for_training
+from glocal.data.samples import Opening
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [data]")
 
@@ -78,7 +79,7 @@ class TestSaved:
 
     def test_table_without_validation_is_split(self, save):
         name = save(table(20))
-        trained = open_for_training(name, val_fraction=0.3, seed=2)
+        trained = open_for_training(name, Opening(val_fraction=0.3, seed=2))
         assert sorted(reds(trained.splits["train"] + trained.splits["val"])) == list(range(20))
         source, split = open_for_evaluation(name, held_out=trained.held_out)
         assert split == "val"
@@ -196,7 +197,7 @@ class TestRefused:
 
     def test_val_fraction_beside_a_validation_split(self, save):
         with pytest.raises(ValueError, match="--val-fraction does not apply"):
-            open_for_training(save(train=table(4), test=table(4)), val_fraction=0.1)
+            open_for_training(save(train=table(4), test=table(4)), Opening(val_fraction=0.1))
 
     @pytest.mark.parametrize("name", ["hf:no/such-set", "hf:/no/such/folder"])
     def test_what_is_not_there(self, name):

@@ -6,6 +6,7 @@ import pytest
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from glocal.data.open import open_for_evaluation, open_for_training
+from glocal.data.samples import Opening
 
 
 def write(path, array, compress=True):
@@ -48,7 +49,7 @@ def test_what_it_says_of_itself(folder):
     assert source.img_size == 32
     assert source.splits["train"].in_memory
     with pytest.raises(ValueError, match="--val-fraction does not apply"):
-        open_for_training(str(folder), val_fraction=0.2)
+        open_for_training(str(folder), Opening(val_fraction=0.2))
 
 
 def damage(folder, name, change):

@@ -17,6 +17,7 @@ import glocal.data.shard_stream
 import glocal.data.shards
 from glocal.data.batch import Collate, Example
 from glocal.data.open import open_for_evaluation, open_for_training
+from glocal.data.samples import Opening
 from glocal.data.shard_stream import ShardStream
 
 pytest.importorskip("webdataset", reason="needs the extra [data]")
@@ -207,7 +208,7 @@ class TestOpening:
 
     def test_whole_shards_are_held_out(self, make):
         folder = str(make([3, 4, 5, 6, 7]))
-        trained = open_for_training(folder, val_fraction=0.4, seed=1)
+        trained = open_for_training(folder, Opening(val_fraction=0.4, seed=1))
         assert len(trained.splits["val"].shards) == 2
         source, split = open_for_evaluation(folder, held_out=trained.held_out)
         assert split == "val"

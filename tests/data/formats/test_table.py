@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from glocal.data.open import open_for_evaluation, open_for_training
+from glocal.data.samples import Opening
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ class TestTraining:
 
     def test_val_fraction_beside_a_split_column_is_refused(self, table):
         with pytest.raises(ValueError, match="--val-fraction does not apply"):
-            open_for_training(table("path,label,split\n00.png,a,train\n01.png,b,val\n"), val_fraction=0.1)
+            open_for_training(table("path,label,split\n00.png,a,train\n01.png,b,val\n"), Opening(val_fraction=0.1))
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -194,7 +195,7 @@ class TestEvaluation:
     @pytest.mark.parametrize("header", ["path,label", "path,labels"])
     def test_table_of_the_training_gives_what_was_held_out(self, table, header):
         path = table(f"{header}\n{rows(30)}")
-        trained = open_for_training(path, val_fraction=0.3, seed=5)
+        trained = open_for_training(path, Opening(val_fraction=0.3, seed=5))
         source, split = open_for_evaluation(path, held_out=trained.held_out)
         assert split == "val"
         assert source.splits["val"] == trained.splits["val"]

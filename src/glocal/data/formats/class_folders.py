@@ -5,8 +5,8 @@ from pathlib import Path
 
 from glocal.data.image import is_image_name, left_out
 from glocal.data.names import class_name, split_of
-from glocal.data.samples import DataSource, Samples
-from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
+from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again, refuse_to_draw
 from glocal.data.walk import entries, files_below, is_folder, parents
 from glocal.errors import InvalidValueError, MissingPathError, NotAFolderError
 from glocal.wording import counted, quoted
@@ -16,7 +16,7 @@ def matches(data: str) -> bool:
     return Path(data).exists()
 
 
-def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
+def open_training(data: str, how: Opening) -> DataSource:
     """Open the training and the validation part of a folder, or split the folder itself; see `open_for_training`.
 
     Every class needs at least one training image: an empty class folder is refused, as it is nearly always a copy that
@@ -32,10 +32,7 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
                     f"{root} has no subfolder {part!r} beside {there.name!r}: "
                     f"add it, or give {there}, which is then split by --val-fraction"
                 )
-        if val_fraction is not None:
-            raise InvalidValueError(
-                f"--val-fraction does not apply to {root}: it has a subfolder {parts['val'].name!r}"
-            )
+        refuse_to_draw(str(root), how, f"it has a subfolder {parts['val'].name!r}")
         scanned = _scan(root, parts, notes, full="train")
         (class_names, train), (val_names, val) = scanned["train"], scanned["val"]
         _check_known(root, class_names, val_names)
@@ -44,11 +41,11 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
     else:
         class_names, samples = _scan(root, {"all": root}, notes, full="all")["all"]
         source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
-        source = hold_out(source, val_fraction, seed, _fingerprint(root, samples))
+        source = hold_out(source, how, _fingerprint(root, samples))
     return check_classes(source)
 
 
-def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     """Open the training and the validation part if they exist, else the folder itself; see `open_for_evaluation`."""
     root, notes = Path(data), []
     parts = _parts(root, notes)

@@ -6,9 +6,9 @@ Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
 import numpy as np
 from PIL import Image
 
-from glocal.data.samples import DataSource, Samples
-from glocal.data.splits import stratified_split
-from glocal.errors import InvalidValueError, MissingExtraError
+from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.splits import refuse_to_draw, stratified_split
+from glocal.errors import MissingExtraError
 
 NAME = "digits"
 SIZE = 32
@@ -20,13 +20,12 @@ def matches(data: str) -> bool:
     return data == NAME
 
 
-def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
-    if val_fraction is not None:
-        raise InvalidValueError(f"--val-fraction does not apply to {data}: its split is fixed")
+def open_training(data: str, how: Opening) -> DataSource:
+    refuse_to_draw(data, how, "its split is fixed")
     return _open()
 
 
-def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     return _open()
 
 

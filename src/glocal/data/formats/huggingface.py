@@ -10,8 +10,8 @@ from PIL import Image
 
 from glocal.data.image import decode_image, read_image
 from glocal.data.names import class_name, split_of
-from glocal.data.samples import DataSource, Samples
-from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
+from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again, refuse_to_draw
 from glocal.data.walk import entries, is_folder
 from glocal.errors import InvalidValueError, MissingExtraError, PathError
 from glocal.wording import one_line, quoted
@@ -31,20 +31,20 @@ def matches(data: str) -> bool:
     return data.startswith("hf:")
 
 
-def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
+def open_training(data: str, how: Opening) -> DataSource:
     """Open the splits train and validation (or val, valid, test), or split train; see `open_for_training`."""
     source = _open(data)
     if "train" not in source.splits:
         raise InvalidValueError(f"{data} has no split 'train': it has {quoted(list(source.splits))}")
     if "val" not in source.splits:
         samples = source.splits["train"]
-        source = hold_out(replace(source, splits={"all": samples}), val_fraction, seed, _fingerprint(samples))
-    elif val_fraction is not None:
-        raise InvalidValueError(f"--val-fraction does not apply to {data}: it has a validation split")
+        source = hold_out(replace(source, splits={"all": samples}), how, _fingerprint(samples))
+    else:
+        refuse_to_draw(data, how, "it has a validation split")
     return check_classes(source)
 
 
-def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     """Open train and validation (or val, valid, test), as far as they exist; see `open_for_evaluation`."""
     source = _open(data)
     if held_out and list(source.splits) == ["train"] and held_out["files"] == _fingerprint(source.splits["train"]):

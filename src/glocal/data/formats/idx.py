@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.samples import DataSource, Samples
+from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.splits import refuse_to_draw
 from glocal.errors import InvalidValueError, MissingPathError
 
 SPLITS = {"train": "train", "val": "t10k"}
@@ -21,13 +22,12 @@ def matches(data: str) -> bool:
     return any((Path(data) / (name + ending)).is_file() for ending in ("", ".gz"))
 
 
-def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
-    if val_fraction is not None:
-        raise InvalidValueError(f"--val-fraction does not apply to {data}: its split is fixed")
+def open_training(data: str, how: Opening) -> DataSource:
+    refuse_to_draw(data, how, "its split is fixed")
     return _open(Path(data))
 
 
-def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     return _open(Path(data))
 
 

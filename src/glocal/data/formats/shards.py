@@ -17,9 +17,9 @@ import msgspec
 from msgspec import Meta
 
 from glocal.data.names import class_name, split_of
-from glocal.data.samples import DataSource
+from glocal.data.samples import DataSource, Opening
 from glocal.data.shards import SampleNumbers, ShardedSamples, end_of, grouped, label_text, local_path, open_shard
-from glocal.data.splits import DEFAULT_VAL_FRACTION, fingerprint, stratified_split
+from glocal.data.splits import DEFAULT_VAL_FRACTION, fingerprint, refuse_to_draw, stratified_split
 from glocal.data.walk import entries, is_folder
 from glocal.errors import InvalidValueError, MissingExtraError, MissingPathError, PathError
 from glocal.trust import runs_command
@@ -65,7 +65,7 @@ def matches(data: str) -> bool:
     return any(entry.name.endswith(".tar") for entry in inside) and not any(is_folder(entry) for entry in inside)
 
 
-def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
+def open_training(data: str, how: Opening) -> DataSource:
     """Open the shards named train and val, or hold out some of the shards; see `open_for_training`."""
     notes: list[str] = []
     parts = _parts(data, notes)
@@ -77,12 +77,12 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
             raise InvalidValueError(
                 f"{data}: of a single shard none can be held out; name others val-….tar beside train-….tar"
             )
-        fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
-        held_out = {"val_fraction": fraction, "seed": seed, "files": _fingerprint(shards)}
+        fraction = DEFAULT_VAL_FRACTION if how.val_fraction is None else how.val_fraction
+        held_out = {"val_fraction": fraction, "seed": how.seed, "files": _fingerprint(shards)}
         parts = _drawn(shards, held_out)
         notes.append(f"{data}: {counted(len(parts['val']), 'shard')} of {len(shards)} held out for validation")
-    elif val_fraction is not None:
-        raise InvalidValueError(f"--val-fraction does not apply to {data}: it has shards for validation")
+    else:
+        refuse_to_draw(data, how, "it has shards for validation")
     if "train" not in parts:
         raise InvalidValueError(f"{data} has no shards for training: it has {quoted(_names(parts['val']))}")
     source = _describe(data, parts, held_out, notes)
@@ -93,7 +93,7 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
     return source
 
 
-def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     """Open the shards named train and val, or all shards; see `open_for_evaluation`."""
     notes: list[str] = []
     parts = _parts(data, notes)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glocal.data.names import class_name, split_of
-from glocal.data.samples import DataSource, Samples
-from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again
+from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again, refuse_to_draw
 from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, quoted
 
@@ -22,7 +22,7 @@ def matches(data: str) -> bool:
     return data.lower().endswith(".csv") and Path(data).is_file()
 
 
-def open_training(data: str, val_fraction: float | None, seed: int) -> DataSource:
+def open_training(data: str, how: Opening) -> DataSource:
     """Open the rows of `split` train and val, or split all rows; see `open_for_training`.
 
     A column `labels` holds any number of class names, separated by | or ;, a column `label` or `class` one.
@@ -30,10 +30,9 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
     file = Path(data)
     table = _read(file)
     if table.splits is None:
-        source = hold_out(table.source({"all": table.rows}), val_fraction, seed, table.fingerprint())
+        source = hold_out(table.source({"all": table.rows}), how, table.fingerprint())
     else:
-        if val_fraction is not None:
-            raise InvalidValueError(f"--val-fraction does not apply to {file}: it has a column 'split'")
+        refuse_to_draw(data, how, "it has a column 'split'")
         parts = {part: [row for row in table.rows if table.splits[row] == part] for part in ("train", "val")}
         for part, rows in parts.items():
             if not rows:
@@ -44,7 +43,7 @@ def open_training(data: str, val_fraction: float | None, seed: int) -> DataSourc
     return check_classes(source)
 
 
-def open_evaluation(data: str, held_out: dict | None) -> DataSource:
+def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     """Open the rows of each `split`, or all rows; see `open_for_evaluation`."""
     file = Path(data)
     table = _read(file)

@@ -93,7 +93,7 @@ def of_real(config: Any, trained: Trained) -> Measurement:
 def with_corruptions(config: Any, trained: Trained) -> Measurement:
     """A data set without changes, and with each corruption and severity, which are made on the fly."""
     held_out = trained.info.data.get("held_out") if trained.info else None
-    source, split = open_for_evaluation(config.data, config.split, held_out, all_formats())
+    source, split = open_for_evaluation(config.data, config.split, held_out, formats=all_formats())
     note(source)
     task = task_of(source, trained)
     if task is not trained.task:
