@@ -37,10 +37,12 @@ PART = Range(0, 1)
 RATE = Range(0, most=1000)
 IMAGES = Range(1, most=1 << 20)
 PIXELS = Range(1, most=8192)
+STEPS = Range(1, most=10_000_000)
 
 RANGES = {
     # training
     "epochs": Range(1, most=100_000),
+    "epoch_steps": STEPS,
     "seed": Range(0, 2**32 - 1),
     "img_size": PIXELS,
     "batch_size": IMAGES,

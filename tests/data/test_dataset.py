@@ -156,6 +156,72 @@ class TestTrainingSampler:
         assert np.bincount(drawn) == pytest.approx([333, 333, 333], abs=60)
 
 
+class TestEpochsOfSteps:
+    """Stretches of an endless sequence of passes."""
+
+    @staticmethod
+    def epochs(count, *args, begin=0, **kwargs):
+        """The items of successive epochs, of each."""
+        sampler, found = TrainingSampler(*args, **kwargs), []
+        for epoch in range(begin, begin + count):
+            sampler.set_epoch(epoch)
+            found.append(list(sampler))
+            assert len(sampler) == len(found[-1])
+        return found
+
+    def items(self, *args, **kwargs):
+        """The items of successive epochs, of all together."""
+        return [item for epoch in self.epochs(*args, **kwargs) for item in epoch]
+
+    @pytest.mark.parametrize(("size", "steps"), [(50, 3), (7, 2), (1, 5), (12, 1), (500, 2)])
+    def test_every_sample_once_before_any_comes_again(self, size, steps):
+        items = self.items(9, size, 6, seed=0, steps=steps)
+        assert len(items) == 9 * steps * 6
+        indices = [index for index, _ in items]
+        passes = [indices[place : place + size] for place in range(0, len(items), size)]
+        assert all(sorted(one) == list(range(size)) for one in passes[:-1])
+        assert len(set(passes[-1])) == len(passes[-1])
+        assert len({seed for _, seed in items}) == len(items)
+        if size == 50:
+            assert passes[0] != passes[1]
+
+    def test_the_length_of_an_epoch_does_not_change_the_sequence(self):
+        assert self.items(6, 50, 6, seed=0, steps=5) == self.items(3, 50, 6, seed=0, steps=10)
+
+    def test_whole_passes_are_the_epochs_without_steps(self):
+        assert self.epochs(3, 48, 12, seed=0, steps=4) == self.epochs(3, 48, 12, seed=0)
+
+    @pytest.mark.parametrize("options", [{}, {"repeats": 3}, {"weights": torch.arange(50.0)}], ids=list)
+    @pytest.mark.parametrize("world", [2, 3])
+    def test_devices_share_the_order_of_one(self, options, world):
+        one = self.epochs(4, 50, 12, seed=3, steps=5, **options)
+        shares = [self.epochs(4, 50, 12, seed=3, steps=5, rank=rank, world=world, **options) for rank in range(world)]
+        for epoch in range(4):
+            assert [shares[place % world][epoch][place // world] for place in range(60)] == one[epoch]
+
+    @pytest.mark.parametrize("epoch", [0, 3])
+    def test_begins_where_a_run_was_stopped(self, epoch):
+        (whole,) = self.epochs(1, 50, 12, seed=0, steps=5, begin=epoch)
+        rest = TrainingSampler(50, 12, seed=0, steps=5)
+        rest.begin_at(epoch, 24)
+        assert list(rest) == whole[24:]
+
+    def test_repeats_follow_each_other(self):
+        items = self.items(5, 50, 6, seed=0, steps=5, repeats=3)
+        assert [index for index, _ in items[::3]] == [index for index, _ in items[2::3]]
+        assert sorted(index for index, _ in items[::3]) == list(range(50))
+
+    def test_rare_samples_are_drawn_as_often_as_their_weights_say(self):
+        labels = [0] * 90 + [1] * 9 + [2]
+        items = self.items(3, 100, 10, seed=0, steps=40, weights=class_balance(labels))
+        drawn = [labels[index] for index, _ in items]
+        assert np.bincount(drawn) == pytest.approx([400, 400, 400], abs=80)
+
+    def test_no_sample(self):
+        with pytest.raises(ValueError, match="0 samples are too few"):
+            TrainingSampler(0, 12, seed=0, steps=5)
+
+
 @pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 3), (2, 4)])
 def test_evaluation_shares_are_equally_long_and_complete(size, world):
     shares = [list(EvaluationSampler(size, rank, world)) for rank in range(world)]

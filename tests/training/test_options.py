@@ -171,6 +171,40 @@ class TestLearningRate:
         assert not (tmp_path / "out").exists()
 
 
+class TestEpochSteps:
+    def test_an_epoch_is_as_many_steps(self, digits_folder, tmp_path, spy):
+        result = run(digits_folder, tmp_path, epochs=3, epoch_steps=7)
+        assert (spy[0][1].global_step, result.epochs) == (21, 3)
+        found = rows(tmp_path)
+        assert [row["epoch"] for row in found] == ["1", "2", "3"]
+        assert all(float(row["val_loss"]) > 0 for row in found)
+        cosine = [2e-3 * (16 / 64) ** 0.5 * factor for factor in (1, 0.01)]
+        rate = cosine[1] + 0.5 * (cosine[0] - cosine[1]) * (1 + np.cos(np.pi * 7 / 21))
+        assert float(found[0]["lr"]) == pytest.approx(rate)
+
+    def test_fewer_images_than_a_batch(self, digits_folder, tmp_path, spy):
+        run(digits_folder, tmp_path, epoch_steps=3, batch_size=128, epochs=2)
+        module, trainer = spy[0]
+        assert module.images < 128
+        assert trainer.global_step == 6
+        assert [len(batch) for batch in trainer.train_dataloader] == [128, 128, 128]
+
+    def test_of_whole_passes_is_the_training_without_it(self, digits_folder, tmp_path):
+        options = dict(epochs=2, batch_size=9, val_fraction=0.3)  # 63 images
+        assert run(digits_folder, tmp_path / "passes", **options).images["train"] == 63
+        run(digits_folder, tmp_path / "steps", epoch_steps=7, **options)
+        passes, steps = (read_weights(tmp_path / name / "model.safetensors") for name in ("passes", "steps"))
+        assert all(torch.equal(passes[name], steps[name]) for name in passes)
+
+    def test_shards(self, digits_shards, tmp_path):
+        with pytest.raises(ValueError, match="--epoch-steps needs images in any order, which shards do not give"):
+            run(digits_shards, tmp_path, epoch_steps=3)
+
+    def test_quick(self, digits_folder, tmp_path, spy):
+        run(digits_folder, tmp_path, quick=True, epochs=10, epoch_steps=16_000)
+        assert spy[0][1].global_step == 16
+
+
 class TestFreezing:
     def test_frozen_parts_stay_as_they_are(self, digits_folder, tmp_path):
         run(digits_folder, tmp_path / "1", model="van_pico")

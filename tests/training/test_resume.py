@@ -111,6 +111,16 @@ def test_killed_run_reaches_the_same_weights(digits_folder, tmp_path, whole, bat
     same(whole, tmp_path / "run")
 
 
+@pytest.mark.parametrize("batch", [9, 19])  # in epoch 1; in epoch 2, whose first images end the second pass
+def test_killed_run_whose_epochs_are_steps(digits_folder, tmp_path, batch):
+    """63 images give five steps a pass; an epoch has seven."""
+    options = dict(epoch_steps=7, epochs=2)
+    run(digits_folder, tmp_path / "whole", **options)
+    assert in_child(run_and_die, digits_folder, tmp_path / "run", batch, **options) == -signal.SIGKILL
+    run(digits_folder, tmp_path / "run", **options)
+    same(tmp_path / "whole", tmp_path / "run", steps=14)
+
+
 @pytest.mark.parametrize(("batch", "workers"), KILLED)
 def test_killed_run_on_shards(digits_shards, tmp_path, batch, workers):
     options = dict(workers=workers, epochs=2)

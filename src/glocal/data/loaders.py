@@ -35,6 +35,7 @@ def training_loader(
     world: int = 1,
     repeats: int = 1,
     weights: Tensor | None = None,
+    steps: int | None = None,
     targets: Callable[[list], Any] = default_collate,
     pin_memory: bool = False,
     signal_number=None,
@@ -44,7 +45,7 @@ def training_loader(
     batch_size: samples of a step on all `world` devices; each device gets its share in `parts` successive batches. An
     incomplete last step is dropped, and another image replaces an image that cannot be read. workers: processes that
     read images; None: as many as suit the images. weights: a probability per sample, to draw with replacement.
-    targets: collates the targets of a batch.
+    steps: steps of an epoch (default: a pass over the samples). targets: collates the targets of a batch.
 
     To begin within an epoch, use the sampler's `begin_at`, with any number of workers; for shards, use the loader's
     `state_dict`, with the same number of workers. signal_number: a shared integer (multiprocessing.RawValue) that a
@@ -54,6 +55,8 @@ def training_loader(
     if isinstance(samples, ShardedSamples):
         if repeats > 1:
             raise InvalidValueError("--repeated-augmentation needs images in any order, which shards do not give")
+        if steps is not None:
+            raise InvalidValueError("--epoch-steps needs images in any order, which shards do not give")
         stream = ShardStream(samples, transform, seed, rank, world, training=True, batch_size=own)
         from torchdata.stateful_dataloader import StatefulDataLoader  # of the extra [train]
 
@@ -61,7 +64,7 @@ def training_loader(
         options = _options(samples, workers, pin_memory, signal_number, persistent=False)
         drop_last = len(samples) >= batch_size
         return StatefulDataLoader(stream, batch_size=own, drop_last=drop_last, collate_fn=collate, **options)
-    sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights)
+    sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights, steps)
     dataset = ImageDataset(samples, transform, replace=True)
     options = _options(samples, workers, pin_memory, signal_number)
     options |= {"generator": torch.Generator().manual_seed(seed), "collate_fn": collate}

@@ -21,6 +21,9 @@ class TrainingSampler(Sampler):
     repeats: differently changed copies of an image that follow each other (repeated augmentation, Hoffer et al. 2020);
         an epoch then sees a part of the images only.
     weights: a probability per sample, to draw with replacement.
+    steps: steps of an epoch. An epoch is then a stretch of an endless sequence of passes over all samples, each in an
+        order of its own, and begins where the epoch before it ends; there may be fewer samples than a step or the
+        devices need. By default, an epoch is a pass.
     """
 
     def __init__(
@@ -32,10 +35,14 @@ class TrainingSampler(Sampler):
         world: int = 1,
         repeats: int = 1,
         weights: Tensor | None = None,
+        steps: int | None = None,
     ):
         self.size = size
+        self.steps = steps
         self.used = size // batch_size * batch_size or size // world * world
-        if not self.used:
+        if steps is not None:
+            self.used = steps * batch_size
+        if not size or not self.used:
             raise InvalidValueError(f"{size} samples are too few for {world} devices")
         self.seed = seed
         self.rank = rank
@@ -56,16 +63,30 @@ class TrainingSampler(Sampler):
         return len(range(self.rank, self.used, self.world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
+        order, seeds = self._pass(self.epoch, self.used) if self.steps is None else self._stretch()
+        mine = slice(self.rank, None, self.world)
+        items = list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True))
+        return iter(items[self.begin[1] :] if self.epoch == self.begin[0] else items)
+
+    def _pass(self, number: int, used: int) -> tuple[Tensor, Tensor]:
+        """The samples of a pass up to the place `used`, and a seed for each."""
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, number))
         if self.weights is None:
             order = torch.randperm(self.size, generator=generator)
         else:
             order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
-        order = order.repeat_interleave(self.repeats)[: self.used]
-        seeds = torch.randint(2**62, (self.used,), generator=generator)
-        mine = slice(self.rank, None, self.world)
-        items = list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True))
-        return iter(items[self.begin[1] :] if self.epoch == self.begin[0] else items)
+        order = order.repeat_interleave(self.repeats)[:used]
+        seeds = torch.randint(2**62, (used,), generator=generator)
+        return order, seeds
+
+    def _stretch(self) -> tuple[Tensor, Tensor]:
+        """The samples of an epoch of `steps` steps, and a seed for each: places of the sequence of all passes."""
+        length = self.size * self.repeats
+        first, last = self.epoch * self.used, (self.epoch + 1) * self.used
+        passes = [self._pass(number, length) for number in range(first // length, -(-last // length))]
+        order, seeds = (torch.cat(parts) for parts in zip(*passes, strict=True))
+        part = slice(first % length, first % length + self.used)
+        return order[part], seeds[part]
 
 
 class EvaluationSampler(Sampler):

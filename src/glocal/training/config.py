@@ -38,6 +38,8 @@ class LoopOptions:
         quick: shorten the run to about a minute, to try all its steps: a few batches of small images, two epochs
         epochs: passes over the training images; 10 are enough for digits and for fine-tuning, photos from scratch need
             many more
+        epoch_steps: steps of one epoch, whatever the number of images: --epochs 10 --epoch-steps 16000 are 160,000
+            steps (default: a pass over the training images)
         seed: seed of the weights, the order of the images, their random changes, and the split; on a CPU, the same
             seed gives the same weights, bit for bit
         img_size: height and width of the model's input in pixels (default: 32 for digits, otherwise the model's own)
@@ -93,6 +95,7 @@ class LoopOptions:
     resume: bool = False
     quick: bool = False
     epochs: int = 10
+    epoch_steps: int | None = None
     seed: int = 0
     img_size: int | None = None
     batch_size: int | None = None
@@ -160,6 +163,7 @@ class LoopOptions:
         return replace(
             self,
             epochs=min(self.epochs, 2),
+            epoch_steps=None if self.epoch_steps is None else min(self.epoch_steps, QUICK_BATCHES),
             warmup_epochs=None if self.warmup_epochs is None else min(self.warmup_epochs, 1),
             cooldown_epochs=0,
             val_every=1,

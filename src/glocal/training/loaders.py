@@ -39,6 +39,7 @@ class RunData(LightningDataModule):
             world=self.trainer.world_size,
             repeats=config.repeated_augmentation,
             weights=run.task.sample_weights(config, samples),
+            steps=config.epoch_steps,
             **self.common,
         )
         # Lightning sets the epoch from a run's second epoch on, but a resumed run may begin in any epoch.

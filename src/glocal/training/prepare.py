@@ -124,7 +124,8 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
         lr=_lr(config, batch_size),
         class_names=source.class_names,
         images=images,
-        steps_per_epoch=min(max(1, images // batch_size), QUICK_BATCHES if config.quick else images),
+        steps_per_epoch=config.epoch_steps
+        or min(max(1, images // batch_size), QUICK_BATCHES if config.quick else images),
         input_size=preprocessing.input_size,
         data_key=content_key(source),
     )
