@@ -17,6 +17,7 @@ from fnmatch import fnmatch
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
@@ -28,6 +29,9 @@ from glocal.errors import InvalidValueError, PathError
 from glocal.wording import one_line
 
 log = logging.getLogger(__name__)
+
+Check = Callable[[Image.Image], str | None]  # what is against an image that is open, if anything
+Convert = Callable[[Image.Image], Any]  # makes the result of an image that may not be loaded yet
 
 # What Pillow may try, by its names, on any file from anywhere. Of the formats that are not here, some run programs
 # (EPS), some are decoded before their size is known (ICNS) or by slow code (PPM as text), some have no mark (TGA).
@@ -108,6 +112,11 @@ def set_strict(strict: bool) -> None:
     os.environ[STRICT] = "1" if strict else ""
 
 
+def is_strict() -> bool:
+    """What `set_strict` chose."""
+    return bool(os.environ.get(STRICT))
+
+
 def read_image(path: str | Path) -> Image.Image:
     """Read an image file of one of the `formats` as 8-bit RGB, upright.
 
@@ -117,6 +126,14 @@ def read_image(path: str | Path) -> Image.Image:
     note in the log, unless `set_strict` says otherwise.
 
     Raises UnreadableImageError for a missing, empty, truncated or over-large file, and for one that is no image.
+    """
+    return read_as(path, to_rgb)
+
+
+def read_as(path: str | Path, convert: Convert, check: Check = lambda image: None) -> Any:
+    """Read an image file as `read_image` does, but `convert` makes the result of what Pillow opened.
+
+    check: asked once the file is open, says what is against the image.
     """
     path = Path(path)
     try:
@@ -132,19 +149,17 @@ def read_image(path: str | Path) -> Image.Image:
             raise UnreadableImageError(str(path), "the file is empty")
     except OSError as error:
         raise _unreadable(str(path), error) from None
-    return _decode(path, str(path))
+    return _decode(path, str(path), check, convert)
 
 
-def decode_image(
-    content: bytes, name: str, check: Callable[[Image.Image], str | None] = lambda image: None
-) -> Image.Image:
+def decode_image(content: bytes, name: str, check: Check = lambda image: None) -> Image.Image:
     """Read an image from the content of its file, which errors call `name`; see `read_image`.
 
     check: asked once the file is open, says what is against the image.
     """
     if not content:
         raise UnreadableImageError(name, "the file is empty")
-    return _decode(io.BytesIO(content), name, check)
+    return _decode(io.BytesIO(content), name, check, to_rgb)
 
 
 @dataclass(frozen=True)
@@ -178,26 +193,24 @@ def convert_image(image: Image.Image) -> Image.Image:
         raise _unreadable(str(getattr(image, "filename", "")), error) from None
 
 
-def _decode(
-    file: Path | io.BytesIO, name: str, check: Callable[[Image.Image], str | None] = lambda image: None
-) -> Image.Image:
+def _decode(file: Path | io.BytesIO, name: str, check: Check, convert: Convert) -> Any:
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 million pixels and refuses from 179 million; the second alone concerns the user.
             warnings.simplefilter("ignore")
             try:
                 with _open(file, name, check) as image:
-                    return to_rgb(image)
+                    return convert(image)
             except FINAL:
                 raise
             except Exception as error:
                 content = file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes()
-                return _mended(content, name, check, error)
+                return _mended(content, name, check, convert, error)
     except Exception as error:  # Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, EOFError
         raise _unreadable(name, error) from None
 
 
-def _open(file: Path | io.BytesIO, name: str, check: Callable[[Image.Image], str | None]) -> ImageFile.ImageFile:
+def _open(file: Path | io.BytesIO, name: str, check: Check) -> ImageFile.ImageFile:
     image = Image.open(file, formats=formats())
     reason = check(image)
     if reason is not None:
@@ -206,7 +219,7 @@ def _open(file: Path | io.BytesIO, name: str, check: Callable[[Image.Image], str
     return image
 
 
-def _mended(content: bytes, name: str, check: Callable[[Image.Image], str | None], error: Exception) -> Image.Image:
+def _mended(content: bytes, name: str, check: Check, convert: Convert, error: Exception) -> Any:
     """The image without its metadata, or without its last bytes; raises `error` where these are not what is wrong."""
     if not is_mendable(content):
         unknown = isinstance(error, UnidentifiedImageError)
@@ -220,11 +233,11 @@ def _mended(content: bytes, name: str, check: Callable[[Image.Image], str | None
         return image
 
     try:
-        return to_rgb(loaded(bare))
+        return convert(loaded(bare))
     except FINAL:
         raise
     except Exception:
-        if os.environ.get(STRICT):
+        if is_strict():
             raise error from None
     try:
         with _open(io.BytesIO(bare), name, check) as image:
@@ -236,7 +249,7 @@ def _mended(content: bytes, name: str, check: Callable[[Image.Image], str | None
     if missing > MOST_MISSING:
         raise error
     _note(name, "lacks its last bytes; it is read all the same (--strict refuses such files)")
-    return to_rgb(images[0])
+    return convert(images[0])
 
 
 def _foreign(content: bytes, name: str) -> UnreadableImageError | None:
@@ -281,11 +294,7 @@ def _unreadable(name: str, error: Exception) -> UnreadableImageError:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to upright 8-bit RGB; see `read_image`. ValueError for one without pixels."""
-    if 0 in image.size:
-        raise InvalidValueError(f"no pixels: {image.width} wide, {image.height} high")
-    image.load()
-    turn = TURNS.get(_orientation(image))
-    image = image if turn is None else image.transpose(turn)
+    image = upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
@@ -295,6 +304,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image of any mode, turned as its EXIF orientation says. ValueError for one without pixels."""
+    if 0 in image.size:
+        raise InvalidValueError(f"no pixels: {image.width} wide, {image.height} high")
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
