@@ -1,0 +1,146 @@
+"""From an image and its label map to a training example, changed at random as in published segmentation trainings."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as v2
+
+from glocal.data.batch import Example
+from glocal.data.masks import IGNORE, LabelMap
+from glocal.data.preprocessing import Preprocessing
+
+TRIES = 10  # crops that are looked at; the next is taken as it is
+# Photometric distortion: each change has the probability 0.5. Levels of 255 for brightness, factors for contrast and
+# saturation, degrees of 180 for the hue.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 32, (0.5, 1.5), (0.5, 1.5), 18
+
+
+@dataclass(frozen=True)
+class SegmentationAugmentation:
+    """Random changes of training images and their label maps.
+
+    resize_range: smallest and largest r; an image is resized to the largest size that fits into `scale` · r.
+    scale: (longer side, shorter side) in pixels, whichever way the image lies; None: the size of the crop.
+    max_class_share: a crop is drawn again where the largest class has this share or more of the pixels that are not
+    ignored, or where it is alone; 1 to take every crop. hflip: probability of a mirror image.
+    photometric: change brightness, contrast, saturation and hue.
+    label_interpolation: "nearest-exact" takes the label at the centre of a pixel; "nearest" takes it at its upper left
+    corner, as OpenCV and thereby the published trainings do, which moves labels by up to half a pixel.
+    """
+
+    resize_range: tuple[float, float]
+    scale: tuple[int, int] | None
+    max_class_share: float
+    hflip: float
+    photometric: bool
+    label_interpolation: Literal["nearest-exact", "nearest"] = "nearest-exact"
+
+
+class TrainingTransform:
+    """Makes an `Example` of an RGB image and its label map: image (3, h, w) float32, target (h, w) int64.
+
+    (h, w) is the input size of the preprocessing. Changes in order: resize, crop, flip, photometric distortion,
+    normalisation, padding at the right and at the bottom with 0, and with IGNORE in the target. The rules are those of
+    the trainings of TransNeXt, VAN and TransXNet (docs/decisions/segmentation-augmentation.md). All random numbers are
+    torch's.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, augmentation: SegmentationAugmentation):
+        self.size = tuple(preprocessing.input_size[1:])
+        self.mean, self.std = list(preprocessing.mean), list(preprocessing.std)
+        self.augmentation = augmentation
+
+    def __call__(self, image: Image.Image, annotation: LabelMap) -> Example:
+        """Raises UnreadableImageError if the annotation has no label map of the image's size."""
+        change = self.augmentation
+        labels = torch.from_numpy(np.array(annotation.load((image.height, image.width)), np.int32, order="C"))
+        pixels = v2.pil_to_tensor(image)
+
+        scale = change.scale or (max(self.size), min(self.size))
+        size = resized(tuple(labels.shape), scale, _uniform(*change.resize_range))
+        pixels = v2.resize(pixels, size, InterpolationMode.BILINEAR, antialias=False)
+        labels = v2.resize(labels[None], size, InterpolationMode(change.label_interpolation))[0]
+
+        place = crop_place(labels, self.size, change.max_class_share)
+        pixels, labels = pixels[..., place[0], place[1]], labels[place]
+        if _chance(change.hflip):
+            pixels, labels = pixels.flip(-1), labels.flip(-1)
+        pixels = pixels.float() / 255
+        if change.photometric:
+            pixels = photometric_distortion(pixels)
+        pixels = v2.normalize(pixels, self.mean, self.std)
+        border = (0, self.size[1] - labels.shape[1], 0, self.size[0] - labels.shape[0])  # left, right, top, bottom
+        return Example(F.pad(pixels, border), F.pad(labels.long(), border, value=IGNORE))
+
+
+def resized(size: tuple[int, int], scale: tuple[int, int], ratio: float) -> list[int]:
+    """The (height, width) of an image that is resized to fit into scale · ratio, with its aspect kept.
+
+    scale: (longer side, shorter side).
+    """
+    factor = min(max(scale) / max(size), min(scale) / min(size)) * ratio
+    return [max(1, int(side * factor + 0.5)) for side in size]
+
+
+def crop_place(labels: Tensor, size: tuple[int, int], max_class_share: float) -> tuple[slice, slice]:
+    """A random place of a crop: rows and columns of labels (H, W), fewer than `size` where the map is smaller."""
+    place = _random_place(labels, size)
+    if max_class_share < 1:
+        for _ in range(TRIES):
+            counts = (labels[place].flatten() - IGNORE).bincount()[1:]
+            if (counts > 0).sum() > 1 and counts.max() < max_class_share * counts.sum():
+                break
+            place = _random_place(labels, size)
+    return place
+
+
+def _random_place(labels: Tensor, size: tuple[int, int]) -> tuple[slice, slice]:
+    starts = [int(torch.randint(max(have - want, 0) + 1, ())) for have, want in zip(labels.shape, size, strict=True)]
+    return tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))
+
+
+def photometric_distortion(pixels: Tensor) -> Tensor:
+    """Random brightness, contrast, saturation and hue of an image (3, H, W) in 0…1 (SSD, arXiv 1512.02325)."""
+    if _chance(0.5):
+        pixels = (pixels + _uniform(-BRIGHTNESS, BRIGHTNESS) / 255).clamp(0, 1)
+    contrast = _uniform(*CONTRAST) if _chance(0.5) else None
+    contrast_first = _chance(0.5)
+    if contrast is not None and contrast_first:
+        pixels = scale_values(pixels, contrast)
+    if _chance(0.5):
+        pixels = scale_saturation(pixels, _uniform(*SATURATION))
+    if _chance(0.5):
+        pixels = v2.adjust_hue(pixels, _uniform(-HUE, HUE) / 180)
+    if contrast is not None and not contrast_first:
+        pixels = scale_values(pixels, contrast)
+    return pixels
+
+
+def scale_values(pixels: Tensor, factor: float) -> Tensor:
+    """Pixels (…) in 0…1 times a factor: what published recipes call contrast, and torchvision calls brightness."""
+    return v2.adjust_brightness(pixels, factor)
+
+
+def scale_saturation(pixels: Tensor, factor: float) -> Tensor:
+    """Pixels (3, H, W) in 0…1 with their saturation in HSV times a factor, up to 1; hue and value stay.
+
+    torchvision's adjust_saturation mixes with grey of the same luma, which is another change.
+    """
+    value = pixels.amax(0, keepdim=True)
+    chroma = value - pixels.amin(0, keepdim=True)  # the saturation is chroma / value
+    factors = (value / chroma.clamp(min=1e-6)).clamp(max=factor)
+    return value - (value - pixels) * factors
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+def _chance(probability: float) -> bool:
+    return torch.rand(()).item() < probability
