@@ -4,11 +4,12 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from glocal.errors import InvalidValueError
-from glocal.options import Range, check_number, check_values, joined, read_options
+from glocal.options import Range, check_number, check_values, exclude, joined, option, read_options
 from glocal.tasks import registered_tasks
 from glocal.tasks.run_files import DEFAULT_DATA
 from glocal.tasks.task import Task
@@ -49,10 +50,18 @@ class LoopOptions:
         optimizer: timm's name of an optimizer
         lr: highest learning rate (default: 0.002 × √(batch size / 64); a tenth of it with --pretrained or --checkpoint)
         lr_batch_size: the batch size for which --lr is meant; for another batch size, --lr is scaled in proportion
-        min_lr: learning rate at the end of the cosine (default: a hundredth of the highest)
+        schedule: how the learning rate falls: cosine; poly, as (1 - step / all steps) to a power; multistep, to a tenth
+            at each of --milestones
+        poly_power: power of --schedule poly (default: 1)
+        milestones: epochs at which --schedule multistep lowers the learning rate, such as 8,11
+        min_lr: lowest learning rate, at the end of the schedule (default: a hundredth of the highest with cosine,
+            otherwise 0)
         warmup_lr: learning rate of the first step (default: a hundredth of the highest)
-        warmup_epochs: epochs in which the learning rate rises, before it falls along a cosine (default: a tenth of the
-            epochs, at most 5)
+        warmup_ratio: the same as a part of the highest learning rate, from 0 to 1; during the warm-up, the schedule's
+            rate is then multiplied by a factor that rises from this part to 1, as it always is with poly and multistep
+        warmup_epochs: epochs in which the learning rate rises, before it falls (default: a tenth of the epochs, at
+            most 5)
+        warmup_steps: the same in steps
         cooldown_epochs: further epochs at the lowest learning rate, after --epochs
         weight_decay: weight decay of the optimizer; norms, biases and the parameters that the model excludes have none
         layer_decay: factor of the learning rate from each group of layers to the group before it
@@ -103,9 +112,14 @@ class LoopOptions:
     optimizer: str = "adamw"
     lr: float | None = None
     lr_batch_size: int | None = None
+    schedule: Literal["cosine", "poly", "multistep"] = "cosine"
+    poly_power: float | None = None
+    milestones: str | None = None
     min_lr: float | None = None
     warmup_lr: float | None = None
+    warmup_ratio: float | None = None
     warmup_epochs: float | None = None
+    warmup_steps: int | None = None
     cooldown_epochs: int = 0
     weight_decay: float = 0.05
     layer_decay: float | None = None
@@ -139,12 +153,24 @@ class LoopOptions:
         check_values(self)
         if self.warmup_epochs is not None:
             check_number("--warmup-epochs", self.warmup_epochs, float, Range(0, self.epochs))
+        exclude(self, "warmup_epochs", "warmup_steps")
+        exclude(self, "warmup_lr", "warmup_ratio")
+        self._check_schedule()
         for logger in self.loggers.split(",") if self.loggers else ():
             if logger not in LOGGERS:
                 raise InvalidValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
         part_of(self.max_bad, "--max-bad")
         if self.overwrite and self.resume:
             raise InvalidValueError("--overwrite and --resume exclude each other")
+
+    def _check_schedule(self) -> None:
+        for name, own in (("poly_power", "poly"), ("milestones", "multistep")):
+            if getattr(self, name) is not None and self.schedule != own:
+                raise InvalidValueError(f"{option(name)} is for --schedule {own}, not {self.schedule}")
+        if self.schedule == "multistep" and self.milestones is None:
+            raise InvalidValueError("--schedule multistep needs --milestones, such as 8,11")
+        if any(epoch >= self.epochs for epoch in milestones_of(self.milestones)):
+            raise InvalidValueError(f"--milestones {self.milestones} must be before the end, --epochs {self.epochs}")
 
     @property
     def world_size(self) -> int:
@@ -160,11 +186,15 @@ class LoopOptions:
     def shrunk(self) -> "LoopOptions":
         """The options of the run with --quick. `QUICK_BATCHES` also limits the batches per epoch."""
         small = QUICK_BATCH_SIZE * self.accumulate * self.world_size
+        epochs = min(self.epochs, 2)
+        milestones = [f"{epoch * epochs / self.epochs:g}" for epoch in milestones_of(self.milestones)]
         return replace(
             self,
-            epochs=min(self.epochs, 2),
+            epochs=epochs,
+            milestones=",".join(milestones) or None,
             epoch_steps=None if self.epoch_steps is None else min(self.epoch_steps, QUICK_BATCHES),
             warmup_epochs=None if self.warmup_epochs is None else min(self.warmup_epochs, 1),
+            warmup_steps=None if self.warmup_steps is None else min(self.warmup_steps, QUICK_BATCHES),
             cooldown_epochs=0,
             val_every=1,
             img_size=min(self.img_size or QUICK_IMG_SIZE, QUICK_IMG_SIZE),
@@ -194,6 +224,18 @@ def part_of(text: str | None, name: str) -> float | None:
     if not 0 <= value <= 1:
         raise InvalidValueError(f"{name} must be a part such as 1% or 0.01, got {shown(text)}")
     return value
+
+
+def milestones_of(text: str | None) -> list[float]:
+    """The epochs that a text such as 8,11 names, in rising order; none for None."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if all(re.fullmatch(r"\d{1,6}(\.\d{1,6})?", part) for part in parts):
+        epochs = [float(part) for part in parts]
+        if all(before < after for before, after in pairwise([0.0, *epochs])):
+            return epochs
+    raise InvalidValueError(f"--milestones must be rising epochs such as 8,11, got {shown(text)}")
 
 
 def recipe_names() -> list[str]:

@@ -11,7 +11,6 @@ import timm.optim.muon
 import torch
 from lightning.pytorch import LightningModule
 from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from glocal.errors import InvalidValueError, WorkError
 from glocal.tasks.task import Objective, Task
 from glocal.training.config import LoopOptions, part_of
 from glocal.training.freezing import freeze
+from glocal.training.schedule import make_scheduler
 
 log = logging.getLogger(__name__)
 
@@ -143,18 +143,7 @@ class TrainingModule(LightningModule):
             layer_decay=config.layer_decay,
         )
         epochs = self.trainer.max_epochs - config.cooldown_epochs
-        warmup = min(5, epochs / 10) if config.warmup_epochs is None else config.warmup_epochs
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched="cosine",
-            num_epochs=epochs,
-            cooldown_epochs=config.cooldown_epochs,
-            warmup_epochs=warmup,
-            warmup_lr=self.lr / 100 if config.warmup_lr is None else config.warmup_lr,
-            min_lr=self.lr / 100 if config.min_lr is None else config.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=self.steps_per_epoch,
-        )
+        scheduler = make_scheduler(optimizer, config, self.lr, epochs, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler, metric) -> None:

@@ -116,6 +116,9 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     refuse_foreign_options(config, task)
     task.check(config, per_device_batch_size(batch_size, config.accumulate, config.world_size))
     _check_optimizer(config.optimizer)
+    steps = config.epoch_steps or min(max(1, images // batch_size), QUICK_BATCHES if config.quick else images)
+    if not config.quick and (config.warmup_steps or 0) > steps * config.epochs:
+        raise InvalidValueError(f"--warmup-steps {config.warmup_steps}: the training has {steps * config.epochs} steps")
     module = TrainingModule(
         model,
         task,
@@ -124,8 +127,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
         lr=_lr(config, batch_size),
         class_names=source.class_names,
         images=images,
-        steps_per_epoch=config.epoch_steps
-        or min(max(1, images // batch_size), QUICK_BATCHES if config.quick else images),
+        steps_per_epoch=steps,
         input_size=preprocessing.input_size,
         data_key=content_key(source),
     )
