@@ -17,6 +17,7 @@ from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.wording import shown
 
 NO_NAME = re.compile("[\0\ud800-\udfff]")  # file names have no NUL, and text in files no surrogates
+DataArgs = dict[str, bool | int | float | str | list[str]]  # --data-args; see `check_data_args`
 
 
 class Range(NamedTuple):
@@ -109,6 +110,31 @@ def check_numbers(config: Any, **own: Range) -> None:
         value = getattr(config, name)
         if value is not None:
             check_number(option(name), value, kind, own.get(name) or range_of(type(config), name))
+
+
+def check_data_args(values: dict[str, Any]) -> None:
+    """Raise ValueError if the arguments of a layout of data are not few, plain and short.
+
+    They are kept in the description of a checkpoint, so that they may come from a stranger.
+    """
+    try:
+        args = msgspec.convert(values, DataArgs)
+    except msgspec.ValidationError:
+        args = None
+    if args is None or len(args) > 100 or not all(_is_plain(name, value) for name, value in args.items()):
+        raise InvalidValueError(
+            "--data-args must be names with texts, numbers, true, false or lists of texts, such as {masks: labels}, "
+            f"got {shown(values)}"
+        )
+
+
+def _is_plain(name: str, value: bool | float | str | list[str]) -> bool:
+    if isinstance(value, (bool, int, float)):
+        short = abs(value) <= 2**53  # not nan
+    else:
+        texts = [value] if isinstance(value, str) else value
+        short = len(texts) <= 10_000 and all(len(text) <= 1000 and not NO_NAME.search(text) for text in texts)
+    return short and len(name) <= 100 and name.isidentifier()
 
 
 def range_of(config: type, name: str) -> Range:

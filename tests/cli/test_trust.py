@@ -66,6 +66,8 @@ def refused(capsys, folder):
 COMMANDS_WITH_DATA = [
     ("train", {"data": COMMAND}, "DATA"),
     ("eval", {"data": COMMAND, "model": "test_resnet"}, "DATA"),
+    ("train", {"data_args": {"masks": COMMAND}}, "--data-args"),
+    ("eval", {"data_args": {"masks": ["a", COMMAND]}, "model": "test_resnet"}, "--data-args"),
     ("predict", {"images": ["a.png", COMMAND], "model": "test_resnet"}, "IMAGES"),
     ("embed", {"images": [COMMAND], "model": "test_resnet", "output": "run"}, "IMAGES"),
     ("export", {"calibration": COMMAND, "precision": "int8", "model": "van_pico"}, "CALIBRATION"),

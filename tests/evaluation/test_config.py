@@ -16,6 +16,7 @@ from glocal.evaluation.config import EvalConfig
         ({"set": "imagenet-a", "corruptions": "fog"}, "--set and --corruptions exclude each other"),
         ({"set": "imagenet-b"}, "--set must be imagenet-a, .* or real, got 'imagenet-b'"),
         ({"set": "real", "split": "val"}, "--split val does not apply to --set real"),
+        ({"set": "real", "data_args": {"a": "b"}}, "--data-args does not apply to --set real"),
         ({"corruptions": "fog,rain"}, "--corruptions: 'rain' is none of gaussian_noise, "),
         ({"compare": ["a.json"]}, "--compare needs at least two files"),
     ],

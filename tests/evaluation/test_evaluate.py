@@ -17,7 +17,6 @@ from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
 from glocal.tasks import measurement
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
-from glocal.tasks.classification import measurement as class_measurement
 from glocal.tasks.classification.robustness import imagenet_classes
 from glocal.tasks.classification.tables import confusions
 from glocal.tasks.labels.tables import worst_classes
@@ -298,8 +297,7 @@ class TestMultiLabel:
         labels = [(0,), (1,), (0, 1), (), (0,), (1,), (0, 1), (), (0,), (1,), (0, 1), ()]
         samples = Samples([np.asarray(picture) for picture in pictures], labels)
         source = DataSource("many", ["dog", "bird"], {"all": samples}, task="multilabel")
-        for module in (measurement, class_measurement):
-            monkeypatch.setattr(module, "open_for_evaluation", lambda *_, **__: (source, "all"))
+        monkeypatch.setattr(measurement, "open_for_evaluation", lambda *_, **__: (source, "all"))
         return labels
 
     def test_map(self, data, pictures, tmp_path):

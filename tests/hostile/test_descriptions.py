@@ -30,7 +30,11 @@ GOOD = {
         "crop_mode": "center",
     },
     "metrics": {"loss": 0.5, "top1": 90.0, "epoch": 3},
-    "data": {"name": "pets", "held_out": {"val_fraction": 0.2, "seed": 1, "files": "ab"}},
+    "data": {
+        "name": "pets",
+        "held_out": {"val_fraction": 0.2, "seed": 1, "files": "ab"},
+        "args": {"masks": "labels", "names": ["a"]},
+    },
     "model_args": {},
     "versions": {"glocal": "0.1.0", "timm": "1.0.31", "torch": "2.15.0"},
 }

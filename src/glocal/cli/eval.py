@@ -14,6 +14,7 @@ from functools import partial
 from glocal.cli.output import console, track
 from glocal.evaluation.config import MeasureOptions, eval_config
 from glocal.terminal import Table, facts, line
+from glocal.trust import provenance
 
 POSITIONAL = {"data": "?"}
 
@@ -34,9 +35,12 @@ def run(config: MeasureOptions) -> int:
 
     from glocal.evaluation.evaluate import evaluate, with_data
 
+    typed = config.data_args
     config, file = with_data(config)
-    if file is not None:
-        screen.print(f"reading {config.data} (data, as {file} says)", soft_wrap=True, highlight=False)
+    named = {"data": config.data} | ({} if typed else {"data_args": config.data_args})
+    given = {} if file is None else {name: (value, file) for name, value in named.items()}
+    for line_of_file in provenance(type(config), given):
+        screen.print(line_of_file, soft_wrap=True, highlight=False)
     result = evaluate(config, partial(track, unit="batches"))
     for table in _sizes(result) if isinstance(result, list) else _tables(result):
         screen.print(table)

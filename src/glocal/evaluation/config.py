@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from glocal.errors import InvalidValueError
-from glocal.options import PIXELS, check_values, exclude, joined, whole_numbers
+from glocal.options import PIXELS, check_data_args, check_values, exclude, joined, whole_numbers
 from glocal.tasks import registered_tasks
 from glocal.tasks.task import Task
 
@@ -20,6 +20,7 @@ class MeasureOptions:
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         model: name of the model, if the checkpoint does not name it; without --checkpoint, its published weights are
             used
+        data_args: arguments of the data's layout, for instance {masks: labels} (default: those of the run)
         split: part of the data: train, val, all, or auto, which means val if the data has it. If `glocal train` split
             the folder itself, val is the part that it held out
         img_size: height and width of the model's input in pixels (default: those of the training)
@@ -37,6 +38,7 @@ class MeasureOptions:
     data: str | None = None
     checkpoint: str | None = None
     model: str | None = None
+    data_args: dict = field(default_factory=dict)
     split: str = "auto"
     img_size: int | None = None
     sizes: str | None = None
@@ -50,6 +52,7 @@ class MeasureOptions:
 
     def __post_init__(self):
         check_values(self)
+        check_data_args(self.data_args)
         if self.split not in SPLITS:
             raise InvalidValueError(f"--split must be auto, train, val or all, got {self.split!r}")
         exclude(self, "sizes", "img_size")

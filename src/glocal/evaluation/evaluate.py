@@ -61,8 +61,8 @@ def with_data(config: MeasureOptions) -> tuple[MeasureOptions, Path | None]:
     if config.checkpoint is None:
         weights = "give --checkpoint, or --model for a model's published weights"
         raise InvalidValueError("give DATA, the images to measure on" if config.model is not None else weights)
-    data, file = own_data(config.checkpoint)
-    return replace(config, data=data), file
+    data, args, file = own_data(config.checkpoint)
+    return replace(config, data=data, data_args=config.data_args or args), file
 
 
 def _check_outputs(config: MeasureOptions) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from glocal.errors import InvalidValueError
+from glocal.options import DataArgs, check_data_args
 from glocal.wording import one_line
 
 LARGEST = 32 * 2**20  # characters of a description; with 100,000 class names it has 5 million
@@ -31,8 +32,8 @@ class CheckpointInfo:
 
     model: name for timm.create_model, with `model_args` and the number of classes. class_names: a name per output, in
     order. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`. task: the name of a registered task.
-    metrics: of the validation, for the epoch that was kept. data: the name of the training data, and how its validation
-    part was drawn.
+    metrics: of the validation, for the epoch that was kept. data: the name of the training data, the arguments of its
+    layout, and how its validation part was drawn.
     """
 
     model: str
@@ -146,6 +147,10 @@ class _HeldOut(_Strict):
 class _Data(_Strict):
     name: _Short | None = None
     held_out: _HeldOut | None = None
+    args: DataArgs = {}
+
+    def __post_init__(self):
+        check_data_args(self.args)
 
 
 class _Description(_Strict):

@@ -4,22 +4,22 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from glocal.data.open import open_for_evaluation
+from glocal.data.open import format_of, open_for_evaluation
 from glocal.data.preprocessing import Preprocessing
-from glocal.data.samples import DataSource
+from glocal.data.samples import DataSource, Opening
 from glocal.errors import InvalidValueError
 from glocal.tasks.loading import check_input_size
 from glocal.tasks.registry import all_formats, find_task
 from glocal.tasks.task import Match, Measurement, Pass, Task, Trained
+from glocal.trust import leads_out, texts_in
+from glocal.wording import quoted
 
 log = logging.getLogger(__name__)
 
 
 def of_data(config: Any, trained: Trained) -> Measurement:
     """A pass over the data that `glocal eval` names, or a pass for each of several sizes."""
-    held_out = trained.info.data.get("held_out") if trained.info else None
-    source, split = open_for_evaluation(config.data, config.split, held_out, formats=all_formats())
-    note(source)
+    source, split = opened(config, trained)
     task = task_of(source, trained)
     if config.plots is not None and type(task).plots is Task.plots and config.sizes is None:
         raise InvalidValueError(f"--plots: a measurement of {task.name} has no pictures, but for those of --sizes")
@@ -28,6 +28,38 @@ def of_data(config: Any, trained: Trained) -> Measurement:
         for preprocessing in inputs(config, trained)
     ]
     return Measurement(passes, {"split": split})
+
+
+def opened(config: Any, trained: Trained) -> tuple[DataSource, str]:
+    """The data that `glocal eval` names, opened as that of the training, and the split to measure on."""
+    about = trained.info.data if trained.info else {}
+    args = config.data_args or _args_of_file(about.get("args") or {}, config.data)
+    source, split = open_for_evaluation(
+        config.data, config.split, about.get("held_out"), Opening(args=args), all_formats()
+    )
+    note(source)
+    return source, split
+
+
+def _args_of_file(args: dict, data: str) -> dict:
+    """The arguments that a checkpoint gives for the layout of its data, as far as a file may give them for `data`.
+
+    Where the user names the data, and a stranger's file the arguments, these name nothing outside the data.
+    """
+    if not args:
+        return {}
+    known = getattr(format_of(data, all_formats()), "ARGS", ())
+    if not set(args) <= set(known):
+        log.warning("%s has another layout than the data of the training: opened without %s", data, quoted(list(args)))
+        return {}
+    for name, value in args.items():
+        for text in filter(leads_out, texts_in(value)):
+            raise InvalidValueError(
+                f"the checkpoint says --data-args {name}: {text!r}, which is outside its data: type --data-args"
+            )
+    shown = ", ".join(f"{name}: {value}" for name, value in args.items())
+    log.warning("%s is opened with --data-args {%s}, as the checkpoint says", data, shown)
+    return args
 
 
 def task_of(source: DataSource, trained: Trained) -> Task:

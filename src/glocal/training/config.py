@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from glocal.errors import InvalidValueError
-from glocal.options import Range, check_number, check_values, exclude, joined, option, read_options
+from glocal.options import Range, check_data_args, check_number, check_values, exclude, joined, option, read_options
 from glocal.tasks import registered_tasks
 from glocal.tasks.run_files import DEFAULT_DATA
 from glocal.tasks.task import Task
@@ -29,6 +29,7 @@ class LoopOptions:
         data: folder of images, one subfolder per class, in `train` and `val` or split by --val-fraction; a CSV file of
             paths and labels; tar shards such as shards/train-{0000..0099}.tar; a folder of MNIST's four files;
             hf:NAME of a Hugging Face data set; or the name of an embedded set (default: digits)
+        data_args: arguments of the data's layout, for instance {masks: labels}
         task: what the model learns, for instance classification or multilabel (default: the task of the data's format)
         model: name of a model of this library or of timm (default: the model of --checkpoint, or transxnet_pico)
         model_args: further arguments of the model, for instance {pretrain_size: 224}
@@ -96,6 +97,7 @@ class LoopOptions:
     """
 
     data: str = DEFAULT_DATA
+    data_args: dict = field(default_factory=dict)
     task: str | None = None
     model: str | None = None
     model_args: dict = field(default_factory=dict)
@@ -151,6 +153,7 @@ class LoopOptions:
 
     def __post_init__(self):
         check_values(self)
+        check_data_args(self.data_args)
         if self.warmup_epochs is not None:
             check_number("--warmup-epochs", self.warmup_epochs, float, Range(0, self.epochs))
         exclude(self, "warmup_epochs", "warmup_steps")

@@ -68,12 +68,13 @@ class Run:
 
     def describe(self, metrics: dict) -> CheckpointInfo:
         """The description of a checkpoint whose weights reached `metrics`."""
+        args = {"args": dict(self.config.data_args)} if self.config.data_args else {}
         return CheckpointInfo(
             model=self.name,
             class_names=self.source.class_names,
             preprocessing=self.preprocessing.to_dict(),
             metrics=metrics,
-            data={"name": Path(self.source.name).name, "held_out": self.source.held_out},
+            data={"name": Path(self.source.name).name, "held_out": self.source.held_out} | args,
             model_args=self.model_args,
             task=self.task.name,
         )

@@ -67,7 +67,7 @@ def resolve_run(folder: Path, config: LoopOptions) -> tuple[LoopOptions, Path | 
         default = type(config)()
         given = {name: value for name, value in given.items() if value != getattr(default, name)}
     _refuse_changes(folder, before, given)
-    for name in ("data", "model", *type(config).MODELS):
+    for name in ("data", "data_args", "model", *type(config).MODELS):
         if getattr(before, name, None) != getattr(config, name, None):  # a file of the folder chose it, not the user
             trust.check_option(str(folder / CONFIG), type(config), name, getattr(before, name))
     how = {name: value for name, value in given.items() if name in HOW}

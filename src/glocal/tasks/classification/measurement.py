@@ -17,7 +17,6 @@ from glocal.data.corruptions import (
     corrupt_transform,
     corruption_error,
 )
-from glocal.data.open import open_for_evaluation
 from glocal.data.samples import DataSource
 from glocal.errors import InvalidValueError
 from glocal.tasks.classification.metrics import AcceptedLabelsMetrics
@@ -29,8 +28,7 @@ from glocal.tasks.classification.robustness import (
     open_robustness_set,
 )
 from glocal.tasks.labels.matching import display_names, outputs_of
-from glocal.tasks.measurement import inputs, new_pass, note, task_of
-from glocal.tasks.registry import all_formats
+from glocal.tasks.measurement import inputs, new_pass, note, opened, task_of
 from glocal.tasks.task import Match, Measurement, Pass, Task, Trained
 
 log = logging.getLogger(__name__)
@@ -92,9 +90,7 @@ def of_real(config: Any, trained: Trained) -> Measurement:
 
 def with_corruptions(config: Any, trained: Trained) -> Measurement:
     """A data set without changes, and with each corruption and severity, which are made on the fly."""
-    held_out = trained.info.data.get("held_out") if trained.info else None
-    source, split = open_for_evaluation(config.data, config.split, held_out, formats=all_formats())
-    note(source)
+    source, split = opened(config, trained)
     task = task_of(source, trained)
     if task is not trained.task:
         raise InvalidValueError("--corruptions measures the error of one label per image, and the data has several")

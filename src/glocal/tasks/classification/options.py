@@ -75,6 +75,8 @@ class RobustnessOptions:
             raise InvalidValueError(f"--set must be {', '.join(SETS[:-1])} or {SETS[-1]}, got {self.set!r}")
         if self.set is not None and self.split not in ("auto", "all"):
             raise InvalidValueError(f"--split {self.split} does not apply to --set {self.set}, which is one part")
+        if self.set is not None and self.data_args:
+            raise InvalidValueError(f"--data-args does not apply to --set {self.set}, whose layout is known")
         exclude(self, "sizes", "corruptions")
         exclude(self, "set", "corruptions")
         if self.set == "imagenet-c":
