@@ -79,7 +79,7 @@ class Coding:
         """
         if self.by_color and raw.ndim == 2:
             raise UnreadableImageError(name, "the mask has 16-bit values, but the class list has colours")
-        values = pack(raw) if self.by_color else raw if raw.ndim == 2 else _grey(raw, name)
+        values = pack(raw) if self.by_color else raw if raw.ndim == 2 else equal_channel(raw, name)
         table = _table(self)
         if self.by_color or values.dtype.kind == "u":
             labels = table[values] - 2
@@ -131,15 +131,8 @@ def read_mask(path: str | Path, by_color: bool = False) -> np.ndarray:
 
     def check(image: Image.Image) -> str | None:
         nonlocal raw_mode
-        if image.format not in LOSSLESS or image.info.get("compression") in CHANGING:
-            kind = image.format if image.format not in LOSSLESS else f"{image.format} with JPEG inside"
-            return f"a mask must not be {kind}, whose compression may change labels: save masks as PNG"
         raw_mode = _raw_mode(image)
-        if image.mode not in MODES and not image.mode.startswith("I;16"):
-            return f"a mask of the kind {image.mode}: save masks as PNG of whole numbers, a palette, or RGB"
-        if ";16" in raw_mode and not image.mode.startswith("I"):
-            return "a mask with 16 bits in each of several channels: save masks as PNG of one channel, or 8-bit RGB"
-        return None
+        return _refused(image, raw_mode)
 
     def convert(image: Image.Image) -> np.ndarray:
         image = upright(image)
@@ -159,6 +152,28 @@ def read_mask(path: str | Path, by_color: bool = False) -> np.ndarray:
         return values // GREY_STEPS[raw_mode] if image.mode == "L" and raw_mode in GREY_STEPS else values
 
     return read_as(path, convert, check)
+
+
+def mask_kind(path: str | Path) -> tuple[str, tuple[int, int]]:
+    """Pillow's mode of a mask file, and its (width, height) as stored; only its head is read.
+
+    Raises UnreadableImageError as `read_mask` does, apart from what the pixels tell.
+    """
+    return read_as(path, lambda image: (image.mode, image.size), lambda image: _refused(image, _raw_mode(image)))
+
+
+def palette_of(path: str | Path) -> list[list[int]] | None:
+    """[red, green, blue] of the entries of a mask's palette; None if it has none."""
+    flat = read_as(path, lambda image: image.getpalette("RGB") if image.mode == "P" else None)
+    return None if flat is None else [flat[place : place + 3] for place in range(0, len(flat), 3)]
+
+
+def equal_channel(raw: np.ndarray, name: str) -> np.ndarray:
+    """The values of a mask of three channels that are equal."""
+    first = raw[..., 0]
+    if not (np.array_equal(first, raw[..., 1]) and np.array_equal(first, raw[..., 2])):
+        raise UnreadableImageError(name, "the mask has colours, but the class list has none: give a palette of them")
+    return first
 
 
 def check_size(name: str, found: tuple[int, ...], size: tuple[int, int]) -> None:
@@ -218,15 +233,19 @@ def _table(coding: Coding) -> np.ndarray:
     return table
 
 
+def _refused(image: Image.Image, raw_mode: str) -> str | None:
+    """Why the values of a mask would not be those that were meant, if its format or kind says so."""
+    if image.format not in LOSSLESS or image.info.get("compression") in CHANGING:
+        kind = image.format if image.format not in LOSSLESS else f"{image.format} with JPEG inside"
+        return f"a mask must not be {kind}, whose compression may change labels: save masks as PNG"
+    if image.mode not in MODES and not image.mode.startswith("I;16"):
+        return f"a mask of the kind {image.mode}: save masks as PNG of whole numbers, a palette, or RGB"
+    if ";16" in raw_mode and not image.mode.startswith("I"):
+        return "a mask with 16 bits in each of several channels: save masks as PNG of one channel, or 8-bit RGB"
+    return None
+
+
 def _raw_mode(image: Image.Image) -> str:
     """How the file holds the pixels, as Pillow's decoder is told; "" if it is not."""
     args = image.tile[0].args if image.tile else ""
     return str(args[0] if isinstance(args, tuple) else args or "")
-
-
-def _grey(raw: np.ndarray, name: str) -> np.ndarray:
-    """The values of a mask of three channels that are equal."""
-    first = raw[..., 0]
-    if not (np.array_equal(first, raw[..., 1]) and np.array_equal(first, raw[..., 2])):
-        raise UnreadableImageError(name, "the mask has colours, but the class list has none: give a palette of them")
-    return first

@@ -1,0 +1,393 @@
+"""Folders of images and of masks: any pair of them, and the layouts of ADE20K, Cityscapes and PASCAL VOC."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from glocal.data import mask_classes
+from glocal.data.class_lists import ClassList, cityscapes, class_list, file_beside, read_class_list, voc
+from glocal.data.image import UnreadableImageError, is_image_name, is_strict, left_out, read_as
+from glocal.data.mask_classes import coded
+from glocal.data.masks import MaskFile, distinct_colors, mask_kind, palette_of
+from glocal.data.names import split_of
+from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.splits import fingerprint, hold_out, hold_out_again, refuse_to_draw
+from glocal.data.walk import entries, files_below, is_folder
+from glocal.errors import InvalidValueError, MissingPathError, NotAFolderError
+from glocal.wording import counted, quoted, shown
+
+ARGS = ("images", "masks", "classes", *mask_classes.ARGS)
+# Names of folders, in lower case.
+IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "photos", "leftimg8bit")
+MASKS = (
+    "masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "segmentation", "segmentations",
+    "segmentationclass", "segmentationclassraw", "labelids", "gt", "ground_truth", "groundtruth",
+)  # fmt: skip
+# What the names of an image and of its mask have behind what they have in common.
+IMAGE_SUFFIXES = ("", "_image", "_img", "_rgb", "_sat", "_leftImg8bit")
+MASK_SUFFIXES = (
+    "", "_mask", "-mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_L", "_labelIds",
+    "_labelTrainIds", "_gtFine_labelIds", "_gtFine_labelTrainIds",
+)  # fmt: skip
+
+
+def matches(data: str) -> bool:
+    """Whether there are pairs of images and masks. Of the first pair, the heads of the files are read.
+
+    Two folders of a classification may be called images and masks, too: half of their files must fit together by their
+    names, the first two by their sizes, and the mask must have one channel, or a class list must lie beside.
+    """
+    root = Path(data)
+    if not root.is_dir():
+        return False
+    if _is_cityscapes(root) or _is_voc(root):
+        return True
+    try:
+        layout = _layout(root, {})
+        pairs = [pair for part in layout.parts.values() for pair in part.pairs]
+        alone = sum(min(len(part.images_alone), len(part.masks_alone)) for part in layout.parts.values())
+        if len(pairs) <= alone:
+            return False
+        mode, size = mask_kind(pairs[0].mask)
+        same_size = read_as(pairs[0].image, lambda image: image.size) in (size, size[::-1])
+        return same_size and (not mode.startswith("RGB") or file_beside(root) is not None)
+    except (ValueError, OSError):
+        return False
+
+
+def open_training(data: str, how: Opening) -> DataSource:
+    """Open the pairs of the parts train and val, or of one part, which is then divided; see `open_for_training`."""
+    root = Path(data)
+    layout = _layout(root, how.args)
+    if set(layout.parts) == {"val"}:
+        raise MissingPathError(f"{root} has a part to validate on and none to train on")
+    if "val" in layout.parts:
+        refuse_to_draw(data, how, "it has a validation part")
+        return _source(root, layout, how.args)
+    source = _source(root, replace(layout, parts={"all": layout.first}), how.args)
+    samples = source.splits["all"]
+    if len(samples) < 2:
+        raise InvalidValueError(f"{root} holds a single image with a mask, so that none can be held out")
+    divided = hold_out(_indices(source), how, _fingerprint(root, samples))
+    return _as_divided(source, divided)
+
+
+def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
+    """Open the parts that there are; see `open_for_evaluation`."""
+    root = Path(data)
+    layout = _layout(root, how.args)
+    if len(layout.parts) > 1 or "val" in layout.parts:
+        return _source(root, layout, how.args)
+    source = _source(root, replace(layout, parts={"all": layout.first}), how.args)
+    if held_out and held_out["files"] == _fingerprint(root, source.splits["all"]):
+        note = f"{root} is the folder of the training: its split 'val' is what was held out then"
+        return _as_divided(source, hold_out_again(_indices(source), held_out)).with_notes(note)
+    return source
+
+
+def _indices(source: DataSource) -> DataSource:
+    """The same with a number for each image and one class, to be divided without regard to what the masks hold."""
+    count = len(source.splits["all"])
+    return replace(source, class_names=["all"], splits={"all": Samples(list(range(count)), [0] * count)})
+
+
+def _as_divided(source: DataSource, divided: DataSource) -> DataSource:
+    splits = {split: source.splits["all"].subset(samples.images) for split, samples in divided.splits.items()}
+    return replace(source, splits=splits, held_out=divided.held_out, notes=divided.notes)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    image: str
+    mask: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images with their masks, and what has no other half."""
+
+    pairs: list[_Pair]
+    images_alone: list[str]
+    masks_alone: list[str]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a folder is divided. classes: those that the layout implies."""
+
+    parts: dict[str, _Part]
+    notes: list[str]
+    classes: ClassList | None = None
+
+    @property
+    def first(self) -> _Part:
+        return self.parts.get("train") or next(iter(self.parts.values()))
+
+
+def _layout(root: Path, args: Mapping[str, Any]) -> _Layout:
+    if not root.is_dir():
+        raise NotAFolderError(f"{root} is a file: give the folder that holds the images and the masks")
+    for name in ("images", "masks"):
+        if not isinstance(args.get(name, ""), str):
+            raise InvalidValueError(f"{name} must be the name of a folder in {root}, got {shown(args[name])}")
+    if not {"images", "masks"} & set(args):
+        if _is_cityscapes(root):
+            return _cityscapes(root)
+        if _is_voc(root):
+            return _voc(root)
+    notes: list[str] = []
+    halves = _halves(root, args)
+    if halves is not None:
+        places = _divided(root, *halves, notes)
+    else:
+        places = {}
+        for name, split in _splits_in(root).items():
+            halves = _halves(root / name, args)
+            if halves is not None:
+                _add_place(places, split, halves, root)
+    if not places:
+        raise MissingPathError(
+            f"{root} holds no folder of images beside one of masks: call them 'images' and 'masks', or say their names "
+            "with --data-args images=NAME masks=NAME"
+        )
+    _val_of_test(places, root, notes)
+    parts = {split: _paired(*halves, notes) for split, halves in places.items()}
+    return _Layout(_with_pairs(parts, places), notes)
+
+
+def _is_cityscapes(root: Path) -> bool:
+    return (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()
+
+
+def _is_voc(root: Path) -> bool:
+    return all((root / name).is_dir() for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
+
+
+def _cityscapes(root: Path) -> _Layout:
+    notes: list[str] = []
+    places: dict[str, tuple[Path, Path]] = {}
+    for name, split in _splits_in(root / "leftImg8bit").items():
+        if split != "test" and (root / "gtFine" / name).is_dir():  # the masks of test are not published
+            _add_place(places, split, (root / "leftImg8bit" / name, root / "gtFine" / name), root)
+    if not places:
+        raise MissingPathError(f"{root} holds no train or val in both leftImg8bit and gtFine")
+    for suffix in ("_gtFine_labelIds", "_gtFine_labelTrainIds"):
+        parts = {split: _paired(*halves, notes, "_leftImg8bit", suffix) for split, halves in places.items()}
+        if any(part.pairs for part in parts.values()):
+            break
+    return _Layout(_with_pairs(parts, places), notes, cityscapes("Train" in suffix))
+
+
+def _voc(root: Path) -> _Layout:
+    notes: list[str] = []
+    part = _paired(root / "JPEGImages", root / "SegmentationClass", notes, "", "")
+    pairs = {Path(pair.image).stem: pair for pair in part.pairs}
+    lists = {file.stem: file for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))}
+    parts = {}
+    for split, names in (("train", ("train",)), ("val", ("val", "test"))):
+        file = next((lists[name] for name in names if name in lists), None)
+        if file is not None:
+            stems = file.read_text(encoding="utf-8", errors="replace").split()
+            missing = [stem for stem in stems if stem not in pairs]
+            found = [pairs[stem] for stem in dict.fromkeys(stems) if stem in pairs]
+            parts[split] = _Part(found, [str(root / "JPEGImages" / stem) for stem in missing], [])
+    if not parts:
+        parts["all"] = replace(part, images_alone=[])
+        notes.append(f"{root}: ImageSets/Segmentation has neither train.txt nor val.txt; all pairs are taken")
+    places = {split: (root / "JPEGImages", root / "SegmentationClass") for split in parts}
+    return _Layout(_with_pairs(parts, places), notes, None if file_beside(root) else voc())
+
+
+def _splits_in(place: Path) -> dict[str, str]:
+    """The folders in a folder that are named like a part, and which."""
+    named = {entry.name: split_of(entry.name) for entry in entries(place) if is_folder(entry)}
+    return {name: split for name, split in named.items() if split}
+
+
+def _add_place(places: dict[str, tuple[Path, Path]], split: str, halves: tuple[Path, Path], root: Path) -> None:
+    if split in places:
+        raise InvalidValueError(f"{root} has two parts named like {split}: {places[split][0]} and {halves[0]}")
+    places[split] = halves
+
+
+def _halves(place: Path, args: Mapping[str, Any]) -> tuple[Path, Path] | None:
+    """The folders of images and of masks in a folder, by the names that are given or known."""
+    folders = [entry.name for entry in entries(place) if is_folder(entry)]
+    found = []
+    for half, known in (("images", IMAGES), ("masks", MASKS)):
+        if half in args:
+            given = place / args[half]
+            names = [args[half]] if given.is_dir() else []
+        else:
+            names = [name for name in folders if name.lower() in known]
+        if len(names) > 1:
+            raise InvalidValueError(
+                f"{place} has {quoted(names)}, each named like a folder of {half}: say which with "
+                f"--data-args {half}=NAME"
+            )
+        found += [place / name for name in names]
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _divided(root: Path, images: Path, masks: Path, notes: list[str]) -> dict[str, tuple[Path, Path]]:
+    """The two halves, or those of their parts where both have folders called train, val or the like."""
+    of_images, of_masks = _splits_in(images), _splits_in(masks)
+    if not of_images:
+        return {"all": (images, masks)}
+    places: dict[str, tuple[Path, Path]] = {}
+    for name, split in of_images.items():
+        same = [other for other, of_mask in of_masks.items() if of_mask == split]
+        if len(same) > 1:
+            raise InvalidValueError(f"{masks} has two parts named like {split}: {quoted(same)}")
+        if same:
+            _add_place(places, split, (images / name, masks / same[0]), root)
+        elif split == "test":
+            notes.append(f"{root}: left out {images.name}/{name}, which has no masks")
+        else:
+            raise MissingPathError(f"{masks} has no folder for the masks of {images / name}")
+    beside = [entry.name for entry in entries(images) if is_folder(entry) and entry.name not in of_images]
+    loose = sum(is_image_name(entry.name) for entry in entries(images) if not is_folder(entry))
+    if beside or loose:
+        what = [quoted(beside)] if beside else []
+        what += [counted(loose, "image")] if loose else []
+        notes.append(f"{images}: left out {' and '.join(what)} beside the parts")
+    return places
+
+
+def _val_of_test(places: dict[str, tuple[Path, Path]], root: Path, notes: list[str]) -> None:
+    if "test" in places and "val" not in places:
+        places["val"] = places["test"]
+        notes.append(f"{root}: validated on the part 'test'")
+    elif "test" in places:
+        notes.append(f"{root}: left out the part 'test'")
+    places.pop("test", None)
+
+
+def _paired(
+    images: Path, masks: Path, notes: list[str], image_suffix: str | None = None, mask_suffix: str | None = None
+) -> _Part:
+    """The images and the masks whose names fit together.
+
+    The folders below are part of a name. The suffixes, where they are not given, are those that most names have.
+    """
+    below = files_below([str(images), str(masks)])
+    of_images = [file for file in below[str(images)] if is_image_name(file)]
+    of_masks = [file for file in below[str(masks)] if is_image_name(file)]
+    others = [file for file in below[str(images)] if not is_image_name(file)]
+    if others:
+        notes.append(f"{images}: {left_out(others)}")
+    whole = {os.path.relpath(file, images): file for file in of_images}
+    names = {os.path.splitext(name)[0]: file for name, file in whole.items()}
+    mask_names = {os.path.splitext(os.path.relpath(file, masks))[0]: file for file in of_masks}
+    best: dict[str, tuple[str, str]] = {}
+    image_suffixes = IMAGE_SUFFIXES if image_suffix is None else (image_suffix,)
+    mask_suffixes = MASK_SUFFIXES if mask_suffix is None else (mask_suffix,)
+    for end in image_suffixes:
+        keys = {name.removesuffix(end): file for name, file in names.items() if name.endswith(end)}
+        for mask_end in mask_suffixes:
+            found = {
+                key: (file, mask_names[key + mask_end]) for key, file in keys.items() if key + mask_end in mask_names
+            }
+            best = found if len(found) > len(best) else best
+    with_ending = {name: (file, mask_names[name]) for name, file in whole.items() if name in mask_names}  # a.jpg.png
+    if len(with_ending) > len(best):
+        best = with_ending
+    else:
+        _check_doubles(of_images, {image for image, _ in best.values()})
+    _check_doubles(of_masks, {mask for _, mask in best.values()})
+    paired = {file for pair in best.values() for file in pair}
+    if mask_suffix:  # other files beside the masks are known
+        of_masks = [file for file in of_masks if os.path.splitext(file)[0].endswith(mask_suffix)]
+    return _Part(
+        [_Pair(*best[key]) for key in sorted(best)],
+        [file for file in of_images if file not in paired],
+        [file for file in of_masks if file not in paired],
+    )
+
+
+def _check_doubles(files: Sequence[str], paired: set[str]) -> None:
+    """Raise ValueError if two files have the name that belongs to one other half."""
+    stems = Counter(os.path.splitext(file)[0] for file in files)
+    for file in sorted(paired):
+        stem = os.path.splitext(file)[0]
+        if stems[stem] > 1:
+            same = [other for other in files if os.path.splitext(other)[0] == stem]
+            raise InvalidValueError(f"{quoted(same)} differ in their endings alone: leave the one that is meant")
+
+
+def _with_pairs(parts: dict[str, _Part], places: dict[str, tuple[Path, Path]]) -> dict[str, _Part]:
+    for split, part in parts.items():
+        if part.pairs:
+            continue
+        images, masks = places[split]
+        for place, alone, what in ((images, part.images_alone, "images"), (masks, part.masks_alone, "masks")):
+            if not alone:
+                raise InvalidValueError(f"{place} holds no {what}")
+        raise InvalidValueError(
+            f"no image in {images} has a mask of its name in {masks}: the first image is "
+            f"{Path(part.images_alone[0]).name!r}, the first mask {Path(part.masks_alone[0]).name!r}"
+        )
+    return parts
+
+
+def _source(root: Path, layout: _Layout, args: Mapping[str, Any]) -> DataSource:
+    notes = list(layout.notes)
+    _note_alone(layout, notes)
+    known = _known_classes(root, layout, args, notes)
+    masks = [pair.mask for pair in layout.first.pairs]
+    classes, coding = coded(root, known, masks, args, notes)
+    splits = {
+        split: Samples([pair.image for pair in part.pairs], [MaskFile(pair.mask, coding) for pair in part.pairs])
+        for split, part in layout.parts.items()
+    }
+    ids = list(range(len(classes.names))) if coding.by_color else list(classes.ids)
+    colors = classes.colors or _colors_of_palette(masks[0], ids) or distinct_colors(len(classes.names))
+    about = {"colors": [list(color) for color in colors], "ids": ids}
+    return DataSource(str(root), list(classes.names), splits, notes=notes, task="segmentation", about=about)
+
+
+def _note_alone(layout: _Layout, notes: list[str]) -> None:
+    """Note, or refuse if `is_strict`, images and masks without their other half."""
+    for part in layout.parts.values():
+        for alone, what, lacks in (
+            (part.images_alone, "image", "a mask"),
+            (part.masks_alone, "mask", "an image"),
+        ):
+            if alone:
+                message = f"left out {counted(len(alone), what)} without {lacks}, the first: {alone[0]}"
+                if is_strict():
+                    raise InvalidValueError(message.replace("left out", "refused with --strict:", 1))
+                notes.append(message)
+
+
+def _known_classes(root: Path, layout: _Layout, args: Mapping[str, Any], notes: list[str]) -> ClassList | None:
+    """The classes that the user, a file beside the folders, or the layout tells."""
+    if "classes" in args:
+        return class_list(args["classes"], root)
+    if layout.classes is not None:
+        return layout.classes
+    file = file_beside(root)
+    if file is None:
+        return None
+    notes.append(f"{root}: the classes are those of {file.name}")
+    return read_class_list(file)
+
+
+def _colors_of_palette(mask: str, ids: Sequence[int]) -> list[list[int]] | None:
+    """The colours that the palette of a mask gives to the classes, if it tells all of them apart."""
+    try:
+        colors = palette_of(mask)
+    except UnreadableImageError:
+        return None
+    if colors is None or max(ids) >= len(colors):
+        return None
+    of_classes = [colors[value] for value in ids]
+    return of_classes if len(set(map(tuple, of_classes))) == len(ids) else None
+
+
+def _fingerprint(root: Path, samples: Samples) -> str:
+    """Identify a folder by the names of its images, wherever it lies."""
+    return fingerprint(Path(image).relative_to(root).as_posix() for image in samples.images)
