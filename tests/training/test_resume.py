@@ -115,6 +115,7 @@ def test_killed_run_reaches_the_same_weights(digits_folder, tmp_path, whole, bat
 def test_killed_run_whose_epochs_are_steps(digits_folder, tmp_path, batch):
     """63 images give five steps a pass; an epoch has seven. The rate is at any step that of the schedule."""
     options = dict(epoch_steps=7, epochs=2, schedule="poly", warmup_steps=9, warmup_ratio=0.1)
+    options |= dict(parameter_rules=["layer1.* lr=0.1 decay=0"], decay_1d=True)
     run(digits_folder, tmp_path / "whole", **options)
     assert in_child(run_and_die, digits_folder, tmp_path / "run", batch, **options) == -signal.SIGKILL
     run(digits_folder, tmp_path / "run", **options)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from glocal.errors import InvalidValueError
 from glocal.options import Range, check_data_args, check_number, check_values, exclude, joined, option, read_options
@@ -65,6 +65,9 @@ class LoopOptions:
         warmup_steps: the same in steps
         cooldown_epochs: further epochs at the lowest learning rate, after --epochs
         weight_decay: weight decay of the optimizer; norms, biases and the parameters that the model excludes have none
+        decay_1d: let norms, biases and the parameters that the model excludes decay, too
+        parameter_rules: factors of the learning rate and the weight decay for parameters by their names, each as one
+            text such as "backbone.* lr=0.1" or "*norm* decay=0"; the later of two rules counts (default: none)
         layer_decay: factor of the learning rate from each group of layers to the group before it
         clip_grad: largest norm of the gradient
         drop_path: highest rate of stochastic depth; the rate grows linearly over the blocks (default: the model's own)
@@ -96,6 +99,8 @@ class LoopOptions:
         loggers: loggers beside metrics.csv, for instance tensorboard or tensorboard,wandb; also mlflow
     """
 
+    METAVARS: ClassVar = {"parameter_rules": "RULE"}
+
     data: str = DEFAULT_DATA
     data_args: dict = field(default_factory=dict)
     task: str | None = None
@@ -124,6 +129,8 @@ class LoopOptions:
     warmup_steps: int | None = None
     cooldown_epochs: int = 0
     weight_decay: float = 0.05
+    decay_1d: bool = False
+    parameter_rules: list[str] = field(default_factory=list)
     layer_decay: float | None = None
     clip_grad: float | None = None
     drop_path: float | None = None
@@ -159,6 +166,7 @@ class LoopOptions:
         exclude(self, "warmup_epochs", "warmup_steps")
         exclude(self, "warmup_lr", "warmup_ratio")
         self._check_schedule()
+        parameter_rules(self.parameter_rules)
         for logger in self.loggers.split(",") if self.loggers else ():
             if logger not in LOGGERS:
                 raise InvalidValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
@@ -239,6 +247,32 @@ def milestones_of(text: str | None) -> list[float]:
         if all(before < after for before, after in pairwise([0.0, *epochs])):
             return epochs
     raise InvalidValueError(f"--milestones must be rising epochs such as 8,11, got {shown(text)}")
+
+
+class ParameterRule(NamedTuple):
+    """Factors for the parameters whose names match a pattern; None: the rule does not say.
+
+    pattern: as file names have them, with * and ?. lr: of the learning rate. decay: of the weight decay.
+    """
+
+    pattern: str
+    lr: float | None = None
+    decay: float | None = None
+
+
+def parameter_rules(texts: list[str]) -> list[ParameterRule]:
+    """The rules that texts such as "backbone.* lr=0.1" and "*norm* decay=0" stand for; ValueError for any other."""
+    rules = []
+    for text in texts:
+        pattern, *factors = text.split() or [""]
+        found = [re.fullmatch(r"(lr|decay)=(\d{1,4}(?:\.\d{1,12})?|\d{1,4}e-\d\d?)", factor) for factor in factors]
+        values = {one[1]: float(one[2]) for one in found if one}
+        if not values or len(values) != len(factors):
+            raise InvalidValueError(
+                f'--parameter-rules must be names with lr=X or decay=X such as "backbone.* lr=0.1", got {shown(text)}'
+            )
+        rules.append(ParameterRule(pattern, **values))
+    return rules
 
 
 def recipe_names() -> list[str]:

@@ -21,6 +21,7 @@ from glocal.errors import InvalidValueError, WorkError
 from glocal.tasks.task import Objective, Task
 from glocal.training.config import LoopOptions, part_of
 from glocal.training.freezing import freeze
+from glocal.training.groups import parameter_groups
 from glocal.training.schedule import make_scheduler
 
 log = logging.getLogger(__name__)
@@ -135,8 +136,9 @@ class TrainingModule(LightningModule):
     def configure_optimizers(self) -> dict:
         config = self.config
         _compute_muon_in(torch.float32 if self.device.type == "cpu" else torch.bfloat16)
+        ruled = config.parameter_rules or config.decay_1d
         optimizer = create_optimizer_v2(
-            self.model,
+            parameter_groups(self.model, config) if ruled else self.model,
             opt=config.optimizer,
             lr=self.lr,
             weight_decay=config.weight_decay,

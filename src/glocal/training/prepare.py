@@ -31,6 +31,7 @@ from glocal.tasks.loading import (
 from glocal.tasks.registry import find_task, refuse_foreign_options
 from glocal.tasks.task import Task
 from glocal.training.config import QUICK_BATCHES, LoopOptions
+from glocal.training.groups import parameter_groups
 from glocal.training.lightning_module import TrainingModule
 
 SMALL = 64  # pixels: up to this size, the default batch is twice as large
@@ -132,6 +133,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
         input_size=preprocessing.input_size,
         data_key=content_key(source),
     )
+    parameter_groups(module.model, config)  # refuses a rule that names nothing
     return Run(config, *described, task, source, preprocessing, augmentation, batch_size, module, device)
 
 
