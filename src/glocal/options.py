@@ -17,6 +17,7 @@ from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.wording import shown
 
 NO_NAME = re.compile("[\0\ud800-\udfff]")  # file names have no NUL, and text in files no surrogates
+LONGEST_GROUP = 200  # letters of --group
 DataArgs = dict[str, bool | int | float | str | list[str]]  # --data-args; see `check_data_args`
 
 

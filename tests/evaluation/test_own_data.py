@@ -16,7 +16,7 @@ from glocal.data.formats import class_folders
 from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
 from glocal.tasks import measurement
-from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
+from glocal.tasks.checkpoint import CheckpointInfo, read_info, save_checkpoint
 from glocal.tasks.description import parse_description
 from glocal.training.config import TrainConfig
 from glocal.training.train import train
@@ -168,3 +168,51 @@ def test_the_embedded_set_takes_none():
     assert data_open.FORMATS[-1].matches("digits")
     with pytest.raises(ValueError, match="digits takes no arguments, got 'masks'"):
         train(TrainConfig("digits", data_args={"masks": "x"}))
+
+
+def test_groups_of_the_training(data, caplog, monkeypatch):
+    """A measurement finds the images that were held out, and searches no expression for that."""
+    trained = run(f"{data}/photos", group=r"/(\d)")
+    assert trained.images == {"train": 16, "val": 4}
+    assert "data/photos: 2 of 10 groups held out, 20.0% of the images" in caplog.messages
+    monkeypatch.setattr(class_folders, "groups_of_files", None)
+    result = measured("run", f"{data}/photos")
+    assert (result.images, result.split) == (4, "val")
+    assert result.top1 == pytest.approx(trained.metrics["top1"])
+    assert result.loss == pytest.approx(trained.metrics["loss"], rel=1e-4)
+
+
+def test_groups_and_arguments_together(data):
+    assert run(data, data_args={"images": "photos"}, group=r"/(\d)").images == {"train": 16, "val": 4}
+    assert measured("run").images == measured("run", data).images == 4
+
+
+def test_a_strangers_expression_is_not_searched(data):
+    """It would take for ever, on names that the stranger knows."""
+    run(f"{data}/photos", group=r"/(\d)")
+    held_out = read_info("run/model.safetensors").data["held_out"] | {"group": "(.*)*(.*)*(.*)*(.*)*(.*)*x"}
+    assert measured(described(held_out=held_out), f"{data}/photos").images == 4
+
+
+@pytest.mark.parametrize("held_out", [{"group": "a"}, {"group": "a" * 201, "val": ""}, {"val": 3}, {"groups": "a"}])
+def test_what_a_description_may_not_say_of_groups(held_out):
+    held_out = {"val_fraction": 0.2, "seed": 0, "files": "x"} | held_out
+    text = {"model": "a", "class_names": [], "preprocessing": PREPROCESSING, "data": {"held_out": held_out}}
+    with pytest.raises(ValueError, match="held_out"):
+        parse_description(json.dumps(text))
+
+
+def test_images_of_other_data(data):
+    run(f"{data}/photos", group=r"/(\d)")
+    held_out = read_info("run/model.safetensors").data["held_out"]
+    for val in ("", "AAAA", "////", "gAAAAAAAAA==", "é"):
+        with pytest.raises(ValueError, match="names images to measure on that data/photos does not have"):
+            measured(described(held_out=held_out | {"val": val}), f"{data}/photos")
+
+
+@pytest.mark.parametrize("group", ["a" * 201, "a\0", "\udc80"])
+def test_a_group_that_a_description_cannot_hold(group):
+    with pytest.raises(
+        ValueError, match=r"^--group must be a column or a regular expression of at most 200 characters"
+    ):
+        TrainConfig(group=group)

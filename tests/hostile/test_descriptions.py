@@ -32,7 +32,7 @@ GOOD = {
     "metrics": {"loss": 0.5, "top1": 90.0, "epoch": 3},
     "data": {
         "name": "pets",
-        "held_out": {"val_fraction": 0.2, "seed": 1, "files": "ab"},
+        "held_out": {"val_fraction": 0.2, "seed": 1, "files": "ab", "group": "a", "val": "gA=="},
         "args": {"masks": "labels", "names": ["a"]},
     },
     "model_args": {},

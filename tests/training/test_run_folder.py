@@ -47,7 +47,7 @@ def test_overwriting_removes_a_runs_files_only(folder):
 
 # Of every option that says what a run computes, a value that is not its default.
 COMPUTES = dict(
-    task="multilabel", data_args={"masks": "labels"},
+    task="multilabel", data_args={"masks": "labels"}, group="patient",
     data="photos", model="van_b0", model_args={"in_chans": 1}, quick=True, epochs=3, seed=7, img_size=96, batch_size=24,
     accumulate=2, optimizer="sgd", lr=0.002, lr_batch_size=256, min_lr=1e-6, warmup_lr=1e-6, warmup_epochs=1.0,
     cooldown_epochs=1, weight_decay=0.1, layer_decay=0.9, clip_grad=1.0, loss="bce", label_smoothing=0.2, mixup=0.3,

@@ -1,30 +1,67 @@
 """Dividing a data set into a part to train on and a part to validate on, and finding that division again."""
 
 import hashlib
-from collections.abc import Iterable
+from base64 import b64decode, b64encode
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from glocal.data.groups import draw_groups, numbered
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.errors import InvalidValueError
-from glocal.wording import quoted
+from glocal.wording import counted, quoted
 
 DEFAULT_VAL_FRACTION = 0.2
 
 
-def hold_out(source: DataSource, how: Opening, files: str) -> DataSource:
-    """Divide the split "all" into "train" and "val"; `files` is the `fingerprint` of its files."""
-    val_fraction = DEFAULT_VAL_FRACTION if how.val_fraction is None else how.val_fraction
-    divided = hold_out_again(source, {"val_fraction": val_fraction, "seed": how.seed, "files": files})
-    if not divided.splits["val"].labels:
-        raise InvalidValueError(f"{source.name}: every class has a single image, so that none can be held out")
+def hold_out(
+    source: DataSource,
+    how: Opening,
+    files: str,
+    groups: Sequence[Hashable] | None = None,
+    strata: Sequence[int] | Sequence[tuple[int, ...]] | None = None,
+) -> DataSource:
+    """Divide the split "all" into "train" and "val".
+
+    files: the `fingerprint` of its files. groups: what `how.group` finds for each image; images of one group stay
+    together, None is a group of its own. strata: of each image, the class or the classes of which "val" is to have its
+    part; by default the labels.
+    """
+    samples = source.splits["all"]
+    fraction = DEFAULT_VAL_FRACTION if how.val_fraction is None else how.val_fraction
+    _, val = stratified_split(samples.labels if strata is None else strata, fraction, how.seed, groups)
+    if not val:
+        only = "every class has a single image" if groups is None else "every group has a class that no other has"
+        raise InvalidValueError(f"{source.name}: {only}, so that none can be held out")
+    held_out = {"val_fraction": fraction, "seed": how.seed, "files": files}
+    if groups is not None:
+        held_out["group"] = how.group
+    if groups is not None or strata is not None:
+        held_out["val"] = _written(val, len(samples))
+    divided = _divided(source, val, held_out)
+    if groups is not None:
+        divided = divided.with_notes(*_about_groups(source, val, groups))
     single = [name for label, name in enumerate(source.class_names) if label not in _occurring(divided.splits["val"])]
-    if single:
+    if strata is None and single:
         several = isinstance(divided.splits["val"].labels[0], tuple)
         few = "too few images of their own" if several else "a single image, kept for training"
+        few = few if groups is None else "in no group that can be held out"
         divided = divided.with_notes(f"{quoted(single)}: {few}; none is held out")
     return divided
+
+
+def _about_groups(source: DataSource, val: list[int], groups: Sequence[Hashable]) -> list[str]:
+    """How many groups are held out, and which images are of no group, one line each."""
+    number = numbered(groups)
+    held, count = len(np.unique(number[val])), len(np.unique(number))
+    part = len(val) / len(number)
+    notes = [f"{source.name}: {held:,} of {counted(count, 'group')} held out, {part:.1%} of the images"]
+    images = source.splits["all"].images
+    alone = [str(image) for image, group in zip(images, groups, strict=True) if group is None]
+    if alone:
+        notes.append(f"{source.name}: {counted(len(alone), 'image')} of no group, each taken for one: {quoted(alone)}")
+    return notes
 
 
 def refuse_to_draw(data: str, how: Opening, reason: str) -> None:
@@ -35,11 +72,40 @@ def refuse_to_draw(data: str, how: Opening, reason: str) -> None:
 
 
 def hold_out_again(source: DataSource, held_out: dict) -> DataSource:
-    """Divide the split "all" as a training did, whose `DataSource.held_out` is given."""
+    """Divide the split "all" as a training did, whose `DataSource.held_out` is given.
+
+    Where groups or strata chose the images of "val", `held_out` holds these: a regular expression in a stranger's file
+    is never searched, and another version of scikit-learn changes no split.
+    """
+    if held_out.get("val") is not None:
+        return _divided(source, _read(held_out["val"], source), held_out)
+    labels = source.splits["all"].labels
+    return _divided(source, stratified_split(labels, held_out["val_fraction"], held_out["seed"])[1], held_out)
+
+
+def _divided(source: DataSource, val: list[int], held_out: dict) -> DataSource:
     samples = source.splits["all"]
-    train, val = stratified_split(samples.labels, held_out["val_fraction"], held_out["seed"])
+    train = np.setdiff1d(np.arange(len(samples)), val).tolist()
     splits = {"train": samples.subset(train), "val": samples.subset(val)}
     return replace(source, splits=splits, held_out=held_out)
+
+
+def _written(drawn: list[int], count: int) -> str:
+    """Which of `count` images are drawn: a bit for each, as base64."""
+    return b64encode(np.packbits(np.isin(np.arange(count), drawn)).tobytes()).decode()
+
+
+def _read(text: str, source: DataSource) -> list[int]:
+    """The images that `_written` was given; ValueError if the text is not for this data."""
+    count = len(source.splits["all"])
+    try:
+        packed = np.frombuffer(b64decode(text, validate=True), np.uint8)
+    except ValueError:
+        packed = np.zeros(0, np.uint8)
+    drawn = np.flatnonzero(np.unpackbits(packed)).tolist()
+    if len(packed) != -(-count // 8) or not drawn or drawn[-1] >= count or len(drawn) == count:
+        raise InvalidValueError(f"the checkpoint names images to measure on that {source.name} does not have")
+    return drawn
 
 
 def check_classes(source: DataSource) -> DataSource:
@@ -59,15 +125,21 @@ def check_classes(source: DataSource) -> DataSource:
 
 
 def stratified_split(
-    labels: list[int] | list[tuple[int, ...]], fraction: float, seed: int
+    labels: Sequence[int] | Sequence[tuple[int, ...]],
+    fraction: float,
+    seed: int,
+    groups: Sequence[Hashable] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Draw `fraction` of every class's samples, at least one and never all; returns the indices (kept, drawn).
 
     A class with a single sample keeps it. The same labels, fraction and seed give the same split for ever
-    (numpy freezes RandomState's stream). For several labels per sample, see `_draw_several`.
+    (numpy freezes RandomState's stream). For several labels per sample, see `_draw_several`; for `groups` of samples
+    that stay together, `draw_groups`, which scikit-learn may change.
     """
     random = np.random.RandomState(seed)
-    if any(isinstance(label, tuple) for label in labels):
+    if groups is not None:
+        drawn = draw_groups(labels, fraction, seed, groups)
+    elif any(isinstance(label, tuple) for label in labels):
         drawn = _draw_several(labels, fraction, random)
     else:
         drawn = []

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from glocal.errors import InvalidValueError
-from glocal.options import DataArgs, check_data_args
+from glocal.options import LONGEST_GROUP, DataArgs, check_data_args
 from glocal.wording import one_line
 
 LARGEST = 32 * 2**20  # characters of a description; with 100,000 class names it has 5 million
@@ -142,6 +142,12 @@ class _HeldOut(_Strict):
     val_fraction: Annotated[float, Meta(gt=0, lt=1)]
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     files: Annotated[str, Meta(max_length=64)]
+    group: Annotated[str, Meta(max_length=LONGEST_GROUP)] | None = None  # for people: it is not searched
+    val: str | None = None
+
+    def __post_init__(self):
+        if self.group is not None and self.val is None:
+            raise InvalidValueError("held_out has a group, but not the images of val")
 
 
 class _Data(_Strict):

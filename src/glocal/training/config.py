@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 from glocal.errors import InvalidValueError
-from glocal.options import Range, check_data_args, check_number, check_values, exclude, joined, option, read_options
+from glocal.options import (
+    LONGEST_GROUP,
+    NO_NAME,
+    Range,
+    check_data_args,
+    check_number,
+    check_values,
+    exclude,
+    joined,
+    option,
+    read_options,
+)
 from glocal.tasks import registered_tasks
 from glocal.tasks.run_files import DEFAULT_DATA
 from glocal.tasks.task import Task
@@ -74,6 +85,8 @@ class LoopOptions:
         ema: decay of an exponential moving average of the weights, for instance 0.9998; the averaged weights are kept
         ema_warmup: let the decay of --ema rise to its value during the first steps
         val_fraction: part of each class to hold out, if the data has no validation part (default: 0.2)
+        group: what images that stay on one side of the split have in common, for instance those of a patient: a column
+            of a table, or a regular expression that finds it in the names of files
         val_every: validate after every so many epochs, and after the last epoch
         pretrained: start from the model's published weights
         checkpoint: start from these weights: a run folder, a .safetensors file of a run, or a file of the authors'
@@ -137,6 +150,7 @@ class LoopOptions:
     ema: float | None = None
     ema_warmup: bool = False
     val_fraction: float | None = None
+    group: str | None = None
     val_every: int = 1
     pretrained: bool = False
     checkpoint: str | None = None
@@ -161,6 +175,11 @@ class LoopOptions:
     def __post_init__(self):
         check_values(self)
         check_data_args(self.data_args)
+        if self.group is not None and (len(self.group) > LONGEST_GROUP or NO_NAME.search(self.group)):
+            raise InvalidValueError(
+                f"--group must be a column or a regular expression of at most {LONGEST_GROUP} characters, "
+                f"got {shown(self.group)}"
+            )
         if self.warmup_epochs is not None:
             check_number("--warmup-epochs", self.warmup_epochs, float, Range(0, self.epochs))
         exclude(self, "warmup_epochs", "warmup_steps")

@@ -142,7 +142,9 @@ def _explained(output: Path, check: Callable[[], None]):
 def _open(config: LoopOptions) -> DataSource:
     """The data, read in a format of the task that is asked for, or else of any; ValueError for another task's data."""
     formats = all_formats() if config.task is None else find_task(config.task).formats
-    source = open_for_training(config.data, Opening(config.val_fraction, config.seed, args=config.data_args), formats)
+    source = open_for_training(
+        config.data, Opening(config.val_fraction, config.seed, config.group, config.data_args), formats
+    )
     if config.task not in (None, source.task):
         raise InvalidValueError(f"{config.data} is for the task {source.task}, not for --task {config.task}")
     return source

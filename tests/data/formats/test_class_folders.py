@@ -1,5 +1,6 @@
 import os
 import unicodedata
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -109,6 +110,8 @@ class TestTraining:
     def test_val_fraction_beside_a_val_folder_is_refused(self, make):
         with pytest.raises(ValueError, match="--val-fraction does not apply"):
             open_for_training(make({"train/a": 1, "train/b": 1, "val/a": 1}), Opening(val_fraction=0.1))
+        with pytest.raises(ValueError, match=r"--group does not apply to .*: it has a subfolder 'val'"):
+            open_for_training(make({"train/a": 1, "train/b": 1, "val/a": 1}, "other"), Opening(group="a"))
 
     def test_long_lists_are_cut(self, make):
         root = make({"train/a": 1, "train/b": 1, **{f"val/x{index}": 1 for index in range(8)}})
@@ -255,6 +258,18 @@ class TestEvaluation:
         (tmp_path / "data").rename(tmp_path / "moved")
         source, split = open_for_evaluation(str(tmp_path / "moved"), held_out=trained.held_out)
         assert (split, len(source.splits[split])) == ("val", 6)
+
+    def test_groups_of_the_training_stay_as_they_were_held_out(self, make, tmp_path):
+        root = make({"cat": 20, "dog/inner": 20})
+        how = Opening(seed=5, group=r"^\w+/(?:inner/)?(\d)")  # 00 to 09 and 10 to 19, of both classes
+        trained = open_for_training(root, how)
+        groups = [{Path(image).name[0] for image in trained.splits[part].images} for part in ("train", "val")]
+        assert sorted(groups, key=sorted) == [{"0"}, {"1"}]
+        assert f"{root}: 1 of 2 groups held out, 50.0% of the images" in trained.notes
+        (tmp_path / "data").rename(tmp_path / "moved")
+        again, split = open_for_evaluation(str(tmp_path / "moved"), held_out=trained.held_out)
+        assert split == "val"
+        assert again.splits["val"].content() == trained.splits["val"].content()
 
     def test_other_folder_is_measured_whole(self, make):
         held_out = open_for_training(make({"cat": 10, "dog": 10})).held_out

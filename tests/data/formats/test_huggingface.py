@@ -85,6 +85,37 @@ class TestSaved:
         assert split == "val"
         assert reds(source.splits["val"]) == reds(trained.splits["val"])
 
+    @pytest.mark.parametrize(
+        "groups", [[str(n // 4) for n in range(20)], [n // 4 for n in range(20)]], ids=["text", "number"]
+    )
+    def test_groups_of_the_training_stay_as_they_were_held_out(self, save, groups):
+        name = save(table(20).add_column("patient", groups))
+        trained = open_for_training(name, Opening(group="patient"))
+        of_part = {part: {red // 4 for red in reds(samples)} for part, samples in trained.splits.items()}
+        assert (len(of_part["train"]), len(of_part["val"])) == (4, 1)
+        source, split = open_for_evaluation(name, held_out=trained.held_out)
+        assert split == "val"
+        assert reds(source.splits["val"]) == reds(trained.splits["val"])
+
+    def test_a_row_without_a_group_is_one(self, save):
+        name = save(table(20, patient=["", None, *(str(n // 3) for n in range(18))]))
+        notes = open_for_training(name, Opening(group="patient")).notes
+        assert any("of 8 groups held out" in note for note in notes)
+        assert any("2 images of no group, each taken for one: 'hf:" in note for note in notes)
+
+    def test_groups_that_are_none(self, save):
+        name = save(table(20).add_column("patient", [[n] for n in range(20)]))
+        with pytest.raises(ValueError, match=r"column 'patient' \(--group\) holds neither texts nor numbers"):
+            open_for_training(name, Opening(group="patient"))
+        with pytest.raises(
+            ValueError, match=r"has no column 'scene' \(--group\): it has 'picture', 'label', 'patient'"
+        ):
+            open_for_training(name, Opening(group="scene"))
+
+    def test_groups_beside_a_given_split(self, save):
+        with pytest.raises(ValueError, match=r"--group does not apply to .*: it has a validation split"):
+            open_for_training(save(train=table(4), validation=table(4)), Opening(group="label"))
+
     def test_other_table_is_measured_whole(self, save):
         source, split = open_for_evaluation(save(table(5)), held_out={"files": "other"})
         assert (split, len(source.splits[split])) == ("all", 5)

@@ -50,6 +50,8 @@ def test_what_it_says_of_itself(folder):
     assert source.splits["train"].in_memory
     with pytest.raises(ValueError, match="--val-fraction does not apply"):
         open_for_training(str(folder), Opening(val_fraction=0.2))
+    with pytest.raises(ValueError, match=r"--group does not apply to .*: its split is fixed"):
+        open_for_training(str(folder), Opening(group="a"))
 
 
 def damage(folder, name, change):

@@ -215,6 +215,16 @@ class TestOpening:
         assert source.splits == trained.splits
         assert not set(source.splits["train"].shards) & set(source.splits["val"].shards)
 
+    def test_groups_are_not_told_apart(self, make):
+        folder = str(make([3, 4]))
+        with pytest.raises(
+            ValueError, match=r"--group does not apply to .*: whole shards are held out; write the images"
+        ):
+            open_for_training(folder, Opening(group="a"))
+        make([3], "val")
+        with pytest.raises(ValueError, match=r"--group does not apply to .*: it has shards for validation"):
+            open_for_training(folder, Opening(group="a"))
+
     def test_all_of_train_and_val(self, make):
         make([5])
         assert len(samples_of(make([3], "val"), "all")) == 8

@@ -200,6 +200,36 @@ class TestEvaluation:
         assert split == "val"
         assert source.splits["val"] == trained.splits["val"]
 
+    @pytest.mark.parametrize("labels", [("cat", "dog"), ("cat|pet", "pet", "")])
+    def test_groups_of_the_training_stay_as_they_were_held_out(self, table, labels):
+        header = "path,label,Patient" if len(labels) == 2 else "path,labels,Patient"
+        path = table(f"{header}\n" + "".join(f"{i:02}.png,{labels[i % len(labels)]},{i // 5}\n" for i in range(40)))
+        trained = open_for_training(path, Opening(group="patient"))
+        of_part = {part: {red // 5 for red in reds(samples)} for part, samples in trained.splits.items()}
+        assert not of_part["train"] & of_part["val"]
+        assert len(of_part["val"]) == 2
+        source, split = open_for_evaluation(path, held_out=trained.held_out)
+        assert split == "val"
+        assert source.splits["val"] == trained.splits["val"]
+
+    def test_an_empty_cell_is_no_group(self, table):
+        text = "path,label,scene\n00.png,cat,\n01.png,dog,nan\n"
+        text += "".join(f"{i:02}.png,{'cat' if i % 2 else 'dog'},{i // 5}\n" for i in range(2, 40))
+        path = table(text)
+        notes = open_for_training(path, Opening(group="scene")).notes
+        assert any("of 10 groups held out" in note for note in notes)
+        assert any("2 images of no group, each taken for one: " in note for note in notes)
+
+    def test_a_group_that_is_no_column(self, table):
+        path = table("path,label\n" + rows(8))
+        with pytest.raises(ValueError, match=r"has no column 'patient' \(--group\): its header has 'path', 'label'"):
+            open_for_training(path, Opening(group="patient"))
+
+    def test_a_group_beside_a_given_split(self, table):
+        path = table("path,label,split\n00.png,a,train\n01.png,b,val\n")
+        with pytest.raises(ValueError, match=r"--group does not apply to .*: it has a column 'split'"):
+            open_for_training(path, Opening(group="label"))
+
     def test_changed_table_is_measured_whole(self, table):
         held_out = open_for_training(table("path,label\n" + rows(30))).held_out
         source, split = open_for_evaluation(table("path,label\n" + rows(29)), held_out=held_out)

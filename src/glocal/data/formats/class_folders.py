@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from glocal.data.groups import groups_of_files
 from glocal.data.image import is_image_name, left_out
 from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource, Opening, Samples
@@ -41,7 +42,9 @@ def open_training(data: str, how: Opening) -> DataSource:
     else:
         class_names, samples = _scan(root, {"all": root}, notes, full="all")["all"]
         source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
-        source = hold_out(source, how, _fingerprint(root, samples))
+        names = _names(root, samples)
+        groups = None if how.group is None else groups_of_files(str(root), names, how.group)
+        source = hold_out(source, how, fingerprint(names), groups)
     return check_classes(source)
 
 
@@ -59,7 +62,7 @@ def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSourc
         return DataSource(str(root), class_names, splits, notes=notes)
     class_names, samples = _scan(root, {"all": root}, notes)["all"]
     source = DataSource(str(root), class_names, {"all": samples}, notes=notes)
-    if held_out and held_out["files"] == _fingerprint(root, samples):
+    if held_out and held_out["files"] == fingerprint(_names(root, samples)):
         note = f"{root} is the folder of the training: its split 'val' is what was held out then"
         return hold_out_again(source, held_out).with_notes(note)
     return source
@@ -191,6 +194,6 @@ def _check_known(root: Path, train: list[str], val: list[str]) -> None:
         raise InvalidValueError(f"{root}: val holds classes that train does not: {quoted(unknown)}")
 
 
-def _fingerprint(root: Path, samples: Samples) -> str:
-    """Identify a folder by the names of its images, wherever it lies."""
-    return fingerprint(Path(image).relative_to(root).as_posix() for image in samples.images)
+def _names(root: Path, samples: Samples) -> list[str]:
+    """The names of a folder's images, the same wherever the folder lies."""
+    return [Path(image).relative_to(root).as_posix() for image in samples.images]

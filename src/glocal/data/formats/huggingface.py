@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -33,12 +34,14 @@ def matches(data: str) -> bool:
 
 def open_training(data: str, how: Opening) -> DataSource:
     """Open the splits train and validation (or val, valid, test), or split train; see `open_for_training`."""
-    source = _open(data)
+    parts = _load(data)
+    source = _open(data, parts)
     if "train" not in source.splits:
         raise InvalidValueError(f"{data} has no split 'train': it has {quoted(list(source.splits))}")
     if "val" not in source.splits:
         samples = source.splits["train"]
-        source = hold_out(replace(source, splits={"all": samples}), how, _fingerprint(samples))
+        groups = None if how.group is None else _groups(data, parts[_used(parts)["train"]], how.group)
+        source = hold_out(replace(source, splits={"all": samples}), how, _fingerprint(samples), groups)
     else:
         refuse_to_draw(data, how, "it has a validation split")
     return check_classes(source)
@@ -46,7 +49,7 @@ def open_training(data: str, how: Opening) -> DataSource:
 
 def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     """Open train and validation (or val, valid, test), as far as they exist; see `open_for_evaluation`."""
-    source = _open(data)
+    source = _open(data, _load(data))
     if held_out and list(source.splits) == ["train"] and held_out["files"] == _fingerprint(source.splits["train"]):
         note = f"{data} is the data set of the training: its split 'val' is what was held out then"
         return hold_out_again(source.with_splits(all=source.splits["train"]), held_out).with_notes(note)
@@ -75,8 +78,7 @@ class RowImage:
         return decode_image(image.get("bytes") or b"", str(self))
 
 
-def _open(data: str) -> DataSource:
-    parts = _load(data)
+def _open(data: str, parts: "dict[str, datasets.Dataset]") -> DataSource:
     notes: list[str] = []
     used = _used(parts)
     chosen = {part: parts[name] for part, name in used.items()} or dict(list(parts.items())[:1])
@@ -213,6 +215,17 @@ def _labels(
             raise InvalidValueError(f"{data}, row {row}: no label ({value!r} in the column {column!r})")
         labels.append(label)
     return labels
+
+
+def _groups(data: str, table: "datasets.Dataset", column: str) -> list:
+    """The values of the column that --group names, one for each row."""
+    if column not in table.column_names:
+        raise InvalidValueError(f"{data} has no column {column!r} (--group): it has {quoted(table.column_names)}")
+    values = list(table.with_format(None).select_columns([column])[column])
+    other = next((value for value in values if not isinstance(value, (str, int, float, NoneType))), None)
+    if other is not None:
+        raise InvalidValueError(f"{data}: the column {column!r} (--group) holds neither texts nor numbers")
+    return [None if value == "" or value != value else value for value in values]  # nan is no value
 
 
 def _fingerprint(samples: Samples) -> str:

@@ -77,6 +77,10 @@ def open_training(data: str, how: Opening) -> DataSource:
             raise InvalidValueError(
                 f"{data}: of a single shard none can be held out; name others val-….tar beside train-….tar"
             )
+        if how.group is not None:
+            raise InvalidValueError(
+                f"--group does not apply to {data}: whole shards are held out; write the images of a group into one"
+            )
         fraction = DEFAULT_VAL_FRACTION if how.val_fraction is None else how.val_fraction
         held_out = {"val_fraction": fraction, "seed": how.seed, "files": _fingerprint(shards)}
         parts = _drawn(shards, held_out)

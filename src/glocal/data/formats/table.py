@@ -28,9 +28,9 @@ def open_training(data: str, how: Opening) -> DataSource:
     A column `labels` holds any number of class names, separated by | or ;, a column `label` or `class` one.
     """
     file = Path(data)
-    table = _read(file)
+    table = _read(file, how.group)
     if table.splits is None:
-        source = hold_out(table.source({"all": table.rows}), how, table.fingerprint())
+        source = hold_out(table.source({"all": table.rows}), how, table.fingerprint(), table.groups)
     else:
         refuse_to_draw(data, how, "it has a column 'split'")
         parts = {part: [row for row in table.rows if table.splits[row] == part] for part in ("train", "val")}
@@ -59,12 +59,16 @@ def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSourc
 
 @dataclass
 class _Table:
-    """The columns of a CSV file, unchanged; `splits` is None if there is no such column."""
+    """The columns of a CSV file, unchanged; `splits` is None if there is no such column, `groups` if none is asked for.
+
+    The group of an empty cell is None.
+    """
 
     file: Path
     paths: list[str]
     labels: list[tuple[str, ...]]
     splits: list[str] | None
+    groups: list[str | None] | None
     multi_label: bool
     notes: list[str]
 
@@ -92,7 +96,7 @@ class _Table:
         )
 
 
-def _read(file: Path) -> _Table:
+def _read(file: Path, group: str | None = None) -> _Table:
     """Read and check a table; ValueError and FileNotFoundError name the file, the row (of the file) and the reason."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
@@ -106,6 +110,8 @@ def _read(file: Path) -> _Table:
         raise InvalidValueError(f"{file} is empty")
     header = [name.lower() for name in rows.pop(0)[1]]
     path_column, label_column, split_column = _columns(file, header)
+    if group is not None and group.strip().lower() not in header:
+        raise InvalidValueError(f"{file} has no column {group!r} (--group): its header has {quoted(header)}")
     if not rows:
         raise InvalidValueError(f"{file} holds a header and no rows")
     for line, row in rows:
@@ -130,7 +136,11 @@ def _read(file: Path) -> _Table:
     paths = [row[path_column] for _, row in rows]
     _check_paths(file, paths, [line for line, _ in rows], notes)
     splits = None if split_column is None else [row[split_column] for _, row in rows]
-    return _Table(file, paths, labels, splits, multi_label, notes)
+    groups = None
+    if group is not None:
+        column = header.index(group.strip().lower())
+        groups = [None if row[column].lower() in MISSING else row[column] for _, row in rows]
+    return _Table(file, paths, labels, splits, groups, multi_label, notes)
 
 
 def _columns(file: Path, header: list[str]) -> tuple[int, int, int | None]:
