@@ -10,7 +10,12 @@ except ModuleNotFoundError:  # before Python 3.11, where pytest brings it along
     import tomli as tomllib
 
 # Where a project is not imported by its own name.
-IMPORTED = {"scikit-learn": "sklearn", "imagecorruptions-imaug": "imagecorruptions", "pytest-xdist": "xdist"}
+IMPORTED = {
+    "scikit-learn": "sklearn",
+    "scikit-image": "skimage",
+    "imagecorruptions-imaug": "imagecorruptions",
+    "pytest-xdist": "xdist",
+}
 
 
 @cache
