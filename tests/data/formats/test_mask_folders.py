@@ -90,6 +90,15 @@ class TestLayouts:
         assert again.splits["val"].labels == source.splits["val"].labels
         assert set(source.splits["val"].images).isdisjoint(source.splits["train"].images)
 
+    def test_a_group_stays_together(self, tmp_path):
+        pairs(tmp_path, [f"scene{number // 4}_{number}" for number in range(20)])
+        source = mask_folders.open_training(str(tmp_path), Opening(group=r"scene\d+"))
+        scenes = {split: {name.split("_")[0] for name in names_of(source, split)} for split in source.splits}
+        assert (len(scenes["train"]), len(scenes["val"])) == (4, 1)
+        assert scenes["train"].isdisjoint(scenes["val"])
+        again = mask_folders.open_evaluation(str(tmp_path), Opening(), source.held_out)
+        assert again.splits["val"].images == source.splits["val"].images
+
     def test_other_data_is_not_divided_for_evaluation(self, tmp_path):
         held_out = train(pairs(tmp_path / "one", map(str, range(10)))).held_out
         source = mask_folders.open_evaluation(str(pairs(tmp_path / "two", "abc")), Opening(), held_out)

@@ -9,6 +9,7 @@ from typing import Any
 
 from glocal.data import mask_classes
 from glocal.data.class_lists import ClassList, cityscapes, class_list, file_beside, read_class_list, voc
+from glocal.data.groups import groups_of_files
 from glocal.data.image import UnreadableImageError, is_image_name, is_strict, left_out, read_as
 from glocal.data.mask_classes import coded
 from glocal.data.masks import MaskFile, distinct_colors, mask_kind, palette_of
@@ -71,8 +72,9 @@ def open_training(data: str, how: Opening) -> DataSource:
     samples = source.splits["all"]
     if len(samples) < 2:
         raise InvalidValueError(f"{root} holds a single image with a mask, so that none can be held out")
-    divided = hold_out(_indices(source), how, _fingerprint(root, samples))
-    return _as_divided(source, divided)
+    names = _names(root, samples)
+    groups = None if how.group is None else groups_of_files(str(root), names, how.group)
+    return hold_out(source, how, fingerprint(names), groups, strata=[0] * len(names))
 
 
 def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
@@ -82,21 +84,10 @@ def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSourc
     if len(layout.parts) > 1 or "val" in layout.parts:
         return _source(root, layout, how.args)
     source = _source(root, replace(layout, parts={"all": layout.first}), how.args)
-    if held_out and held_out["files"] == _fingerprint(root, source.splits["all"]):
+    if held_out and held_out["files"] == fingerprint(_names(root, source.splits["all"])):
         note = f"{root} is the folder of the training: its split 'val' is what was held out then"
-        return _as_divided(source, hold_out_again(_indices(source), held_out)).with_notes(note)
+        return hold_out_again(source, held_out).with_notes(note)
     return source
-
-
-def _indices(source: DataSource) -> DataSource:
-    """The same with a number for each image and one class, to be divided without regard to what the masks hold."""
-    count = len(source.splits["all"])
-    return replace(source, class_names=["all"], splits={"all": Samples(list(range(count)), [0] * count)})
-
-
-def _as_divided(source: DataSource, divided: DataSource) -> DataSource:
-    splits = {split: source.splits["all"].subset(samples.images) for split, samples in divided.splits.items()}
-    return replace(source, splits=splits, held_out=divided.held_out, notes=divided.notes)
 
 
 @dataclass(frozen=True)
@@ -388,6 +379,6 @@ def _colors_of_palette(mask: str, ids: Sequence[int]) -> list[list[int]] | None:
     return of_classes if len(set(map(tuple, of_classes))) == len(ids) else None
 
 
-def _fingerprint(root: Path, samples: Samples) -> str:
-    """Identify a folder by the names of its images, wherever it lies."""
-    return fingerprint(Path(image).relative_to(root).as_posix() for image in samples.images)
+def _names(root: Path, samples: Samples) -> list[str]:
+    """The names of a folder's images, the same wherever the folder lies."""
+    return [Path(image).relative_to(root).as_posix() for image in samples.images]
