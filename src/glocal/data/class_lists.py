@@ -95,12 +95,13 @@ def voc() -> ClassList:
 def class_list(given: Any, place: Path) -> ClassList:
     """The classes as a user gives them: names, or a file, or a mapping from names to values or colours.
 
-    A file is looked for in `place` first. Raises ValueError, with the place of the mistake.
+    A file is looked for in `place` and not in the current folder, as a checkpoint may name it, too. Raises ValueError,
+    with the place of the mistake.
     """
     if isinstance(given, str):
-        file = next((path for path in (place / given, Path(given)) if path.is_file()), None)
-        if file is None:
-            raise MissingPathError(f"classes: there is no file {given!r}, in {place} or here")
+        file = place / given
+        if not file.is_file():
+            raise MissingPathError(f"classes: there is no file {given!r} in {place} (of others, give the whole path)")
         return read_class_list(file)
     return _of_json(given, "classes")
 

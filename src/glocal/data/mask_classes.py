@@ -1,5 +1,6 @@
 """Which classes the masks of a data set hold, and how: from a class list, what the user says, and the masks."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ MOST_CLASSES = 1000  # that masks without a class list may have; more are number
 CHECKED = 32  # masks that are read at once where the classes are known
 MOST_READ = 5000  # where they are not
 KINDS = ("indices", "colors")
+NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*")
 
 
 def coded(
@@ -116,19 +118,26 @@ def _switch(args: Mapping[str, Any], name: str) -> bool:
 
 
 def _ignored(args: Mapping[str, Any]) -> tuple[list[int], list[list[int]], list[str]]:
-    """The values, the colours and the names of classes that `ignore` lists."""
+    """The values, the colours and the names of classes that `ignore` lists; texts such as "255" and "0,0,0", too."""
     given = args.get("ignore", [])
-    given = [given] if isinstance(given, (int, str)) else given
+    given = [given] if isinstance(given, (int, float, str)) else given
     values, colors, names = [], [], []
     for one in given if isinstance(given, Sequence) else [given]:
+        numbers = one
         if isinstance(one, str):
+            numbers = [int(part) for part in one.split(",")] if NUMBERS.fullmatch(one) else None
+        elif isinstance(one, int) and not isinstance(one, bool):
+            numbers = [one]
+        if numbers is None:
             names.append(one)
-        elif isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 1 << 24:
-            values.append(one)
-        elif isinstance(one, Sequence) and len(one) == 3 and all(isinstance(c, int) and 0 <= c <= 255 for c in one):
-            colors.append(list(one))
+            continue
+        fits = isinstance(numbers, Sequence) and all(isinstance(number, int) for number in numbers)
+        if fits and len(numbers) == 1 and 0 <= numbers[0] < 1 << 24:
+            values.append(numbers[0])
+        elif fits and len(numbers) == 3 and all(0 <= number <= 255 for number in numbers):
+            colors.append(list(numbers))
         else:
-            raise InvalidValueError(f"ignore: expected values, colours [r, g, b] or names of classes, got {shown(one)}")
+            raise InvalidValueError(f"ignore: expected values, colours (r,g,b) or names of classes, got {shown(one)}")
     return values, colors, names
 
 

@@ -267,6 +267,13 @@ class TestClasses:
         assert source.class_names == ["sky", "road", "café"]
         assert np.array_equal(labels(source), values())
 
+    def test_a_file_elsewhere_by_its_whole_path_alone(self, tmp_path, monkeypatch):
+        (tmp_path / "names.txt").write_text("sky\nroad\ncar\n")
+        monkeypatch.chdir(tmp_path)
+        root = pairs(tmp_path / "data", "abc")
+        refused(root, "there is no file 'names.txt' in .*data .of others, give the whole path", classes="names.txt")
+        assert train(root, classes=str(tmp_path / "names.txt")).class_names == ["sky", "road", "car"]
+
     def test_values_of_classes(self, tmp_path):
         source = train(pairs(tmp_path, "abc"), classes={"two": 2, "zero": 0}, ignore=1)
         assert source.class_names == ["two", "zero"]
@@ -278,7 +285,7 @@ class TestClasses:
         assert labels(source)[0].tolist() == [0, IGNORE, 1, 0, IGNORE, 1]
         assert source.about["ids"] == [0, 2]
 
-    @pytest.mark.parametrize("ignore", ["zero", 0, [0]])
+    @pytest.mark.parametrize("ignore", ["zero", 0, "0", ["0"], [0]], ids=repr)
     def test_a_value_that_counts_nowhere_is_no_class(self, tmp_path, ignore):
         source = train(pairs(tmp_path, "abc"), classes=["zero", "one", "two"], ignore=ignore)
         assert source.class_names == ["one", "two"]
@@ -286,7 +293,7 @@ class TestClasses:
 
     def test_a_colour_that_counts_nowhere(self, tmp_path):
         pairs(tmp_path, "abc", pixels=np.array(COLORS, np.uint8)[values()])
-        source = train(tmp_path, classes={"zero": COLORS[0], "two": COLORS[2]}, ignore=[COLORS[1]])
+        source = train(tmp_path, classes={"zero": COLORS[0], "two": COLORS[2]}, ignore="200,10,20")
         assert labels(source)[0].tolist() == [0, IGNORE, 1, 0, IGNORE, 1]
         source = train(tmp_path, classes=dict(zip(["zero", "one", "two"], COLORS, strict=True)), ignore=[COLORS[0]])
         assert source.class_names == ["one", "two"]
@@ -379,7 +386,10 @@ class TestClasses:
          ({"binary": True, "reduce_zero_label": True}, "exclude each other"),
          ({"binary": True, "classes": ["a", "b", "c"]}, "masks of 0 and 255 have two classes, not 3"),
          ({"reduce_zero_label": True, "classes": {"a": 0, "b": 1}}, "the class list says itself"),
-         ({"ignore": [1.5]}, "ignore: expected values, colours"),
+         ({"ignore": 1.5}, "ignore: expected values, colours"),
+         ({"ignore": ["1,2"]}, "ignore: expected values, colours"),
+         ({"ignore": "0,0,256"}, "ignore: expected values, colours"),
+         ({"ignore": "-1"}, "no class is called '-1'"),
          ({"ignore": ["d"], "classes": ["a", "b", "c"]}, "no class is called 'd'"),
          ({"ignore": ["d"]}, "without a class list, no class is called 'd'"),
          ({"ignore": [[0, 0, 0]]}, "read as numbers, not as colours"),
