@@ -87,6 +87,7 @@ def test_two_devices_equal_one_even_when_killed(damaged, tmp_path, one, strategy
         assert ours["unread"] == theirs["unread"]
         for name in ("lr", "train_loss", "val_loss", "val_top1", "val_raw_loss"):
             assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-5), name
+        assert float(ours["train_double"]) == pytest.approx(2 * float(theirs["train_loss"]), rel=1e-5)
     for name in ("model.safetensors", "model.raw.safetensors"):
         ours, theirs = read_weights(output / name), read_weights(one / name)
         assert ours.keys() == theirs.keys()

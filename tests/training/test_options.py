@@ -502,6 +502,43 @@ class TestProgress:
         assert "epoch 1/1" in text.getvalue()
 
 
+class TestParts:
+    """What an objective returns beside the loss."""
+
+    def test_means_reach_the_log_and_the_loggers(self, digits_folder, tmp_path, monkeypatch):
+        original, seen = ClassificationObjective.__call__, []
+
+        def with_parts(self, model, batch):
+            parts = original(self, model, batch) | {"steps": torch.tensor(float(len(seen)))}
+            seen.append(len(batch))
+            return parts | ({"first": parts["loss"]} if len(seen) == 1 else {})
+
+        plain = run(digits_folder, tmp_path / "plain", epochs=2)
+        monkeypatch.setattr(ClassificationObjective, "__call__", with_parts)
+        result = run(digits_folder, tmp_path / "parts", epochs=2, loggers="tensorboard")
+        steps = len(seen) // 2
+        first, second = rows(result.output)
+        assert float(first["train_steps"]) == (steps - 1) / 2
+        assert float(second["train_steps"]) == steps + (steps - 1) / 2
+        assert float(first["train_first"]) > 0
+        assert second["train_first"] == ""
+        (events,) = (result.output / "tensorboard").glob("events.out.tfevents.*")
+        assert b"train_steps" in events.read_bytes()
+        without = [
+            {name: value for name, value in row.items() if name in rows(plain.output)[0]} for row in (first, second)
+        ]
+        for row, other in zip(without, rows(plain.output), strict=True):
+            assert {**row, "train_images_per_second": 0} == {**other, "train_images_per_second": 0}
+
+    def test_without_parts_nothing_is_added(self, digits_folder, tmp_path):
+        run(digits_folder, tmp_path)
+        assert [name for name in rows(tmp_path)[0] if name.startswith("train_")] == [
+            "train_loss",
+            "train_images_per_second",
+        ]
+        assert set(torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch_so_far"]) == {"loss_sum", "loss_steps"}
+
+
 class TestEngine:
     def test_bf16_is_that_of_autocast(self, digits_folder, tmp_path, spy, monkeypatch):
         """The same losses as a plain loop of torch's autocast around the model, whose weights stay in float32."""

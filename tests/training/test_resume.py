@@ -15,6 +15,7 @@ from rich.console import Console
 
 from glocal.tasks import checkpoint
 from glocal.tasks.checkpoint import read_weights
+from glocal.tasks.classification.objective import ClassificationObjective
 from glocal.training import callbacks
 from glocal.training.config import TrainConfig
 from glocal.training.lightning_module import TrainingModule
@@ -120,6 +121,24 @@ def test_killed_run_whose_epochs_are_steps(digits_folder, tmp_path, batch):
     assert in_child(run_and_die, digits_folder, tmp_path / "run", batch, **options) == -signal.SIGKILL
     run(digits_folder, tmp_path / "run", **options)
     same(tmp_path / "whole", tmp_path / "run", steps=14)
+
+
+@pytest.mark.parametrize("batch", [3, 14])
+def test_killed_run_whose_loss_has_parts(digits_folder, tmp_path, monkeypatch, batch):
+    original = ClassificationObjective.__call__
+
+    def with_parts(self, model, batch):
+        loss = original(self, model, batch)["loss"]
+        return {"loss": loss, "double": 2 * loss, "images": torch.tensor(len(batch))}
+
+    monkeypatch.setattr(ClassificationObjective, "__call__", with_parts)
+    run(digits_folder, tmp_path / "whole", epochs=2)
+    assert in_child(run_and_die, digits_folder, tmp_path / "run", batch, epochs=2) == -signal.SIGKILL
+    run(digits_folder, tmp_path / "run", epochs=2)
+    same(tmp_path / "whole", tmp_path / "run", steps=10)
+    for row in rows(tmp_path / "run"):
+        assert float(row["train_double"]) == pytest.approx(2 * float(row["train_loss"]))
+        assert float(row["train_images"]) == 6
 
 
 @pytest.mark.parametrize(("batch", "workers"), KILLED)

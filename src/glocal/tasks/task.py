@@ -207,7 +207,7 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, model: "nn.Module", batch: "Batch") -> "dict[str, Tensor]":
-        """The parts of the loss by name; "loss" is their sum or mean, which the training minimises."""
+        """Numbers by name: "loss" is what the training minimises; the log has the mean of any other as train_NAME."""
 
     def to(self, device) -> None:
         """Move the objective's tensors and modules to the device of the training; by default it has none."""

@@ -205,7 +205,9 @@ class EpochLog(Callback):
         unreadable = int(module.sum_over_devices(unreadable))
         epoch, loss = trainer.current_epoch + 1, module.train_loss
         lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-        row = {"epoch": epoch, "lr": lr, "train_loss": loss, "train_images_per_second": rate}
+        row = {"epoch": epoch, "lr": lr, "train_loss": loss}
+        row |= {f"train_{name}": value for name, value in module.train_parts.items()}
+        row["train_images_per_second"] = rate
         val = module.val_metrics
         row |= {f"val_{name}": value for name, value in val.items()}
         if module.ema is not None:

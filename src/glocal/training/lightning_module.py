@@ -38,8 +38,8 @@ class TrainingModule(LightningModule):
 
     Batches are `glocal.data.batch.Batch`. images: number of training images. data_key: hash of the training data;
     resuming with other data is an error. lr: the highest learning rate. input_size: (C, H, W) of the images.
-    `train_loss` and `val_metrics` hold the values of the current epoch; `unreadable` counts how often each unreadable
-    file was met, by its message.
+    `train_loss`, `train_parts` and `val_metrics` hold the values of the current epoch; `unreadable` counts how often
+    each unreadable file was met, by its message.
 
     Every step draws its random numbers (mixup, dropout, stochastic depth) from the seed and the step's place. A resumed
     run therefore computes the same as a run that was not stopped, and no generator's state is saved.
@@ -89,7 +89,8 @@ class TrainingModule(LightningModule):
         self.unreadable_elsewhere: set[str] = set()  # that other devices have reported
         self.unreadable_shared = 0  # how many of this device's files the other devices know
         self.loss_sum, self.loss_steps = 0.0, 0  # of the epoch's batches so far
-        self.pending: list[tuple[int, Tensor]] = []  # steps, and their losses, which are still on the device
+        self.part_sums: dict[str, tuple[float, int]] = {}  # the same of the other parts that the objective returns
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []  # steps, and their losses, which are still on the device
         self.grouped = False
         self.sync_batch_norm = False  # for FSDP2; set before the run
 
@@ -99,6 +100,23 @@ class TrainingModule(LightningModule):
         self.fetch_losses()
         sums = self.sum_over_devices(torch.tensor([self.loss_sum, self.loss_steps], dtype=torch.float64))
         return (sums[0] / sums[1].clamp(min=1)).item()
+
+    @property
+    def train_parts(self) -> dict[str, float]:
+        """The same of the other parts that the objective returns; empty if it returns none."""
+        self.fetch_losses()
+        return {name: total / count for name, (total, count) in self._all_part_sums().items()}
+
+    def _all_part_sums(self) -> dict[str, tuple[float, int]]:
+        """The sum of each part and the number of its batches, over all devices."""
+        if self.trainer.world_size == 1:
+            return dict(self.part_sums)
+        devices = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(devices, self.part_sums)
+        sums: dict[str, tuple[float, int]] = {}
+        for one in devices:
+            _add_parts(sums, one)
+        return sums
 
     def sum_over_devices(self, values: Tensor) -> Tensor:
         """The sum of a small CPU tensor over the devices of the run."""
@@ -204,25 +222,30 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch = replace(batch, images=batch.images.to(memory_format=torch.channels_last))
         try:
-            loss = self.objective(self.model, batch)["loss"]
+            parts = self.objective(self.model, batch)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise TrainingStopped("batch norm has nothing to average over: give a larger --batch-size") from None
             raise
-        self.pending.append((self.trainer.global_step + 1, loss.detach()))
+        self.pending.append((self.trainer.global_step + 1, {name: part.detach() for name, part in parts.items()}))
         if len(self.pending) >= (LOSSES_AT_ONCE if self.device.type == "cuda" else 1):
             self.fetch_losses()
-        return loss
+        return parts["loss"]
 
     def fetch_losses(self) -> None:
         """Fetch the losses that are still on the device; TrainingStopped if a loss is not finite."""
         if not self.pending:
             return
-        values = torch.stack([loss for _, loss in self.pending]).double().tolist()
+        values = torch.stack([parts["loss"] for _, parts in self.pending]).double().tolist()
         for (step, _), value in zip(self.pending, values, strict=True):
             self._check_finite(value, f"the loss is {value} at step {step}")
         self.loss_sum += sum(values)
         self.loss_steps += len(values)
+        others = [(name, part) for _, parts in self.pending for name, part in parts.items() if name != "loss"]
+        if others:
+            numbers = torch.stack([part.to(self.device, torch.float32) for _, part in others]).tolist()
+            for (name, _), number in zip(others, numbers, strict=True):
+                _add_parts(self.part_sums, {name: (number, 1)})
         self.pending.clear()
 
     def optimizer_step(self, *args, **kwargs) -> None:
@@ -236,6 +259,7 @@ class TrainingModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self.data_epoch = self.current_epoch
         self.loss_sum, self.loss_steps = 0.0, 0
+        self.part_sums = {}
         self.val_metrics, self.raw_metrics = {}, {}
         self._measure_the_last_epoch()
         dataset = self.trainer.train_dataloader.dataset
@@ -290,6 +314,8 @@ class TrainingModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         sums = self.sum_over_devices(torch.tensor([self.loss_sum, self.loss_steps], dtype=torch.float64))
         checkpoint["epoch_so_far"] = {"loss_sum": sums[0].item(), "loss_steps": int(sums[1])}
+        if parts := self._all_part_sums():
+            checkpoint["epoch_so_far"]["parts"] = parts
         checkpoint["unread"] = self.all_unreadable()
         checkpoint["unread_in_training"] = sorted(self.unreadable_in_training)
         in_epoch = self.data_epoch == self.current_epoch
@@ -306,12 +332,20 @@ class TrainingModule(LightningModule):
         if self.trainer.is_global_zero:  # the counts are those of all devices: only one device continues them
             self.loss_sum = checkpoint["epoch_so_far"]["loss_sum"]
             self.loss_steps = checkpoint["epoch_so_far"]["loss_steps"]
+            self.part_sums = dict(checkpoint["epoch_so_far"].get("parts", {}))
             self.unreadable = Counter(checkpoint["unread"])
             self.unreadable_in_training = set(checkpoint["unread_in_training"])
 
     def _check_finite(self, value: float, what: str) -> None:
         if not np.isfinite(value):
             raise TrainingStopped(f"{what} (epoch {self.current_epoch + 1}): try a lower --lr")
+
+
+def _add_parts(sums: dict[str, tuple[float, int]], further: dict[str, tuple[float, int]]) -> None:
+    """Add to each part's sum, and to the number of its batches."""
+    for name, (value, count) in further.items():
+        total, batches = sums.get(name, (0.0, 0))
+        sums[name] = total + value, batches + count
 
 
 def _compute_muon_in(dtype: torch.dtype) -> None:
