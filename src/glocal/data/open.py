@@ -1,9 +1,10 @@
 """How a name, a file or a folder becomes a data set: the formats in the order in which they are asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from glocal.data.formats import class_folders, digits, huggingface, idx, shards, table
 from glocal.data.samples import DataSource, Opening
@@ -14,7 +15,9 @@ from glocal.wording import quoted
 class Format(Protocol):
     """A layout of data; the modules of `glocal.data.formats` are such objects.
 
-    The names of the `Opening.args` that a format knows are in its `ARGS`; a format without `ARGS` knows none.
+    The names of the `Opening.args` that a format knows are in its `ARGS`; a format without `ARGS` knows none. A format
+    may have a function `claims(data, args)`: whether data that it does not match is of this format by the arguments,
+    for instance because they name its folders.
     """
 
     def matches(self, data: str) -> bool:
@@ -45,7 +48,7 @@ def open_for_training(data: str, how: Opening = PLAIN, formats: Sequence[Format]
     Raises ValueError or OSError, before any image is read, for data that cannot be trained on, and ImportError where
     an extra is missing.
     """
-    one = format_of(data, formats)
+    one = format_of(data, formats, how.args)
     _check_args(one, data, how)
     source = one.open_training(data, how)
     if how.group is not None and (source.held_out or {}).get("group") != how.group:
@@ -67,7 +70,7 @@ def open_for_evaluation(
         again, so that "auto" measures on the images that the model has not seen.
     how: its `args`; all else is in `held_out`.
     """
-    one = format_of(data, formats)
+    one = format_of(data, formats, how.args)
     _check_args(one, data, how)
     source = one.open_evaluation(data, how, held_out)
     if len(source.splits) == 1:
@@ -90,10 +93,10 @@ def _check_args(one: Format, data: str, how: Opening) -> None:
         raise InvalidValueError(f"--data-args: {data} {takes}, got {quoted(unknown)}")
 
 
-def format_of(data: str, formats: Sequence[Format] = FORMATS) -> Format:
-    """The first format that matches `data`; FileNotFoundError if none does."""
+def format_of(data: str, formats: Sequence[Format] = FORMATS, args: Mapping[str, Any] = MappingProxyType({})) -> Format:
+    """The first format that matches `data`, or claims it by the arguments; FileNotFoundError if none does."""
     for one in formats:
-        if one.matches(data):
+        if one.matches(data) or (args and hasattr(one, "claims") and one.claims(data, args)):
             return one
     if data.lower().endswith(".csv"):
         raise MissingPathError(f"there is no file {data!r}")

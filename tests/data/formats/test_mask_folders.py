@@ -9,6 +9,7 @@ from PIL import Image
 from glocal.data.formats import class_folders, mask_folders
 from glocal.data.image import UnreadableImageError, set_strict
 from glocal.data.masks import IGNORE, distinct_colors
+from glocal.data.open import open_for_evaluation, open_for_training
 from glocal.data.samples import Opening
 
 COLORS = [[0, 0, 0], [200, 10, 20], [10, 200, 20]]
@@ -538,6 +539,32 @@ class TestHostileData:
         pairs(tmp_path, "c", "images/val", "masks/val")
         with pytest.raises(ValueError, match=r"does not apply to .*: it has a validation part"):
             mask_folders.open_training(str(tmp_path), how)
+
+
+class TestArguments:
+    """Arguments say what a folder's names do not."""
+
+    FORMATS = (mask_folders, class_folders)
+
+    def test_folders_by_their_names(self, tmp_path):
+        pairs(tmp_path, "abc", "photos of 2024", "truth")
+        how = Opening(args={"images": "photos of 2024", "masks": "truth"})
+        assert open_for_training(str(tmp_path), formats=self.FORMATS).task == "classification"
+        source = open_for_training(str(tmp_path), how, self.FORMATS)
+        assert source.task == "segmentation"
+        again, split = open_for_evaluation(str(tmp_path), "auto", source.held_out, how, self.FORMATS)
+        assert (again.task, split) == ("segmentation", "val")
+
+    def test_colours(self, tmp_path):
+        pairs(tmp_path, "abc", pixels=np.array(COLORS, np.uint8)[values()])
+        (tmp_path / "names.csv").write_text("name,r,g,b\nzero,0,0,0\none,200,10,20\ntwo,10,200,20\n")
+        source = open_for_training(str(tmp_path), Opening(args={"classes": "names.csv"}), self.FORMATS)
+        assert np.array_equal(labels(source), values())
+
+    def test_of_another_format(self, tmp_path):
+        pairs(tmp_path, "abc", "cat", "dog")
+        with pytest.raises(ValueError, match=r"takes no arguments, got 'images_of'"):
+            open_for_training(str(tmp_path), Opening(args={"images_of": "x"}), self.FORMATS)
 
 
 class TestMatching:

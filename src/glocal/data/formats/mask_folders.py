@@ -59,6 +59,11 @@ def matches(data: str) -> bool:
         return False
 
 
+def claims(data: str, args: Mapping[str, Any]) -> bool:
+    """Whether arguments say that a folder holds masks."""
+    return Path(data).is_dir() and not set(args).isdisjoint(ARGS)
+
+
 def open_training(data: str, how: Opening) -> DataSource:
     """Open the pairs of the parts train and val, or of one part, which is then divided; see `open_for_training`."""
     root = Path(data)
