@@ -18,7 +18,6 @@ from glocal.wording import shown
 
 NO_NAME = re.compile("[\0\ud800-\udfff]")  # file names have no NUL, and text in files no surrogates
 LONGEST_GROUP = 200  # letters of --group
-DataArgs = dict[str, bool | int | float | str | list[str]]  # --data-args; see `check_data_args`
 
 
 class Range(NamedTuple):
@@ -118,24 +117,25 @@ def check_data_args(values: dict[str, Any]) -> None:
 
     They are kept in the description of a checkpoint, so that they may come from a stranger.
     """
-    try:
-        args = msgspec.convert(values, DataArgs)
-    except msgspec.ValidationError:
-        args = None
-    if args is None or len(args) > 100 or not all(_is_plain(name, value) for name, value in args.items()):
+    named = isinstance(values, dict) and all(isinstance(name, str) and name.isidentifier() for name in values)
+    if not named or len(values) > 100 or max(map(len, values), default=0) > 100 or not _is_plain(values, levels=3):
         raise InvalidValueError(
-            "--data-args must be names with texts, numbers, true, false or lists of texts, such as {masks: labels}, "
-            f"got {shown(values)}"
+            "--data-args must be names with texts, numbers, true, false, or lists or mappings of such, for instance "
+            f"{{masks: labels}}, got {shown(values)}"
         )
 
 
-def _is_plain(name: str, value: bool | float | str | list[str]) -> bool:
+def _is_plain(value: Any, levels: int) -> bool:
+    """Whether a value is a short one of JSON, with at most so many levels of lists and mappings."""
+    if isinstance(value, str):
+        return len(value) <= 1000 and not NO_NAME.search(value)
     if isinstance(value, (bool, int, float)):
-        short = abs(value) <= 2**53  # not nan
-    else:
-        texts = [value] if isinstance(value, str) else value
-        short = len(texts) <= 10_000 and all(len(text) <= 1000 and not NO_NAME.search(text) for text in texts)
-    return short and len(name) <= 100 and name.isidentifier()
+        return abs(value) <= 2**53  # not nan
+    if not isinstance(value, (list, dict)) or not levels or len(value) > 10_000:
+        return False
+    inside = [*value, *value.values()] if isinstance(value, dict) else value
+    names = isinstance(value, list) or all(isinstance(name, str) for name in value)
+    return names and all(_is_plain(one, levels - 1) for one in inside)
 
 
 def range_of(config: type, name: str) -> Range:

@@ -30,10 +30,12 @@ def leads_out(path: str) -> bool:
 
 
 def texts_in(value: Any) -> list[str]:
-    """The texts in the value of an option: it, or those in a list or a mapping."""
+    """The texts in the value of an option: it, or those in lists and mappings, whose keys are names."""
     if isinstance(value, dict):
         return [text for one in value.values() for text in texts_in(one)]
-    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+    if isinstance(value, list):
+        return [text for one in value for text in texts_in(one)]
+    return [value] if isinstance(value, str) else []
 
 
 def check_option(label: str, config: type, name: str, value: Any) -> None:

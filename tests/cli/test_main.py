@@ -125,7 +125,7 @@ class TestUsageErrors:
             (["bench", "van_b0", "--batch-sizes", "1e30"], "--batch-sizes must be numbers such as 1,8, got '1e30'"),
             (["bench", "van_b0", "--fuse=nan"], "--fuse takes no value, got 'nan'"),
             (["train", "--model-args", "&a [*a]"], "--model-args must be a mapping such as {name: value}, got"),
-            (["train", "--data-args", "{a: {b: c}}"], "--data-args must be names with texts, numbers, true, false or"),
+            (["train", "--data-args", "{a b: c}"], "--data-args must be names with texts, numbers, true, false, or"),
             (["train", "--seed", "-1"], "--seed must be at least 0 and at most 4294967295, got -1"),
             (["train", "--epochs", "0"], "--epochs must be at least 1, got 0"),
             (["train", "--val_fraction", "1.5"], "--val-fraction must be more than 0 and less than 1, got 1.5"),

@@ -42,7 +42,7 @@ def coded(
     if given is not None and given not in KINDS:
         raise InvalidValueError(f"values must be {' or '.join(KINDS)}, got {shown(given)}")
     if given == "colors" and (known is None or known.colors is None or binary):
-        raise InvalidValueError("values=colors: the class list has no colours")
+        raise InvalidValueError("values: colors: the class list has no colours")
     if zero and binary:
         raise InvalidValueError("reduce_zero_label and binary exclude each other: binary masks have a class for 0")
     kind = _kind_of(masks)
@@ -96,7 +96,7 @@ def _index_coding(known: ClassList, ignored: Sequence[int], binary: bool) -> Cod
     count, ids = len(known.names), list(known.ids)
     void = [VOID] if count <= VOID and VOID not in ids else []
     hint = f"the class list has {count} names, of the values {_ranges(ids)}"
-    hint += "" if 0 not in ids or count in ids else "; reduce_zero_label=true if 0 counts nowhere"
+    hint += "" if 0 not in ids or count in ids else "; --data-args '{reduce_zero_label: true}' if 0 counts nowhere"
     coding = Coding.of_indices(ids, [*known.ignored, *ignored, *void], hint)
     if binary:  # masks of one bit have 1 for 255
         coding = replace(coding, values=(*coding.values, (1, 1)))
@@ -243,7 +243,7 @@ def _refuse_black_and_white(root: Path, found: _Found) -> None:
     if VOID in found.values and set(found.values) <= {0, VOID}:
         raise InvalidValueError(
             f"{root}: all {counted(found.read, 'mask')} read hold only 0 and 255, and 255 is what counts nowhere: if "
-            "255 is a class, say --data-args binary=true"
+            "255 is a class, say --data-args '{binary: true}'"
         )
 
 
@@ -257,14 +257,14 @@ def _found_classes(root: Path, masks: Sequence[str], ignored: set[int], notes: l
     if len(ids) > MOST_CLASSES or min(ids, default=0) < 0:
         raise InvalidValueError(
             f"{root}: the masks hold {counted(len(ids), 'value')}, from {ids[0]:,} to {ids[-1]:,}: if they are "
-            "classes, list them with --data-args classes=FILE"
+            "classes, list them with --data-args '{classes: FILE}'"
         )
     notes.append(
         f"{root}: no list of the classes; the {counted(len(ids), 'value')} in {counted(found.read, 'mask')} are taken "
         "for them (classes.txt beside the folders names them)"
     )
     classes = ClassList(list(map(str, ids)), ids)
-    hint = "no mask that was read to find the classes has it; list all of them with --data-args classes=FILE"
+    hint = "no mask that was read to find the classes has it; list all of them with --data-args '{classes: FILE}'"
     _refuse_single(root, classes)
     return classes, Coding.of_indices(ids, sorted(ignored | void), hint)
 

@@ -42,13 +42,18 @@ def hold_out(
     divided = _divided(source, val, held_out)
     if groups is not None:
         divided = divided.with_notes(*_about_groups(source, val, groups))
-    single = [name for label, name in enumerate(source.class_names) if label not in _occurring(divided.splits["val"])]
-    if strata is None and single:
-        several = isinstance(divided.splits["val"].labels[0], tuple)
-        few = "too few images of their own" if several else "a single image, kept for training"
-        few = few if groups is None else "in no group that can be held out"
-        divided = divided.with_notes(f"{quoted(single)}: {few}; none is held out")
-    return divided
+    return divided if strata is not None else _with_note_of_classes(divided, groups is not None)
+
+
+def _with_note_of_classes(source: DataSource, grouped: bool) -> DataSource:
+    """The same with a note on the classes that "val" lacks."""
+    labels = source.splits["val"].labels
+    single = [name for label, name in enumerate(source.class_names) if label not in _occurring(source.splits["val"])]
+    if not single:
+        return source
+    few = "too few images of their own" if isinstance(labels[0], tuple) else "a single image, kept for training"
+    few = "in no group that can be held out" if grouped else few
+    return source.with_notes(f"{quoted(single)}: {few}; none is held out")
 
 
 def _about_groups(source: DataSource, val: list[int], groups: Sequence[Hashable]) -> list[str]:

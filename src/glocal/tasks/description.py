@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from glocal.errors import InvalidValueError
-from glocal.options import LONGEST_GROUP, DataArgs, check_data_args
+from glocal.options import LONGEST_GROUP, check_data_args
 from glocal.wording import one_line
 
 LARGEST = 32 * 2**20  # characters of a description; with 100,000 class names it has 5 million
@@ -153,7 +153,7 @@ class _HeldOut(_Strict):
 class _Data(_Strict):
     name: _Short | None = None
     held_out: _HeldOut | None = None
-    args: DataArgs = {}
+    args: dict = {}
 
     def __post_init__(self):
         check_data_args(self.args)

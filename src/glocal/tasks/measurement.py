@@ -48,7 +48,7 @@ def _args_of_file(args: dict, data: str) -> dict:
     """
     if not args:
         return {}
-    known = getattr(format_of(data, all_formats()), "ARGS", ())
+    known = getattr(format_of(data, all_formats(), args), "ARGS", ())
     if not set(args) <= set(known):
         log.warning("%s has another layout than the data of the training: opened without %s", data, quoted(list(args)))
         return {}

@@ -220,7 +220,7 @@ class TestKnownDataSets:
 
     def test_reduce_zero_label_with_names(self, tmp_path):
         names = [f"class {number}" for number in range(150)]
-        refused(self.ade(tmp_path), "value 150 .*which is no class.*reduce_zero_label=true", classes=names)
+        refused(self.ade(tmp_path), "value 150 .*which is no class.*{reduce_zero_label: true}", classes=names)
         source = train(tmp_path, classes=names, reduce_zero_label=True)
         assert labels(source)[0].tolist() == [IGNORE, 0, 1, 149, 2, IGNORE]
 
@@ -441,7 +441,7 @@ class TestHostileData:
     def test_two_folders_of_masks(self, tmp_path):
         pairs(tmp_path, "abc")
         pairs(tmp_path, "abc", masks="labels")
-        refused(tmp_path, "'labels', 'masks', each named like a folder of masks.*masks=NAME")
+        refused(tmp_path, "'labels', 'masks', each named like a folder of masks.*{masks: NAME}")
         assert len(train(tmp_path, masks="labels").class_names) == 3
 
     def test_another_size(self, tmp_path):
@@ -467,7 +467,7 @@ class TestHostileData:
 
     @pytest.mark.parametrize("args", [{}, {"classes": ["no", "yes"]}, {"classes": ["a", "b", "c"]}], ids=str)
     def test_masks_of_0_and_255(self, tmp_path, args):
-        refused(pairs(tmp_path, "abc", pixels=255 * values(1)), "hold only 0 and 255.*binary=true", **args)
+        refused(pairs(tmp_path, "abc", pixels=255 * values(1)), "hold only 0 and 255.*{binary: true}", **args)
 
     @pytest.mark.parametrize("args", [{}, {"classes": ["background", "foreground"]}], ids=str)
     @pytest.mark.parametrize("mode", ["L", "1", "RGB"])

@@ -147,7 +147,7 @@ def _layout(root: Path, args: Mapping[str, Any]) -> _Layout:
     if not places:
         raise MissingPathError(
             f"{root} holds no folder of images beside one of masks: call them 'images' and 'masks', or say their names "
-            "with --data-args images=NAME masks=NAME"
+            "with --data-args '{images: NAME, masks: NAME}'"
         )
     _val_of_test(places, root, notes)
     parts = {split: _paired(*halves, notes) for split, halves in places.items()}
@@ -222,7 +222,7 @@ def _halves(place: Path, args: Mapping[str, Any]) -> tuple[Path, Path] | None:
         if len(names) > 1:
             raise InvalidValueError(
                 f"{place} has {quoted(names)}, each named like a folder of {half}: say which with "
-                f"--data-args {half}=NAME"
+                f"--data-args '{{{half}: NAME}}'"
             )
         found += [place / name for name in names]
     return (found[0], found[1]) if len(found) == 2 else None
