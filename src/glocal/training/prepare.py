@@ -133,7 +133,8 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
         input_size=preprocessing.input_size,
         data_key=content_key(source),
     )
-    parameter_groups(module.model, config)  # refuses a rule that names nothing
+    if config.parameter_rules:
+        parameter_groups(module.model, config)  # refuses a rule that names nothing
     return Run(config, *described, task, source, preprocessing, augmentation, batch_size, module, device)
 
 
