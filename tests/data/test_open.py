@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from glocal.data.masks import ArrayMap, Coding, MaskFile
 from glocal.data.open import open_for_evaluation, open_for_training
 from glocal.data.samples import DataSource, Opening, Samples
-from glocal.data.splits import fingerprint, stratified_split
+from glocal.data.splits import content_key, fingerprint, stratified_split
 
 # Of 600 images, classes that 1 % to 50 % of them have.
 LABELS = [tuple(np.flatnonzero(row)) for row in np.random.RandomState(0).rand(600, 8) < np.linspace(0.01, 0.5, 8)]
@@ -114,6 +115,39 @@ class TestDigits:
 def test_unknown_data_is_named(opener):
     with pytest.raises(FileNotFoundError, match=r"'digts'.*did you mean 'digits'"):
         opener("digts")
+
+
+class TestContentKey:
+    @staticmethod
+    def key(*labels):
+        images = [f"/photos/{index}.png" for index in range(len(labels))]
+        return content_key(DataSource("x", ["a", "b"], {"train": Samples(images, list(labels))}))
+
+    def test_labels_give_the_keys_that_saved_runs_hold(self):
+        assert self.key(0, 1, 1)[:16] == "dbe2e11d81d9b496"
+        assert self.key((0,), (), (0, 1))[:16] == "715148574e845954"
+        assert self.key(0.5, 30.0)[:16] == "b9634e61f5a64744"
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [lambda array: array, ArrayMap, lambda array: {"boxes": array}, lambda array: (array, 1)],
+        ids=["array", "label map", "mapping", "tuple"],
+    )
+    def test_annotations_that_differ_in_the_middle(self, wrap):
+        """`repr` shows the corners of a large array alone."""
+        first, other = np.zeros((2, 200, 200), np.int32)
+        other[100, 100] = 1
+        assert repr(first) == repr(other)
+        assert self.key(wrap(first)) == self.key(wrap(first.copy()))
+        assert self.key(wrap(first)) != self.key(wrap(other))
+
+    def test_shape_and_kind_of_an_array(self):
+        keys = [self.key(np.zeros(shape, kind)) for shape in ((2, 8), (4, 4)) for kind in (np.int32, np.float32)]
+        assert len(set(keys)) == 4
+
+    def test_a_mask_elsewhere(self):
+        assert self.key(MaskFile("/here/a.png", Coding(()))) == self.key(MaskFile("/there/a.png", Coding(())))
+        assert self.key(MaskFile("/here/a.png", Coding(()))) != self.key(MaskFile("/here/b.png", Coding(())))
 
 
 def test_a_data_source_is_frozen():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -71,8 +72,23 @@ class Samples:
         return Image.fromarray(image) if isinstance(image, np.ndarray) else image.load()
 
     def content(self) -> tuple:
-        """What tells the samples from others, wherever they lie: the names of files, and the labels."""
-        return [Path(image).name for image in self.images if isinstance(image, str)], self.labels
+        """What tells the samples from others, wherever they lie: the names of files, and the annotations."""
+        names = [Path(image).name for image in self.images if isinstance(image, str)]
+        return names, [_content(label) for label in self.labels]
+
+
+def _content(annotation: Any) -> Any:
+    """What tells an annotation from others: an array by its bytes, as `repr` shortens it; an object by `content()`."""
+    if isinstance(annotation, int):  # most are
+        return annotation
+    if isinstance(annotation, np.ndarray):
+        digest = sha256(np.ascontiguousarray(annotation).tobytes()).hexdigest()
+        return annotation.dtype.str, annotation.shape, digest
+    if isinstance(annotation, Mapping):
+        return {name: _content(value) for name, value in annotation.items()}
+    if type(annotation) in (list, tuple):
+        return type(annotation)(map(_content, annotation))
+    return annotation.content() if hasattr(annotation, "content") else annotation
 
 
 @dataclass(frozen=True)

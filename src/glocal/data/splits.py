@@ -188,7 +188,10 @@ def fingerprint(names: Iterable[str]) -> str:
 
 
 def content_key(source: DataSource) -> str:
-    """A text that changes with the classes and with the content of the training part; the data may be moved."""
+    """A text that changes with the classes and with the content of the training part; the data may be moved.
+
+    An annotation that is an object has a `content()`, or a text of its own as its `repr`.
+    """
     content = source.class_names, source.splits["train"].content()
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
