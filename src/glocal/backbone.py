@@ -387,21 +387,21 @@ class FeatureBackbone(FeatureGetterNet):
         self.model.set_grad_checkpointing(enable)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        matcher = self.model.group_matcher(coarse)
-        blocks = matcher["blocks"]
-        if not isinstance(blocks, str):
-            blocks = [(inside_model(pattern), order) for pattern, order in blocks]
-        else:
-            blocks = inside_model(blocks)
-        return dict(stem=inside_model(matcher["stem"]), blocks=blocks)
+        return inside("model", self.model.group_matcher(coarse))
 
     def no_weight_decay(self) -> set[str]:
         return {f"model.{name}" for name in self.model.no_weight_decay()}
 
 
-def inside_model(pattern: str) -> str:
-    """The same pattern for parameter names that begin with `model.`."""
-    return pattern.replace("^", r"^model\.")
+def inside(part: str, matcher: dict[str, Any]) -> dict[str, Any]:
+    """The group matcher of a part, for the model that holds it: parameter names begin with the name of the part."""
+
+    def named(pattern: str) -> str:
+        return pattern.replace("^", rf"^{part}\.")
+
+    blocks = matcher["blocks"]
+    blocks = named(blocks) if isinstance(blocks, str) else [(named(pattern), order) for pattern, order in blocks]
+    return dict(stem=named(matcher["stem"]), blocks=blocks)
 
 
 def per_stage(name: str, value: Any, stages: int) -> list[Any]:

@@ -9,9 +9,10 @@ from timm.layers import Format
 from timm.models import is_model
 from torch import Tensor, nn
 
+from glocal.backbone import inside
 from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.models import family_of
-from glocal.models.heads.mask2former import QueryPredictions
+from glocal.models.heads.mask2former import Mask2FormerHead, QueryPredictions
 from glocal.models.heads.resize import resize_to
 
 STRIDES = (4, 8, 16, 32)
@@ -26,7 +27,8 @@ class DenseModel(nn.Module):
         auxiliary: a second head, for the loss alone; None for none.
 
     `model(images)` gives for (B, 3, H, W) images what the head says: logits (B, classes, ⌈H/4⌉, ⌈W/4⌉), or the
-    `QueryPredictions` of Mask2Former.
+    `QueryPredictions` of Mask2Former. `model(images, for_loss=True)` gives a pair: the same, or Mask2Former's
+    predictions of all layers; and the logits of the auxiliary head, None if there is none.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None):
@@ -41,8 +43,39 @@ class DenseModel(nn.Module):
         maps = self.backbone(images)
         return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
 
-    def forward(self, images: Tensor) -> Tensor | QueryPredictions:
-        return self.head(self.maps(images))
+    def forward(
+        self, images: Tensor, for_loss: bool = False
+    ) -> Tensor | QueryPredictions | tuple[Tensor | list[QueryPredictions], Tensor | None]:
+        maps = self.maps(images)
+        if not for_loss:
+            return self.head(maps)
+        outputs = self.head.all_predictions(maps) if isinstance(self.head, Mask2FormerHead) else self.head(maps)
+        return outputs, None if self.auxiliary is None else self.auxiliary(maps)
+
+    # timm's contract, so far as a training needs it
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        return self.backbone.pretrained_cfg
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the backbone's blocks in the backward pass instead of keeping their activations."""
+        if not hasattr(self.backbone, "set_grad_checkpointing"):
+            raise InvalidValueError("this backbone cannot recompute its blocks (grad checkpointing)")
+        self.backbone.set_grad_checkpointing(enable)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer decay: those of the backbone, then the head."""
+        if not hasattr(self.backbone, "group_matcher"):
+            raise InvalidValueError("this backbone does not say which layers follow each other (layer decay)")
+        return inside("backbone", self.backbone.group_matcher(coarse))
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters with two or more axes that the backbone's authors trained without weight decay."""
+        found = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else ()
+        return {f"backbone.{name}" for name in found}
 
     @staticmethod
     def decode(outputs: Tensor | QueryPredictions, size: Sequence[int]) -> Tensor:

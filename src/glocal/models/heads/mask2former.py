@@ -262,7 +262,11 @@ class Mask2FormerHead(nn.Module):
             nn.init.normal_(embedding)
 
     def forward(self, maps: Sequence[Tensor]) -> QueryPredictions:
-        return self.predictions(self.pixel_decoder(maps))[-1]
+        return self.all_predictions(maps)[-1]
+
+    def all_predictions(self, maps: Sequence[Tensor]) -> list[QueryPredictions]:
+        """What the queries say before the first layer and after every layer, for the four maps."""
+        return self.predictions(self.pixel_decoder(maps))
 
     def predictions(self, maps: PixelMaps) -> list[QueryPredictions]:
         """What the queries say before the first layer and after every layer."""
