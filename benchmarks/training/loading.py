@@ -22,8 +22,8 @@ from sklearn.datasets import load_sample_images
 from glocal.data.dataset import ImageDataset
 from glocal.data.open import open_for_training
 from glocal.data.preprocessing import Augmentation, Preprocessing
+from glocal.tasks.creation import create_model
 from glocal.tasks.labels.transform import LabelTransform
-from glocal.tasks.loading import create_model
 
 COPIES = 20  # of each photograph
 CROP = dict(crop_scale=0.08, crop_ratio=3 / 4, hflip=0.5, color_jitter=0.0)

@@ -10,7 +10,7 @@ from glocal.backbone import Backbone
 from glocal.errors import InvalidValueError
 from glocal.layers.position import SizeCached
 from glocal.layers.token_mixers import AggregatedAttention
-from glocal.tasks.loading import create_model
+from glocal.tasks.creation import create_model
 from glocal.wording import one_line
 
 

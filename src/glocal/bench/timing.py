@@ -27,7 +27,8 @@ from glocal.device import resolve_device, torch_threads
 from glocal.errors import InvalidValueError
 from glocal.ops import dispatch
 from glocal.tasks.checkpoint import find_checkpoint
-from glocal.tasks.loading import check_name, create_model, load_trained
+from glocal.tasks.creation import check_name, create_model
+from glocal.tasks.loading import load_trained
 from glocal.wording import one_line
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,10 +1,11 @@
 """What a loader gives: images with their targets, and the files that could not be read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -13,11 +14,15 @@ from glocal.data.geometry import Geometry
 
 
 class Example(NamedTuple):
-    """An image as a model takes it, (C, H, W), its target, and where it lies in its file's image; None: not said."""
+    """An image as a model takes it, (C, H, W), its target, and where it lies in its file's image; None: not said.
+
+    more: the same image at other scales, as examples, for tasks that measure with several.
+    """
 
     image: Tensor
     target: Any = None
     geometry: Geometry | None = None
+    more: tuple["Example", ...] = ()
 
 
 class Item(NamedTuple):
@@ -37,14 +42,22 @@ Transform = Callable[[Image.Image, Any], Example]  # of an RGB image and its ann
 class Batch:
     """images (B, C, H, W), targets as the task has them, and of each image its geometry.
 
-    skipped: why each unreadable file was left out, with its name. Nothing stands for it in the other fields, so that B
-    may be 0; images are then of shape (0,).
+    Images of several sizes have zeros at the right and bottom up to a common size; `glocal.data.prepare.own_size` cuts
+    them off. skipped: why each unreadable file was left out, with its name. Nothing stands for it in the other fields,
+    so that B may be 0; images are then of shape (0,). more: of each image, the same at other scales.
     """
 
     images: Tensor
     targets: Any
     geometry: list[Geometry | None]
     skipped: list[str]
+    more: list[tuple[Example, ...]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, examples: list[Example]) -> "Batch":
+        """Examples as a batch without targets."""
+        geometry, more = [example.geometry for example in examples], [example.more for example in examples]
+        return cls(stack([example.image for example in examples]), None, geometry, [], more)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,7 +70,16 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return replace(self, images=change(self.images), targets=_changed(self.targets, change))
+        more = [tuple(one._replace(image=change(one.image)) for one in scales) for scales in self.more]
+        return replace(self, images=change(self.images), targets=_changed(self.targets, change), more=more)
+
+
+def stack(images: list[Tensor]) -> Tensor:
+    """(B, C, H, W) of images (C, h, w); those of several sizes get zeros at the right and bottom."""
+    if len({image.shape for image in images}) > 1:
+        height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+        images = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
+    return default_collate(images)
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -92,8 +114,9 @@ class Collate:
             return Batch(torch.zeros(0), [], [], skipped)
         targets = [example.target for example in examples]
         return Batch(
-            default_collate([example.image for example in examples]),
+            stack([example.image for example in examples]),
             None if targets[0] is None else self.targets(targets),
             [example.geometry for example in examples],
             skipped,
+            [example.more for example in examples],
         )

@@ -10,13 +10,16 @@ from glocal.data.preprocessing import MAX_ASPECT, Preprocessing
 class Geometry:
     """The map between a model's input and its image, in pixels; both begin at the top left corner of their first pixel.
 
-    size: (height, width) of the image. input_size: (height, width) of the input. box: (top, left, bottom, right) of
-    what the input shows, in the image; it reaches beyond the image where the input has borders.
+    size: (height, width) of the image. input_size: (height, width) of the part of the input that shows the image, from
+    its top left corner. box: (top, left, bottom, right) of what this part shows, in the image; it reaches beyond the
+    image where the input has borders. tensor_size: (height, width) of the input with its padding at the right and
+    bottom; None: it has none.
     """
 
     size: tuple[int, int]
     input_size: tuple[int, int]
     box: tuple[float, float, float, float]
+    tensor_size: tuple[int, int] | None = None
 
     def to_image(self, y: float, x: float) -> tuple[float, float]:
         """A point of the input, in the image."""
@@ -32,7 +35,11 @@ class Geometry:
 
 
 def geometry_of(preprocessing: Preprocessing, size: tuple[int, int]) -> Geometry:
-    """The geometry of `Preprocessing.transform` for an image of (height, width)."""
+    """The geometry of `glocal.data.prepare.Prepare` for an image of (height, width)."""
+    if preprocessing.whole is not None:
+        shown = preprocessing.whole.sizes(size)[-1]
+        padded = preprocessing.whole.padded(shown)
+        return Geometry(tuple(size), shown, (0, 0, *size), None if padded == shown else padded)
     target = preprocessing.input_size[1:]
     kept, cut = list(size), [0, 0]  # the part that is resized, and where it begins
     if preprocessing.crop_mode != "squash":

@@ -1,8 +1,9 @@
 """From an RGB image to a model's input: the fixed path for measuring and the random one for training."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
+from typing import Literal
 
 import timm.data
 from PIL import Image
@@ -17,10 +18,46 @@ MAX_ASPECT = 16
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Images keep their aspect and are not cropped, so that each has a size of its own.
+
+    An image is resized until its shorter side has `shorter` pixels, or its longer side `longer`, if that is smaller.
+    multiple: then both sides become multiples of it. align: "pad" puts zeros at the right and bottom of the normalised
+    image; "resize" resizes once more, to the next multiples. antialias: whether pixels are averaged when an image gets
+    smaller.
+    """
+
+    shorter: int
+    longer: int
+    multiple: int = 1
+    align: Literal["pad", "resize"] = "pad"
+    antialias: bool = True
+
+    def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """The sizes to which an image of (height, width) is resized, in succession: one, or two."""
+        factor = min(self.longer / max(size), self.shorter / min(size))
+        height, width = (max(1, int(side * factor + 0.5)) for side in size)
+        resized = [(height, width)]
+        if self.align == "resize" and (aligned := self.padded((height, width))) != resized[0]:
+            resized.append(aligned)
+        return resized
+
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The next multiples of (height, width)."""
+        height, width = (-(-side // self.multiple) * self.multiple for side in size)
+        return height, width
+
+    def scaled(self, ratio: float) -> "Whole":
+        """The same for images that are `ratio` times as large."""
+        return replace(self, shorter=max(1, int(self.shorter * ratio)), longer=max(1, int(self.longer * ratio)))
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How a model wants its images: everything that `predict` must repeat of the training.
 
-    input_size is (channels, height, width); mean and std are per channel, of pixels in 0…1.
+    input_size is (channels, height, width); mean and std are per channel, of pixels in 0…1. whole: images are not
+    cropped to `input_size`, which is then the size of the crops in training.
     """
 
     input_size: tuple[int, int, int]
@@ -29,10 +66,13 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     crop_mode: str = "center"
+    whole: Whole | None = None
 
     def __post_init__(self):
         for name in ("input_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.whole, dict):
+            object.__setattr__(self, "whole", Whole(**self.whole))
 
     @classmethod
     def of_model(cls, model: nn.Module, img_size: int | None = None) -> "Preprocessing":
@@ -45,12 +85,28 @@ class Preprocessing:
             config["crop_pct"] = 1.0
         return cls(**config)
 
+    @property
+    def fixed_size(self) -> tuple[int, int, int] | None:
+        """The size of every prepared image, (channels, height, width); None if each has its own."""
+        return self.input_size if self.whole is None else None
+
+    def resized(self, size: int) -> "Preprocessing":
+        """The same with another input size, a square; for whole images, this is the shorter side."""
+        whole = self.whole and self.whole.scaled(size / self.whole.shorter)
+        return replace(self, input_size=(self.input_size[0], size, size), whole=whole)
+
     def to_dict(self) -> dict:
-        return asdict(self)
+        """The fields, ready for JSON; `whole` only where it is set, as earlier versions do not know it."""
+        return {name: value for name, value in asdict(self).items() if name != "whole" or value is not None}
 
     def transform(self) -> transforms.Compose:
-        """The path for measuring and predicting: RGB image to a float tensor of `input_size`."""
-        path = timm.data.create_transform(**asdict(self), is_training=False)
+        """The path for measuring and predicting: RGB image to a float tensor of `input_size`.
+
+        ValueError if images are taken whole: use `glocal.data.prepare.Prepare`.
+        """
+        if self.whole is not None:
+            raise InvalidValueError("images that are taken whole have no fixed size")
+        path = timm.data.create_transform(**self.to_dict(), is_training=False)
         if self.crop_mode != "squash":
             path.transforms.insert(0, crop_extreme_aspect)
         return path

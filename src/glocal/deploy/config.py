@@ -27,7 +27,7 @@ class ImagesConfig:
             files, and folders of these
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
-        batch_size: images per step
+        batch_size: images per step (default: 32; less for tasks with large outputs)
         device: auto, cpu, cuda, cuda:1, mps, …
         engine: what computes on a CPU: openvino, onnxruntime or torch. The first two compile a model before its first
             use, and keep the result in a cache. auto uses the first of them that is installed, if the cache has the
@@ -45,7 +45,7 @@ class ImagesConfig:
     images: list[str]
     checkpoint: str | None = None
     model: str | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     device: str = "auto"
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
     output: str | None = None

@@ -11,7 +11,8 @@ from glocal.deploy.config import ExportConfig
 from glocal.deploy.files import ExportResult, export
 from glocal.deploy.graph import Maps
 from glocal.errors import InvalidValueError
-from glocal.tasks.loading import create_model, load_trained
+from glocal.tasks.creation import create_model
+from glocal.tasks.loading import load_trained
 
 
 def export_model(config: ExportConfig, path: Path) -> ExportResult:
@@ -23,7 +24,7 @@ def export_model(config: ExportConfig, path: Path) -> ExportResult:
     else:
         trained = load_trained(config.checkpoint, config.model)
         name, preprocessing = trained.name, Preprocessing(**trained.preprocessing)
-        metadata = {"task": trained.task.name} | trained.task.metadata(trained.class_names, trained.descriptions)
+        metadata = {"task": trained.task.name} | trained.task.metadata(trained)
         if config.features and not hasattr(trained.model, "forward_intermediates"):
             raise InvalidValueError(
                 f"--features: the model of the task {trained.task.name} gives no maps of its stages"

@@ -14,19 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from glocal.data.batch import Example
-from glocal.data.geometry import Geometry, geometry_of
+from glocal.data.batch import Batch, Example
 from glocal.data.image import StoredImage, UnreadableImageError, convert_image, read_image
+from glocal.data.prepare import Prepare
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
 from glocal.deploy.graph import has_embedding, with_embedding
-from glocal.deploy.runtimes import as_list
 from glocal.device import resolve_device
 from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.tasks.loading import check_finite, load_trained
 from glocal.tasks.task import Result
 
+BATCH_SIZE = 32
 ImageLike = str | Path | Image.Image | np.ndarray | StoredImage
 
 
@@ -50,7 +50,7 @@ class Predictor:
         checkpoint: a run folder or file of `glocal train`, or a file of the authors' or timm's weights for `model`.
         model: name of the model; without a checkpoint, its published weights are used.
         device: "auto", "cpu", "cuda", …
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; None: 32, or what the task says.
         engine: what computes on a CPU, see `glocal.deploy.compile`; other devices use torch. "auto" begins with torch,
             and compiles the model when the number of images pays for it; a model in the cache is used at once.
         threads: cores that read images, and that compute on a CPU; by default all.
@@ -71,11 +71,11 @@ class Predictor:
         checkpoint: str | Path | None = None,
         model: str | None = None,
         device: str = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         engine: str = "auto",
         threads: int | None = None,
     ):
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise InvalidValueError(f"batch_size must be at least 1, got {batch_size}")
         self.device = resolve_device(device)
         on_cpu = self.device.type == "cpu"
@@ -89,9 +89,9 @@ class Predictor:
         self.trained = load_trained(checkpoint, model)
         self.model = self.trained.model.to(self.device, memory_format=torch.channels_last).eval()
         self.class_names = self.trained.descriptions
-        self.batch_size = batch_size
+        self.batch_size = batch_size or self.trained.task.images_at_once or BATCH_SIZE
         self.preprocessing = Preprocessing(**self.trained.preprocessing)
-        self._transform = self.preprocessing.transform()
+        self._prepare_rgb = Prepare(self.preprocessing)
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> list[Result]:
         """A result for each image: paths, PIL images, uint8 arrays (H, W), (H, W, 3) or (H, W, 4), or stored images.
@@ -106,9 +106,9 @@ class Predictor:
             raise InvalidValueError(f"top_k must be at least 1, got {top_k}")
         task = self.trained.task
 
-        def compute(batch: Tensor, geometry: list[Geometry]) -> list[Result]:
-            outputs = [output.cpu() for output in as_list(self._outputs(batch))]
-            return task.results(outputs, geometry, self.class_names, top_k)
+        def compute(batch: Batch) -> list[Result]:
+            outputs = task.predict(self._outputs, batch, self.trained.task_args)
+            return task.results(on_cpu(outputs), batch.geometry, self.trained, top_k)
 
         for source, result in self._rows(images, compute):
             if isinstance(result, UnreadableImageError):
@@ -120,8 +120,8 @@ class Predictor:
         """An iterator over the features of each image before the classifier; see `stream`."""
         self._check_embedding()
 
-        def compute(batch: Tensor, geometry: list[Geometry]) -> Tensor:
-            return check_finite(self._outputs_and_embedding(batch)[-1].float()).cpu()
+        def compute(batch: Batch) -> Tensor:
+            return check_finite(self._outputs_and_embedding(batch.images)[-1].float()).cpu()
 
         for source, row in self._rows(images, compute):
             failed = isinstance(row, UnreadableImageError)
@@ -148,7 +148,7 @@ class Predictor:
             raise InvalidValueError(f"{self.trained.name} was trained for {task}: it has no vector before a classifier")
 
     def _rows(
-        self, images: ImageLike | Iterable[ImageLike], compute: Callable[[Tensor, list[Geometry]], Iterable]
+        self, images: ImageLike | Iterable[ImageLike], compute: Callable[[Batch], Iterable]
     ) -> Iterator[tuple[str, Any | UnreadableImageError]]:
         """The source of each image, and its row of `compute`'s result for a batch, or why the image is unreadable."""
         if isinstance(images, ImageLike) or not isinstance(images, Iterable):
@@ -177,7 +177,7 @@ class Predictor:
             raise failure
 
     def _rows_of_batch(
-        self, images: list[tuple[ImageLike, Future]], compute: Callable[[Tensor, list[Geometry]], Iterable]
+        self, images: list[tuple[ImageLike, Future]], compute: Callable[[Batch], Iterable]
     ) -> list[tuple[str, Any | UnreadableImageError]]:
         results: list[tuple[str, UnreadableImageError | None]] = []
         examples = []
@@ -190,13 +190,12 @@ class Predictor:
         if not examples:
             return results
         with torch.inference_mode():
-            tensors = torch.stack([example.image for example in examples])
-            rows = iter(compute(tensors, [example.geometry for example in examples]))
+            rows = iter(compute(Batch.of(examples)))
         self._to_come = max(0, self._to_come - len(images))
         return [(source, next(rows) if error is None else error) for source, error in results]
 
     def _prepare(self, image: ImageLike) -> Example:
-        return prepare(_as_rgb(image), self.preprocessing, self._transform)
+        return self._prepare_rgb(_as_rgb(image))
 
     @cached_property
     def _outputs(self) -> Callable[[Tensor], Tensor | list[Tensor]]:
@@ -211,7 +210,7 @@ class Predictor:
     def _compiled(self, model: nn.Module) -> Callable:
         if self.device.type != "cpu":
             return lambda images: model(images.to(self.device, memory_format=torch.channels_last))
-        size = tuple(self.trained.preprocessing["input_size"])
+        size = self.preprocessing.fixed_size
         if self._engine_asked == "auto":
             adaptive = Adaptive(model, size, self.threads, lambda: self._to_come)
 
@@ -226,9 +225,11 @@ class Predictor:
         return compute
 
 
-def prepare(image: Image.Image, preprocessing: Preprocessing, transform: Callable[[Image.Image], Tensor]) -> Example:
-    """An RGB image as the model's input. transform: that of the preprocessing."""
-    return Example(transform(image), geometry=geometry_of(preprocessing, image.size[::-1]))
+def on_cpu(outputs: Any) -> list:
+    """What `Task.predict` gives, as a list on the CPU."""
+    if isinstance(outputs, Tensor):
+        return [outputs.cpu()]
+    return [one.cpu() if isinstance(one, Tensor) else [entry.cpu() for entry in one] for one in outputs]
 
 
 def _as_rgb(image: ImageLike) -> Image.Image:

@@ -93,14 +93,14 @@ def _add_inference_routes(app: FastAPI, service: Service) -> None:
             lines = [line._asdict() for line in result.lines()]
             return {"lines": lines, "picture": service.picture(content, result)}
 
-        return await service.answer(request, show, draws=True)
+        return await service.answer(request, show)
 
     @app.post("/embed", **described)
     async def embed(request: Request) -> Embeddings:
         """The features of each image before the classifier."""
         if not service.embeds:
             raise HTTPException(404, f"a model of the task {task.name} has no vector before a classifier")
-        return await service.answer(request, lambda computed, content: {"embedding": computed.tensors[-1].tolist()})
+        return await service.answer(request, lambda computed, content: {"embedding": computed.embedding.tolist()})
 
 
 def _add_monitoring_routes(app: FastAPI, service: Service) -> None:

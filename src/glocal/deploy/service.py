@@ -8,20 +8,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-from glocal.data.batch import Example
+from glocal.data.batch import Batch, Example
 from glocal.data.geometry import Geometry
 from glocal.data.image import UnreadableImageError, decode_image
+from glocal.data.prepare import Prepare
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.repair import START_OF_SCAN, segments
 from glocal.deploy.batching import Batcher, BusyError
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.engine import compile
 from glocal.deploy.graph import has_embedding, with_embedding
-from glocal.deploy.predictor import prepare
+from glocal.deploy.predictor import on_cpu
 from glocal.deploy.uploads import read_images
 from glocal.errors import MissingExtraError
 from glocal.tasks.loading import check_finite
@@ -41,10 +41,11 @@ MAX_SCANS = 64
 
 
 class Computed(NamedTuple):
-    """What the model computes for an image: outputs, then the embedding if it has one; with the input's geometry."""
+    """What is computed for an image. outputs: an entry of each output of the task; embedding: if the model has one."""
 
-    tensors: list[Tensor]
+    outputs: list[Tensor]
     geometry: Geometry
+    embedding: Tensor | None = None
 
 
 class Service:
@@ -55,10 +56,10 @@ class Service:
         self.trained = trained
         self.names = trained.descriptions
         self.preprocessing = Preprocessing(**trained.preprocessing)
-        self.transform = self.preprocessing.transform()
+        self.prepare = Prepare(self.preprocessing)
         self.embeds = has_embedding(trained)
         model = with_embedding(trained)
-        self.engine = compile(model, config.engine, self.preprocessing.input_size, config.threads)
+        self.engine = compile(model, config.engine, self.preprocessing.fixed_size, config.threads)
         self.readers = ThreadPoolExecutor(READERS, "glocal-images")
         self.registry = CollectorRegistry()
         metric = {"registry": self.registry}
@@ -74,20 +75,28 @@ class Service:
         waiting.set_function(lambda: self.batcher.accepted)
 
     def _compute(self, examples: list[Example]) -> list[Computed]:
-        tensors = [check_finite(tensor) for tensor in self.engine(torch.stack([example.image for example in examples]))]
-        rows = zip(*tensors, strict=True)
-        return [Computed(list(row), example.geometry) for row, example in zip(rows, examples, strict=True)]
+        batch, embeddings = Batch.of(examples), []
+
+        def compute(images: Tensor) -> list[Tensor]:
+            tensors = [check_finite(tensor) for tensor in self.engine(images)]
+            if self.embeds:
+                embeddings.append(tensors.pop())
+            return tensors
+
+        outputs = on_cpu(self.trained.task.predict(compute, batch, self.trained.task_args))
+        rows = zip(*outputs, strict=True)
+        vectors = embeddings[0] if self.embeds else [None] * len(examples)
+        return [Computed(list(row), *more) for row, *more in zip(rows, batch.geometry, vectors, strict=True)]
 
     def result(self, computed: Computed, top_k: int) -> Result:
         """The task's result for an image."""
-        tensors = computed.tensors[:-1] if self.embeds else computed.tensors
-        outputs = [tensor[None] for tensor in tensors]
-        return self.trained.task.results(outputs, [computed.geometry], self.names, top_k)[0]
+        outputs = [output[None] for output in computed.outputs]
+        return self.trained.task.results(outputs, [computed.geometry], self.trained, top_k)[0]
 
     def _read(self, content: bytes, name: str) -> Example:
         if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
             raise UnreadableImageError(name, f"a JPEG of more than {MAX_SCANS} scans")
-        return prepare(decode_image(content, name, self._refusal), self.preprocessing, self.transform)
+        return self.prepare(decode_image(content, name, self._refusal))
 
     def _refusal(self, image: Image.Image) -> str | None:
         """Why an image is refused before it is decoded; None if it is accepted."""
@@ -122,11 +131,11 @@ class Service:
     async def _result(self, reading: Future) -> Computed:
         return await self.batcher.submit(await asyncio.wrap_future(reading))
 
-    async def answer(self, request: Request, show: Callable[[Computed, bytes], dict], draws: bool = False) -> dict:
+    async def answer(self, request: Request, show: Callable[[Computed, bytes], dict]) -> dict:
         """The body of the answer; HTTPException if the request is wrong or takes too long.
 
-        show: makes an image's part of the answer from what the model computes and the content of the file. draws: show
-        takes so long that it needs a thread.
+        show: makes an image's part of the answer from what the model computes and the content of the file, in a thread:
+        masks and pictures take long.
         """
         images: list[tuple[str, bytes]] = []
 
@@ -150,7 +159,7 @@ class Service:
             pairs = zip(images, results, strict=True)
             return [{"name": name, **show(result, content)} for (name, content), result in pairs]
 
-        return {"model": self.trained.name, "results": await asyncio.to_thread(shown) if draws else shown()}
+        return {"model": self.trained.name, "results": await asyncio.to_thread(shown)}
 
     def picture(self, content: bytes, result: Result) -> str | None:
         """The image with the result drawn on it, as a data: address; None if the task has no drawing of its own."""

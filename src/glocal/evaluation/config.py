@@ -25,7 +25,7 @@ class MeasureOptions:
             the folder itself, val is the part that it held out
         img_size: height and width of the model's input in pixels (default: those of the training)
         sizes: measure at each of these sizes, for instance 224,256,320
-        batch_size: images per step
+        batch_size: images per step (default: 64; less for tasks with large outputs)
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
         strict: treat a JPEG that lacks its last bytes as unreadable, instead of reading it with a note
         device: auto, cpu, cuda, cuda:1, mps, …
@@ -42,7 +42,7 @@ class MeasureOptions:
     split: str = "auto"
     img_size: int | None = None
     sizes: str | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     workers: int | None = None
     strict: bool = False
     device: str = "auto"

@@ -25,6 +25,7 @@ from glocal.tasks.task import Measured, Measurement, Pass, Trained
 log = logging.getLogger(__name__)
 
 Track = Callable[[Iterable, int], Iterable]
+BATCH_SIZE = 64
 
 
 def evaluate(config: MeasureOptions, track: Track | None = None) -> Measured | list[Measured]:
@@ -81,14 +82,16 @@ def _run(
 ) -> None:
     """Measure all passes, with a single progress bar."""
     model = trained.task.outputs(trained.model).to(device, memory_format=torch.channels_last).eval()
-    batches = ((each, batch) for each in passes for batch in each.batches(config.batch_size, config.workers))
-    total = sum(-(-len(each.samples) // config.batch_size) for each in passes)
+    batch_size = config.batch_size or trained.task.images_at_once or BATCH_SIZE
+    batches = ((each, batch) for each in passes for batch in each.batches(batch_size, config.workers))
+    total = sum(-(-len(each.samples) // batch_size) for each in passes)
     with torch.inference_mode():
         start = time.perf_counter()
         for each, batch in batches if track is None else track(batches, total):
             if len(batch):
                 batch = batch.to(device)
-                each.update(model(batch.images.to(memory_format=torch.channels_last)), batch.targets)
+                batch = replace(batch, images=batch.images.to(memory_format=torch.channels_last))
+                each.update(trained.task.predict(model, batch, trained.task_args | each.args), batch.targets)
             now = time.perf_counter()
             each.seconds += now - start
             start = now

@@ -32,8 +32,9 @@ class CheckpointInfo:
 
     model: name for timm.create_model, with `model_args` and the number of classes. class_names: a name per output, in
     order. preprocessing: fields of `glocal.data.preprocessing.Preprocessing`. task: the name of a registered task.
-    metrics: of the validation, for the epoch that was kept. data: the name of the training data, the arguments of its
-    layout, and how its validation part was drawn.
+    task_args: arguments of the task's head and results, which the task checks. metrics: of the validation, for the
+    epoch that was kept. data: the name of the training data, the arguments of its layout, and how its validation part
+    was drawn.
     """
 
     model: str
@@ -43,6 +44,7 @@ class CheckpointInfo:
     data: dict = field(default_factory=dict)
     model_args: dict = field(default_factory=dict)
     task: str = DEFAULT
+    task_args: dict = field(default_factory=dict)
     versions: dict = field(default_factory=_versions)
 
     def to_json(self) -> str:
@@ -54,7 +56,10 @@ class CheckpointInfo:
         data = dict(self.data)
         if "name" in data:  # the name of a folder may hold bytes that are not text
             data["name"] = data["name"].encode("utf-8", "backslashreplace").decode()
-        return json.dumps({**asdict(self), "metrics": metrics, "data": data}, ensure_ascii=False, allow_nan=False)
+        values = {**asdict(self), "metrics": metrics, "data": data}
+        if not self.task_args:  # earlier versions do not know them
+            del values["task_args"]
+        return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
 def parse_description(text: str, marks: Mapping[str, str] = NO_MARKS) -> CheckpointInfo:
@@ -62,8 +67,9 @@ def parse_description(text: str, marks: Mapping[str, str] = NO_MARKS) -> Checkpo
 
     marks: keys with which version 0.1 marked a task in the part on the data, with the task's name.
 
-    Types, lengths and ranges of all fields are checked here, except for the values of `model_args`: the model's family
-    checks them when the model is built (`glocal.models.check_model_arguments`).
+    Types, lengths and ranges of all fields are checked here, except for the values of `model_args` and `task_args`: the
+    model's family checks the first when the model is built (`glocal.models.check_model_arguments`), the task the second
+    (`Task.check_model_args`).
     """
     if len(text) > LARGEST:
         raise InvalidValueError(f"it has {len(text):,} characters, more than {LARGEST:,}")
@@ -120,6 +126,18 @@ class _Strict(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
+class _Whole(_Strict):
+    shorter: _Side
+    longer: _Side
+    multiple: Annotated[int, Meta(ge=1, le=1024)] = 1
+    align: Literal["pad", "resize"] = "pad"
+    antialias: bool = True
+
+    def __post_init__(self):
+        if self.longer < self.shorter:
+            raise InvalidValueError(f"whole: the longer side, {self.longer}, is less than the shorter, {self.shorter}")
+
+
 class _Preprocessing(_Strict):
     input_size: tuple[_Channels, _Side, _Side]
     mean: Annotated[list[_Level], Meta(min_length=1, max_length=64)]
@@ -127,8 +145,11 @@ class _Preprocessing(_Strict):
     interpolation: Literal["bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"] = "bicubic"
     crop_pct: Annotated[float, Meta(gt=0, le=2)] = 1.0
     crop_mode: Literal["center", "squash", "border"] = "center"
+    whole: _Whole | None = None
 
     def __post_init__(self):
+        if self.whole is not None and self.interpolation not in ("bilinear", "bicubic", "nearest"):
+            raise InvalidValueError(f"images that are taken whole are not resized by {self.interpolation}")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.input_size[0]):
                 raise InvalidValueError(f"{name} has not one value for each of {self.input_size[0]} channels")
@@ -167,6 +188,7 @@ class _Description(_Strict):
     data: _Data = msgspec.field(default_factory=_Data)
     model_args: Annotated[dict[_Key, object], Meta(max_length=100)] = {}
     task: _Key = DEFAULT
+    task_args: Annotated[dict[_Key, object], Meta(max_length=100)] = {}
     versions: Annotated[dict[_Key, _Key], Meta(max_length=100)] = {}
 
     def __post_init__(self):

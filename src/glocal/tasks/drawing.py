@@ -7,12 +7,17 @@ from PIL import Image, ImageDraw, ImageFont
 SHARE = 24  # lines of text for which a picture's shorter side has room
 
 
+def text_size(image: Image.Image) -> tuple[ImageFont.FreeTypeFont, int]:
+    """The font for an image, and its size in pixels."""
+    size = max(10, min(image.size) // SHARE)
+    return ImageFont.load_default(size), size
+
+
 def write_lines(image: Image.Image, lines: Sequence[tuple]) -> Image.Image:
     """A copy of an RGB image with lines of (text, value, …) in the top left corner, white on dark."""
     drawn = image.copy()
     draw = ImageDraw.Draw(drawn, "RGBA")
-    size = max(10, min(image.size) // SHARE)
-    font = ImageFont.load_default(size)
+    font, size = text_size(image)
     text = "\n".join(f"{line[0]}  {line[1]}" for line in lines)
     pad = size // 3
     left, top, right, bottom = draw.multiline_textbbox((pad, pad), text, font=font)

@@ -1,27 +1,24 @@
-"""Creating and loading models: by name, from published weights, or from a checkpoint."""
+"""Loading models: from published weights, or from a checkpoint."""
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
-import timm
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
-from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import nn
 
 from glocal.backbone import Backbone
-from glocal.errors import InvalidTypeError, InvalidValueError, MissingPathError, UserError, WorkError
+from glocal.errors import InvalidValueError, WorkError
 from glocal.models import check_model_arguments, official
 from glocal.models.build import NoWeightsError, classes_in_file, log_new_classifier, reading_weights
 from glocal.tasks.checkpoint import find_checkpoint, read_info, read_shapes, read_weights
-from glocal.tasks.description import DEFAULT, CheckpointInfo, check_class_names, check_preprocessing
+from glocal.tasks.creation import LETTERS, check_name, create_model
+from glocal.tasks.description import DEFAULT, CheckpointInfo
 from glocal.tasks.registry import find_task
 from glocal.tasks.task import Task, Trained
 from glocal.wording import one_line
-
-LETTERS = 300  # of another library's message, when it is quoted
 
 
 def check_finite(values: torch.Tensor) -> torch.Tensor:
@@ -29,53 +26,6 @@ def check_finite(values: torch.Tensor) -> torch.Tensor:
     if not values.isfinite().all():
         raise WorkError("the model gives non-finite values (nan or inf): its weights are damaged or diverged")
     return values
-
-
-def check_name(name: str) -> None:
-    """Raise ValueError, which names the closest names, if timm does not know a model or a tag of weights."""
-    if ":" in name:
-        _configuration(name)
-        return
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        close = get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
-        raise InvalidValueError(f"unknown model {name!r}: {hint}")
-    tags = timm.models.get_arch_pretrained_cfgs(architecture)
-    if tag and name not in tags:
-        known = ", ".join(known for known in tags if known != architecture) or "none"
-        raise InvalidValueError(f"unknown weights {name!r}: {architecture} has {known}")
-
-
-def create_model(name: str, **kwargs) -> nn.Module:
-    """timm.create_model, with errors that a user can read.
-
-    Raises ValueError for an unknown name or a wrong value, TypeError for an unknown argument.
-    """
-    check_name(name)
-    try:
-        model = timm.create_model(name, **kwargs)
-        if ":" in name:  # its configuration comes from a file
-            _check_configuration(name, model)
-        return model
-    except UserError:
-        raise
-    except ValueError as error:  # a layer's, for the value of an argument
-        raise InvalidValueError(str(error)) from error
-    except TypeError as error:
-        if "unexpected keyword argument" in str(error):
-            raise InvalidTypeError(f"{name}: {error}") from None
-        raise
-
-
-def _check_configuration(name: str, model: nn.Module) -> None:
-    """Raise ValueError if the preprocessing or the class names of a `local-dir:` or `hf-hub:` model are invalid."""
-    try:
-        check_preprocessing(resolve_model_data_config(model))
-        if model.pretrained_cfg.get("label_names"):
-            check_class_names(model.pretrained_cfg["label_names"], model.pretrained_cfg["num_classes"])
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise InvalidValueError(f"{name}: {one_line(error, LETTERS)}") from None
 
 
 def load_trained(checkpoint: str | Path | None = None, model: str | None = None) -> Trained:
@@ -106,18 +56,26 @@ def load_trained(checkpoint: str | Path | None = None, model: str | None = None)
 
 
 def load_for_finetuning(
-    name: str, checkpoint: str | Path | None, task: Task, class_names: list[str], **kwargs
+    name: str,
+    checkpoint: str | Path | None,
+    task: Task,
+    class_names: list[str],
+    task_args: dict | None = None,
+    **kwargs,
 ) -> nn.Module:
     """Create a model for a task, with the weights of a checkpoint or the published weights.
 
     If the weights are for another number of classes, all weights except the classifier's are used, and a note says so.
-    Raises ValueError if the weights belong to a task with another head.
+    Raises ValueError if the weights belong to a task with another head. task_args: those of `Task.model_args`.
     """
-    path = find_checkpoint(checkpoint) if checkpoint is not None else None
+    path, args = find_checkpoint(checkpoint) if checkpoint is not None else None, task_args or {}
     info = read_info(path) if path is not None else None
-    outputs = task.num_outputs(class_names)
     if info is not None:
         check_model_name(path, info, name)
+    if type(task).backbone is not Task.backbone:
+        return _with_own_backbone(name, path, info, task, class_names, args, **kwargs)
+    outputs = task.num_outputs(class_names)
+    if info is not None:
         other = _task_of(path, info)
         known = other.num_outputs(info.class_names)
         if other is not task and (not known or type(other).model is not Task.model):
@@ -132,23 +90,54 @@ def load_for_finetuning(
                 model.reset_classifier(outputs)
                 if outputs:
                     log_new_classifier(path, known, outputs)
-            return task.model(model, class_names)
+            return task.model(model, class_names, **args)
     else:
         known = classes_in_file(name, path) if path is not None else None
-        try:
-            model = _pretrained(name, path, num_classes=known or outputs, **kwargs)
-        except ValueError as error:
-            if path is not None or error.__cause__ is None:  # a damaged file, or an unknown name
-                raise
-            raise InvalidValueError(f"{error}; --no-pretrained starts from random weights") from error
-        if path is None:
+        classes = {"num_classes": known or outputs}
+        if path is not None:
+            model = _pretrained(name, path, **classes, **kwargs)
+        else:
+            model = _or_random(lambda: _pretrained(name, **classes, **kwargs))
             known = model.pretrained_cfg.get("num_classes")
     if known is not None and known != outputs:
         if model.num_classes != outputs:
             model.reset_classifier(outputs)
         if outputs:
             log_new_classifier(path or f"the published {name}", known, outputs)
-    return model if info is not None else task.model(model, class_names)
+    return model if info is not None else task.model(model, class_names, **args)
+
+
+def _with_own_backbone(
+    name: str,
+    path: Path | None,
+    info: CheckpointInfo | None,
+    task: Task,
+    class_names: list[str],
+    args: dict,
+    **kwargs,
+) -> nn.Module:
+    """As `load_for_finetuning`, for a task that builds its backbone itself."""
+    if info is not None and info.task == task.name and (info.class_names, info.task_args) == (class_names, args):
+        return rebuild(path, replace(info, model=name), **kwargs)
+
+    def build(name: str, **arguments) -> nn.Module:
+        return task.backbone(name, class_names, **arguments)
+
+    if path is None:
+        return task.model(_or_random(lambda: _pretrained(name, build=build, **kwargs)), class_names, **args)
+    model = task.model(build(name, **kwargs), class_names, **args)
+    task.load(model, name, path, args)
+    return model
+
+
+def _or_random(load: Callable[[], nn.Module]) -> nn.Module:
+    """What `load` gives; if there are no published weights, the error says how to do without them."""
+    try:
+        return load()
+    except ValueError as error:
+        if error.__cause__ is None:  # an unknown name
+            raise
+        raise InvalidValueError(f"{error}; --no-pretrained starts from random weights") from error
 
 
 def _task_of(path: Path, info: CheckpointInfo) -> Task:
@@ -163,37 +152,6 @@ def arguments_of(checkpoint: str | Path | None) -> dict:
     """The model arguments that a checkpoint describes; empty for files that `glocal train` did not write."""
     info = read_info(find_checkpoint(checkpoint)) if checkpoint is not None else None
     return {} if info is None else dict(info.model_args)
-
-
-def registered(name: str, arguments: dict) -> tuple[str, dict]:
-    """The name and the arguments with which a checkpoint describes the model of `create_model(name, **arguments)`.
-
-    For a model from a folder or the Hugging Face Hub, they are its architecture and also its own arguments. Raises
-    ValueError for arguments that a checkpoint cannot hold.
-    """
-    if ":" in name:
-        name, saved = _configuration(name)
-        arguments = {**saved, **arguments}
-    check_model_arguments(name, arguments)
-    return name, arguments
-
-
-def _configuration(name: str) -> tuple[str, dict]:
-    """Architecture and arguments of a `local-dir:` or `hf-hub:` model; ValueError for forbidden arguments."""
-    source, _, place = name.partition(":")
-    read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
-    try:
-        _, architecture, arguments = read(place)
-    except FileNotFoundError:
-        raise MissingPathError(f"{name}: there is no config.json of a timm model") from None
-    except Exception as error:  # the network fails, or the file is no configuration
-        raise InvalidValueError(f"{name}: its configuration cannot be read: {one_line(error, LETTERS)}") from None
-    if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise InvalidValueError(f"{name}: its configuration names no model that timm knows, but {architecture!r}")
-    if isinstance(arguments, dict):  # the weights have this number too
-        arguments = {argument: value for argument, value in arguments.items() if argument != "num_classes"}
-    check_model_arguments(architecture, arguments)
-    return architecture, arguments
 
 
 def check_model_name(path: Path, info: CheckpointInfo, model: str | None) -> None:
@@ -226,10 +184,15 @@ def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
     """
     check_model_arguments(info.model, info.model_args)
     task = _task_of(path, info)
-    arguments = {"num_classes": task.num_outputs(info.class_names), **info.model_args, **changes}
+    task.check_model_args(info.task_args)
+
+    def build() -> nn.Module:
+        backbone = task.backbone(info.model, info.class_names, **{**info.model_args, **changes})
+        return task.model(backbone, info.class_names, **info.task_args)
+
     with _explained(path, info):
         with torch.device("meta"):
-            model = task.model(create_model(info.model, **arguments), info.class_names)
+            model = build()
         misfits = official.misfits(read_shapes(path), {name: t.shape for name, t in model.state_dict().items()})
     if misfits:
         raise InvalidValueError(f"{path} does not fit {info.model}: {misfits}")
@@ -237,7 +200,7 @@ def rebuild(path: Path, info: CheckpointInfo, **changes) -> nn.Module:
         model.to_empty(device="cpu")  # the file has all values of a backbone
     else:
         with _explained(path, info):
-            model = task.model(create_model(info.model, **arguments), info.class_names)
+            model = build()
     with _explained(path, info):
         model.load_state_dict(read_weights(path))
     return model
@@ -256,8 +219,8 @@ def _explained(path: Path, info: CheckpointInfo):
 
 def _of_run(path: Path, info: CheckpointInfo) -> Trained:
     model = rebuild(path, info)
-    names = info.class_names
-    return Trained(model.eval(), info.model, _task_of(path, info), names, names, info.preprocessing, info)
+    names, task = info.class_names, _task_of(path, info)
+    return Trained(model.eval(), info.model, task, names, names, info.preprocessing, info, info.task_args)
 
 
 def _of_published_weights(name: str, model: nn.Module) -> Trained:
@@ -275,7 +238,9 @@ def _of_published_weights(name: str, model: nn.Module) -> Trained:
     return Trained(model.eval(), name, find_task(DEFAULT), class_names, descriptions, preprocessing)
 
 
-def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:
+def _pretrained(
+    name: str, path: Path | None = None, build: Callable[..., nn.Module] | None = None, **kwargs
+) -> nn.Module:
     """A model with published weights, from the file `path` or from their published address."""
     check_name(name)
     overlay: dict = {"file": str(path)} if path is not None else {}
@@ -284,7 +249,7 @@ def _pretrained(name: str, path: Path | None = None, **kwargs) -> nn.Module:
     overlay = {"pretrained_cfg_overlay": overlay} if overlay else {}
     try:
         with reading_weights():
-            return create_model(name, pretrained=True, **overlay, **kwargs)
+            return (build or create_model)(name, pretrained=True, **overlay, **kwargs)
     except NoWeightsError as error:
         raise InvalidValueError(error.message("give it with --checkpoint FILE")) from error
     except TypeError:

@@ -89,7 +89,7 @@ def inputs(config: Any, trained: Trained) -> list[Preprocessing]:
     """The model's own preprocessing, or with the size of --img-size, or one for each size of --sizes."""
     own = Preprocessing(**trained.preprocessing)
     sizes = config.size_list() or ([] if config.img_size is None else [config.img_size])
-    resized = [replace(own, input_size=(own.input_size[0], size, size)) for size in sizes]
+    resized = [own.resized(size) for size in sizes]
     for preprocessing in resized:
         option = "--sizes" if config.sizes else "--img-size"
         check_input_size(trained.task.outputs(trained.model), preprocessing.input_size, option)

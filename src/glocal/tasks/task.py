@@ -9,10 +9,14 @@ A task's methods import torch when they are called, so that `glocal train --help
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from glocal.errors import InvalidValueError
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
     from PIL import Image
     from torch import Tensor, nn
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from glocal.data.geometry import Geometry
     from glocal.data.image import UnreadableImageError
     from glocal.data.open import Format
-    from glocal.data.preprocessing import Augmentation, Preprocessing
+    from glocal.data.preprocessing import Preprocessing
     from glocal.data.samples import DataSource, Samples
     from glocal.data.shards import ShardedSamples
     from glocal.tasks.description import CheckpointInfo
@@ -96,6 +100,7 @@ class Trained:
     descriptions: list[str]
     preprocessing: dict
     info: "CheckpointInfo | None" = None
+    task_args: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,10 @@ class Match:
 
 @dataclass
 class Pass:
-    """A single pass over some images. condition: tells it from the other passes of its measurement."""
+    """A single pass over some images.
+
+    condition: tells it from the other passes of its measurement. args: what `Task.predict` gets.
+    """
 
     samples: "Samples | ShardedSamples"
     preprocessing: "Preprocessing"
@@ -120,6 +128,7 @@ class Pass:
     match: Match
     task: "Task"
     condition: tuple | None = None
+    args: dict = field(default_factory=dict)
     seconds: float = 0.0
     unreadable: list[str] = field(default_factory=list)
 
@@ -132,7 +141,7 @@ class Pass:
             yield batch
 
     def update(self, outputs: "Tensor | Sequence[Tensor]", targets: Any) -> None:
-        """Add a batch to the metrics. targets: as in the data."""
+        """Add a batch to the metrics. outputs: what `Task.predict` gives. targets: as in the data."""
         self.metrics.update(*self.match.apply(outputs, targets))
 
     def values(self) -> dict:
@@ -226,6 +235,8 @@ class Task(ABC):
     headings: titles of the two columns of a result's lines.
     ranks: whether a result holds several answers, the most probable first; then `top_k` is their number.
     output_names: names of the tensors that `outputs` returns.
+    training_batch, images_at_once: default numbers of images in a batch, for training, and for measuring and
+        predicting; None: the command's own. A task whose images have sizes of their own predicts them one by one.
     old_mark: the key by which version 0.1 marked the task in a checkpoint's part on the data.
     """
 
@@ -239,6 +250,8 @@ class Task(ABC):
     headings: ClassVar[tuple[str, str]] = ("result", "value")
     ranks: ClassVar[bool] = False
     output_names: ClassVar[Sequence[str]] = ("logits",)
+    training_batch: ClassVar[int | None] = None
+    images_at_once: ClassVar[int | None] = None
     old_mark: ClassVar[str | None] = None
 
     @property
@@ -254,23 +267,77 @@ class Task(ABC):
     def num_outputs(self, class_names: list[str]) -> int:
         """Number of outputs of the backbone's classifier; 0 for no classifier, if `model` adds a head."""
 
-    def model(self, backbone: "nn.Module", class_names: list[str]) -> "nn.Module":
-        """The backbone with the task's head. Loading a checkpoint calls it again, also on the meta device."""
+    def backbone(self, name: str, class_names: list[str], pretrained: bool = False, **arguments) -> "nn.Module":
+        """The backbone that `model` takes; by default timm's model of this name, with its classifier.
+
+        A task that overrides it also overrides `load`. pretrained: with the published weights.
+        """
+        from glocal.tasks.creation import create_model
+
+        return create_model(name, num_classes=self.num_outputs(class_names), pretrained=pretrained, **arguments)
+
+    def model_args(self, options: Any, source: "DataSource") -> dict[str, Any]:
+        """What `model` and the results need beside the classes, ready for JSON; by default nothing.
+
+        It is kept in the file of a run. options, source: of the training.
+        """
+        return {}
+
+    def check_model_args(self, args: dict[str, Any]) -> None:
+        """Raise ValueError if a file may not give these arguments, which `model` gets; by default, for any."""
+        if args:
+            raise InvalidValueError(f"the task {self.name} has no arguments, and the file gives {', '.join(args)}")
+
+    def model(self, backbone: "nn.Module", class_names: list[str], **args) -> "nn.Module":
+        """The backbone with the task's head. Loading a checkpoint calls it again, also on the meta device.
+
+        args: those of `model_args`.
+        """
         return backbone
+
+    def load(self, model: "nn.Module", name: str, path: "Path", args: dict[str, Any]) -> None:
+        """Start a training from a file that is no run of the same task and classes.
+
+        Loads all weights that fit into the model, and logs what starts anew. name: of the backbone. args: those of
+        `model_args`. Only for tasks with a `backbone` of their own.
+        """
+        raise NotImplementedError
 
     def outputs(self, model: "nn.Module") -> "nn.Module":
         """The module to export, compile, serve and measure: images (B, C, H, W) to a tensor or a list of tensors."""
         return model
 
+    def preprocessing(self, model: "nn.Module", options: Any, img_size: int | None) -> "Preprocessing":
+        """How images come to the model; by default what the model's configuration says, and --crop-pct, --crop-mode.
+
+        img_size: that of --img-size, else the data's own; None: the model's.
+        """
+        from glocal.data.preprocessing import Preprocessing
+
+        found = Preprocessing.of_model(model, img_size)
+        crop = {"crop_pct": options.crop_pct, "crop_mode": options.crop_mode}
+        return replace(found, **{name: value for name, value in crop.items() if value is not None})
+
+    def predict(
+        self, compute: "Callable[[Tensor], Tensor | Sequence[Tensor]]", batch: "Batch", args: dict[str, Any]
+    ) -> "Tensor | Sequence[Any]":
+        """What `metrics` and `results` take for a batch of B ≥ 1 images; by default compute(batch.images).
+
+        A task may compute an image in parts, or at several scales. compute: the module of `outputs`, or the same
+        compiled. args: those of `model_args`, and over them what `glocal eval` asks for. Returns a tensor (B, …), or a
+        list of tensors and of lists with an entry for each image.
+        """
+        return compute(batch.images)
+
     # Training
 
-    def augmentation(self, options: Any, source: "DataSource", preprocessing: "Preprocessing") -> "Augmentation | None":
-        """The augmentation of training images; by default none."""
+    def augmentation(self, options: Any, source: "DataSource", preprocessing: "Preprocessing") -> Any:
+        """What `transform` gets for training images, not None if it changes them; by default None."""
         return None
 
     @abstractmethod
     def transform(
-        self, preprocessing: "Preprocessing", class_names: list[str], augmentation: "Augmentation | None" = None
+        self, preprocessing: "Preprocessing", class_names: list[str], augmentation: Any = None
     ) -> "Transform":
         """Maps an RGB image and its annotation to an `Example`. augmentation: given for training only."""
 
@@ -332,12 +399,12 @@ class Task(ABC):
 
     @abstractmethod
     def results(
-        self, outputs: "Sequence[Tensor]", geometry: "Sequence[Geometry]", class_names: list[str], top_k: int
+        self, outputs: "Sequence[Any]", geometry: "Sequence[Geometry]", trained: "Trained", top_k: int
     ) -> list[Result]:
         """A result for each image of a batch, without its source.
 
-        outputs: the tensors of `outputs`, each (B, …). class_names: names for people. top_k: answers per image, if the
-        task ranks answers. Raises RuntimeError if an output is NaN or infinite.
+        outputs: what `predict` gives, as a list on the CPU. trained: `trained.descriptions` are the classes for people.
+        top_k: answers per image, if the task ranks answers. Raises RuntimeError if an output is NaN or infinite.
         """
 
     @property
@@ -353,9 +420,10 @@ class Task(ABC):
         """The cells of a readable image, in the order of `columns`; they may be fewer than the columns."""
         return [getattr(result, name) for name in self.fields]
 
-    def metadata(self, class_names: list[str], descriptions: list[str]) -> dict[str, Any]:
+    def metadata(self, trained: "Trained") -> dict[str, Any]:
         """The metadata on the outputs in an exported file, ready for JSON."""
-        return {"class_names": class_names, "descriptions": descriptions} if class_names else {}
+        names, descriptions = trained.class_names, trained.descriptions
+        return {"class_names": names, "descriptions": descriptions} if names else {}
 
     @property
     def headline(self) -> Measure:

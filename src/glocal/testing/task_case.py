@@ -1,6 +1,6 @@
 """A task under test: what the commands make of it and of its data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from glocal.data.batch import Batch, Collate, Example, Item
-from glocal.data.geometry import Geometry, geometry_of
+from glocal.data.geometry import Geometry
 from glocal.data.image import UnreadableImageError
 from glocal.data.open import open_for_training
+from glocal.data.prepare import Prepare
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import DataSource
-from glocal.deploy.runtimes import as_list
-from glocal.tasks.loading import create_model
+from glocal.deploy.predictor import on_cpu
 from glocal.tasks.task import Result, Task, Trained
 from glocal.training.config import LoopOptions, train_config
 
@@ -46,8 +46,12 @@ class TaskCase:
 
     def build(self) -> nn.Module:
         """The model as `glocal train` makes it."""
-        outputs = self.task.num_outputs(self.class_names)
-        return self.task.model(create_model(self.model_name, num_classes=outputs), self.class_names)
+        backbone = self.task.backbone(self.model_name, self.class_names)
+        return self.task.model(backbone, self.class_names, **self.task_args)
+
+    @cached_property
+    def task_args(self) -> dict:
+        return self.task.model_args(self.config, self.source)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -56,12 +60,14 @@ class TaskCase:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing.of_model(self.model, self.img_size)
+        return self.task.preprocessing(self.model, self.config, self.img_size)
 
     @cached_property
     def trained(self) -> Trained:
         names = self.class_names
-        return Trained(self.model, self.model_name, self.task, names, names, self.preprocessing.to_dict())
+        return Trained(
+            self.model, self.model_name, self.task, names, names, self.preprocessing.to_dict(), None, self.task_args
+        )
 
     def images(self, split: str = "val") -> Iterator[tuple[Image.Image, Any]]:
         """A few images, from the whole of a split, with their annotations."""
@@ -87,11 +93,26 @@ class TaskCase:
         with torch.no_grad():
             return self.task.outputs(self.model.eval())(images)
 
+    def predicted(self, batch: Batch, change: Callable[[Any], Any] = lambda outputs: outputs) -> list:
+        """What the task's `predict` gives for a batch. change: of the model's outputs."""
+        compute = self.task.outputs(self.model.eval())
+        with torch.no_grad():
+            return on_cpu(self.task.predict(lambda images: change(compute(images)), batch, self.task_args))
+
+    @property
+    def changes_outputs(self) -> bool:
+        """Whether the task's `predict` does more than to call the model."""
+        return type(self.task).predict is not Task.predict
+
+    @cached_property
+    def prepared(self) -> Batch:
+        """The images as `glocal predict` and the service prepare them, whatever the task's transform says."""
+        prepare = Prepare(self.preprocessing)
+        return Batch.of([prepare(image) for image, _ in self.images()])
+
     def results(self, top_k: int = 3) -> list[Result]:
-        batch = self.batch()
-        return self.task.results(as_list(self.outputs(batch.images)), self.geometry, self.class_names, top_k)
+        return self.task.results(self.predicted(self.prepared), self.geometry, self.trained, top_k)
 
     @property
     def geometry(self) -> list[Geometry]:
-        """As `glocal predict` and the service give it, whatever the task's transform says."""
-        return [geometry_of(self.preprocessing, image.size[::-1]) for image, _ in self.images()]
+        return self.prepared.geometry

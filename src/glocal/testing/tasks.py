@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from glocal.data.batch import Example
 from glocal.data.image import UnreadableImageError
 from glocal.data.open import open_for_evaluation
+from glocal.data.prepare import Prepare
 from glocal.data.samples import Samples
 from glocal.deploy.graph import trace, with_embedding
 from glocal.deploy.runtimes import as_list
@@ -147,8 +148,7 @@ def has_fields(case: TaskCase) -> None:
 
 
 def describes_its_outputs(case: TaskCase) -> None:
-    names = case.class_names
-    about = case.task.metadata(names, names)
+    about = case.task.metadata(case.trained)
     tried(lambda: json.dumps(about, allow_nan=False), "has metadata that is not ready for JSON")
 
 
@@ -181,17 +181,17 @@ def has_data_for_processes(case: TaskCase) -> None:
 
 
 def transforms_images(case: TaskCase) -> None:
-    preprocessing, size = case.preprocessing, tuple(case.preprocessing.input_size)
-    for split in ("train", "val"):
+    preprocessing = case.preprocessing
+    for split, size in (("train", preprocessing.input_size), ("val", preprocessing.fixed_size)):
         examples = tried(lambda split=split: case.examples(split), f"does not transform the {split} images")
         for example in examples:
             require(isinstance(example, Example), f"transforms an image to {type(example).__name__}, not an Example.")
             shape = tuple(example.image.shape)
-            require(shape == size, f"transforms a {split} image to the shape {shape}, not {size}.")
+            require(size in (None, shape), f"transforms a {split} image to the shape {shape}, not {size}.")
             require(example.target is not None, f"gives no target for a {split} image.")
-    path = preprocessing.transform()
+    prepare = Prepare(preprocessing)
     for example, (image, _), geometry in zip(case.examples(), case.images(), case.geometry, strict=True):
-        same = torch.equal(example.image, path(image))
+        same = torch.equal(example.image, prepare(image).image)
         require(same, "prepares an image for measuring in another way than for predicting: not by preprocessing.")
         require(example.geometry in (None, geometry), "gives another geometry than geometry_of the preprocessing.")
 
@@ -234,6 +234,9 @@ def builds_its_model(case: TaskCase) -> None:
         with torch.device("meta"):
             return case.build()
 
+    args = case.task_args
+    tried(lambda: json.dumps(args, allow_nan=False), "has model_args that are not ready for JSON")
+    tried(lambda: case.task.check_model_args(json.loads(json.dumps(args))), "refuses its own model_args")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     again = tried(rebuilt, "does not build its model on the meta device")
     same = {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
@@ -259,9 +262,9 @@ def gives_outputs(case: TaskCase) -> None:
 def exports_its_outputs(case: TaskCase) -> None:
     images = case.batch().images
     expected = as_list(case.outputs(images))
-    size = tuple(case.preprocessing.input_size)
-    outputs = case.task.outputs(case.model)
-    program = tried(lambda: trace(outputs, size, dynamic=("batch",)), "has outputs that torch.export does not take")
+    size, fixed = case.preprocessing.input_size, case.preprocessing.fixed_size
+    outputs, dynamic = case.task.outputs(case.model), ("batch", "size") if fixed is None else ("batch",)
+    program = tried(lambda: trace(outputs, size, dynamic=dynamic), "has outputs that torch.export does not take")
     exported = as_list(program.module()(images))
     wrong = [difference(*pair, NEARLY) for pair in zip(exported, expected, strict=True)]
     require(not any(wrong), f"has other outputs after they are exported: {next(filter(None, wrong), '')}.")
@@ -322,7 +325,7 @@ def updated(case: TaskCase, metrics: Metrics, examples: Sequence[Example]) -> No
     """Measure examples, two at a time."""
     for first in range(0, len(examples), 2):
         batch = case.batch(examples=examples[first : first + 2])
-        outputs = case.outputs(batch.images)
+        outputs = case.predicted(batch) if case.changes_outputs else case.outputs(batch.images)
         tried(lambda batch=batch, outputs=outputs: metrics.update(outputs, batch.targets), "has metrics that fail")
 
 
@@ -332,7 +335,7 @@ def reports(case: TaskCase) -> None:
     require(task.measures_on(task), "does not measure on data of its own.")
     match = tried(lambda: task.match(case.source, case.trained), "does not match its own data with its model")
     metrics, batch = task.metrics(match.class_names), case.batch()
-    outputs = case.outputs(batch.images)
+    outputs = case.predicted(batch) if case.changes_outputs else case.outputs(batch.images)
     tried(
         lambda: metrics.update(*match.apply(outputs, batch.targets)),
         "has metrics that do not take what its match gives",
@@ -353,23 +356,28 @@ def reports(case: TaskCase) -> None:
 
 
 def gives_a_result_for_each_image(case: TaskCase) -> None:
-    task, images = case.task, case.batch().images
+    task, images = case.task, case.prepared.images
     results = tried(lambda: case.results(), "does not make results of its outputs")
     require(len(results) == len(images), f"gives {len(results)} results for {len(images)} images.")
     for result in results:
         kind = type(result).__name__
         require(isinstance(result, task.result_class), f"gives {kind}, not {task.result_class.__name__}.")
-    outputs = as_list(case.outputs(images))
+    outputs = case.predicted(case.prepared)
     for place, geometry in enumerate(case.geometry):
         rows = [output[place : place + 1] for output in outputs]
-        (alone,) = task.results(rows, [geometry], case.class_names, 3)
+        (alone,) = task.results(rows, [geometry], case.trained, 3)
         require(alone == results[place], "gives another result for an image when it is alone.")
 
 
 def refuses_non_finite_outputs(case: TaskCase) -> None:
-    outputs = [torch.full_like(output, math.nan) for output in as_list(case.outputs(case.batch().images))]
+    def spoilt(outputs: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        if isinstance(outputs, Tensor):
+            return torch.full_like(outputs, math.nan)
+        return [torch.full_like(output, math.nan) for output in outputs]
+
     try:
-        results = case.task.results(outputs, case.geometry, case.class_names, 3)
+        outputs = case.predicted(case.prepared, spoilt)
+        results = case.task.results(outputs, case.geometry, case.trained, 3)
     except RuntimeError:
         return
     except Exception as error:

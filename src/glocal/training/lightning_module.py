@@ -14,6 +14,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from glocal.backbone import Block, Stage
 from glocal.data.batch import Batch
 from glocal.data.seeds import mix_seeds
 from glocal.data.shard_stream import ShardStream
@@ -57,6 +58,7 @@ class TrainingModule(LightningModule):
         steps_per_epoch: int,
         input_size: tuple[int, int, int],
         data_key: str = "",
+        task_args: dict | None = None,
     ):
         super().__init__()
         if config.strategy != "fsdp":  # FSDP2 takes contiguous parameters only
@@ -71,6 +73,7 @@ class TrainingModule(LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.input_size = input_size
         self.data_key = data_key
+        self.task_args = task_args or {}
         self.data_epoch = 0  # of the next batch; at the end of an epoch, the trainer's epoch + 1
         self.data_batches = 0  # batches of that epoch that were seen before the run was stopped
         if config.freeze:
@@ -134,7 +137,10 @@ class TrainingModule(LightningModule):
         return dict(sum(parts, Counter()))
 
     def configure_model(self) -> None:
-        """Shard the weights if the strategy is FSDP2: each block, each stage, and the rest."""
+        """Shard the weights if the strategy is FSDP2: each block, each stage, and the rest.
+
+        In timm's models, these are the numbered parts at two depths, such as stages.0 and stages.0.blocks.0.
+        """
         if self.device_mesh is None or self.grouped:
             return
         from torch.distributed.fsdp import fully_shard
@@ -144,9 +150,11 @@ class TrainingModule(LightningModule):
 
         mesh = self.device_mesh["data_parallel"]
         for model in [self.model] if self.ema is None else [self.model, self.ema.module]:
+            ours = any(isinstance(part, Stage) for part in model.modules())
             for name, part in reversed(list(model.named_modules())):
                 numbered = name.rpartition(".")[2].isdigit() and name.count(".") in (1, 3)
-                if numbered and any(True for _ in part.parameters()):  # stages.0, stages.0.blocks.0
+                whole = isinstance(part, (Block, Stage)) or (not ours and numbered)
+                if whole and any(True for _ in part.parameters()):
                     fully_shard(part, mesh=mesh)
             fully_shard(model, mesh=mesh)
         self.grouped = True
@@ -276,14 +284,14 @@ class TrainingModule(LightningModule):
             metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        # With sharded weights, the other devices need this device's shard even if it has no image left.
-        images = batch.images if len(batch) else torch.zeros(1, *self.input_size, device=self.device)
-        images = images.to(memory_format=torch.channels_last)
+        batch = replace(batch, images=batch.images.to(memory_format=torch.channels_last)) if len(batch) else batch
         models = [self.model] if self.ema is None else [self.ema.module, self.model]
         for model, metrics in zip(models, self.measured.values(), strict=True):
-            outputs = self.task.outputs(model)(images)
+            outputs = self.task.outputs(model)
             if len(batch):
-                metrics.update(outputs, batch.targets)
+                metrics.update(self.task.predict(outputs, batch, self.task_args), batch.targets)
+            elif self.device_mesh is not None:  # the other devices need this device's part of the weights
+                outputs(torch.zeros(1, *self.input_size, device=self.device))
 
     def on_validation_epoch_end(self) -> None:
         for metrics in self.measured.values():

@@ -54,10 +54,11 @@ class RunData(LightningDataModule):
     def val_dataloader(self):
         run, config = self.run, self.run.config
         samples = run.source.splits["val"]
+        at_once = per_device_batch_size(run.batch_size, config.accumulate, self.trainer.world_size)
         loader = evaluation_loader(
             samples,
             run.task.transform(run.preprocessing, run.source.class_names),
-            per_device_batch_size(run.batch_size, config.accumulate, self.trainer.world_size),
+            run.task.images_at_once or at_once,
             config.workers,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,

@@ -1,8 +1,9 @@
 """Making and checking all that a run needs, before it begins."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import timm.optim
 import torch
@@ -15,19 +16,13 @@ except ImportError:
     raise MissingExtraError("training needs Lightning: pip install 'glocal[train]'") from None
 
 from glocal.data.loaders import per_device_batch_size
-from glocal.data.preprocessing import Augmentation, Preprocessing
+from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import DataSource
 from glocal.data.splits import content_key
 from glocal.device import resolve_device
+from glocal.tasks.creation import check_name, registered
 from glocal.tasks.description import CheckpointInfo
-from glocal.tasks.loading import (
-    arguments_of,
-    check_input_size,
-    check_name,
-    create_model,
-    load_for_finetuning,
-    registered,
-)
+from glocal.tasks.loading import arguments_of, check_input_size, load_for_finetuning
 from glocal.tasks.registry import find_task, refuse_foreign_options
 from glocal.tasks.task import Task
 from glocal.training.config import QUICK_BATCHES, LoopOptions
@@ -44,10 +39,11 @@ class Run:
     config: LoopOptions
     name: str
     model_args: dict
+    task_args: dict
     task: Task
     source: DataSource
     preprocessing: Preprocessing
-    augmentation: Augmentation | None
+    augmentation: Any
     batch_size: int
     module: TrainingModule
     device: torch.device
@@ -78,6 +74,7 @@ class Run:
             data={"name": Path(self.source.name).name, "held_out": self.source.held_out} | args,
             model_args=self.model_args,
             task=self.task.name,
+            task_args=self.task_args,
         )
 
 
@@ -96,14 +93,12 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
         model_args["img_size"] = img_size
     described = registered(name, model_args)  # refuses arguments that no checkpoint can hold
     kwargs = dict(model_args) if config.drop_path is None else {**model_args, "drop_path_rate": config.drop_path}
+    task_args = task.model_args(config, source)
     if config.pretrained or config.checkpoint:
-        model = load_for_finetuning(name, config.checkpoint, task, source.class_names, **kwargs)
+        model = load_for_finetuning(name, config.checkpoint, task, source.class_names, task_args, **kwargs)
     else:
-        backbone = create_model(name, num_classes=task.num_outputs(source.class_names), **kwargs)
-        model = task.model(backbone, source.class_names)
-    preprocessing = Preprocessing.of_model(model, img_size)
-    crop = {"crop_pct": config.crop_pct, "crop_mode": config.crop_mode}
-    preprocessing = replace(preprocessing, **{name: value for name, value in crop.items() if value is not None})
+        model = task.model(task.backbone(name, source.class_names, **kwargs), source.class_names, **task_args)
+    preprocessing = task.preprocessing(model, config, img_size)
     check_input_size(task.outputs(model), preprocessing.input_size)
     if config.grad_checkpointing:
         if not hasattr(model, "set_grad_checkpointing"):
@@ -114,7 +109,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     augmentation = task.augmentation(config, source, preprocessing)
     task.transform(preprocessing, source.class_names, augmentation)  # refuses an unknown policy
     images = len(source.splits["train"])
-    batch_size = config.batch_size or _batch_size(images, min(preprocessing.input_size[1:]) <= SMALL)
+    batch_size = config.batch_size or _batch_size(images, task, min(preprocessing.input_size[1:]) <= SMALL)
     refuse_foreign_options(config, task)
     task.check(config, per_device_batch_size(batch_size, config.accumulate, config.world_size))
     _check_optimizer(config.optimizer)
@@ -132,15 +127,16 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
         steps_per_epoch=steps,
         input_size=preprocessing.input_size,
         data_key=content_key(source),
+        task_args=task_args,
     )
     if config.parameter_rules:
         parameter_groups(module.model, config)  # refuses a rule that names nothing
-    return Run(config, *described, task, source, preprocessing, augmentation, batch_size, module, device)
+    return Run(config, *described, task_args, task, source, preprocessing, augmentation, batch_size, module, device)
 
 
-def _batch_size(images: int, small: bool) -> int:
+def _batch_size(images: int, task: Task, small: bool) -> int:
     """The default batch size: smaller for few images, so that an epoch has at least 8 steps."""
-    size = 128 if small else 64
+    size = task.training_batch or (128 if small else 64)
     while size > 8 and images < 8 * size:
         size //= 2
     return size

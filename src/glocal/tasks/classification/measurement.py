@@ -27,7 +27,7 @@ from glocal.tasks.classification.robustness import (
     open_real,
     open_robustness_set,
 )
-from glocal.tasks.labels.matching import display_names, outputs_of
+from glocal.tasks.matching import display_names, outputs_of
 from glocal.tasks.measurement import inputs, new_pass, note, opened, task_of
 from glocal.tasks.task import Match, Measurement, Pass, Task, Trained
 

@@ -80,10 +80,10 @@ class Classification(LabelTask):
 
         return texts(result)
 
-    def results(self, outputs, geometry, class_names, top_k):
+    def results(self, outputs, geometry, trained, top_k):
         from glocal.tasks.labels.results import predictions
 
-        return predictions(outputs[0].float().softmax(-1), class_names, top_k)
+        return predictions(outputs[0].float().softmax(-1), trained.descriptions, top_k)
 
 
 CLASSIFICATION = Classification()

@@ -28,8 +28,8 @@ class LabelTask(Task):
 
         return augmentation(options, source, preprocessing)
 
-    def metadata(self, class_names, descriptions):
-        return {**super().metadata(class_names, descriptions), self.SEVERAL: self.several_labels}
+    def metadata(self, trained):
+        return {**super().metadata(trained), self.SEVERAL: self.several_labels}
 
     def measures_on(self, other):
         return isinstance(other, LabelTask)

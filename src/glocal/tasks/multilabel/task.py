@@ -36,7 +36,7 @@ class Multilabel(LabelTask):
         return MultilabelMetrics(class_names)
 
     def match(self, source, trained):
-        from glocal.tasks.labels.matching import display_names, outputs_of
+        from glocal.tasks.matching import display_names, outputs_of
 
         outputs = outputs_of(source, trained)
         return Match(display_names(trained, outputs), lambda logits, targets: (logits[:, outputs], targets))
@@ -46,10 +46,10 @@ class Multilabel(LabelTask):
 
         return table_of_worst(result, "average_precision")
 
-    def results(self, outputs, geometry, class_names, top_k):
+    def results(self, outputs, geometry, trained, top_k):
         from glocal.tasks.labels.results import predictions
 
-        return predictions(outputs[0].float().sigmoid(), class_names, top_k)
+        return predictions(outputs[0].float().sigmoid(), trained.descriptions, top_k)
 
 
 MULTILABEL = Multilabel()
