@@ -16,6 +16,7 @@ from glocal import safe_yaml
 from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.wording import shown
 
+DECIMAL = re.compile(r"(\d+(\.\d*)?|\.\d+)", re.ASCII)
 NO_NAME = re.compile("[\0\ud800-\udfff]")  # file names have no NUL, and text in files no surrogates
 LONGEST_GROUP = 200  # letters of --group
 
@@ -178,6 +179,17 @@ def whole_numbers(text: str, name: str, like: str, allowed: Range) -> list[int]:
         raise InvalidValueError(f"{name} must be {like}, got {shown(text)}")
     for number in found:
         check_number(name, number, int, allowed)
+    return found
+
+
+def numbers_of(text: str, name: str, like: str, allowed: Range) -> list[float]:
+    """Numbers separated by commas; ValueError, naming the option, for any other text. See `whole_numbers`."""
+    found = []
+    for part in text.split(","):
+        if not DECIMAL.fullmatch(part.strip()) or len(part) > safe_yaml.MAX_NUMBER:
+            raise InvalidValueError(f"{name} must be {like}, got {shown(text)}")
+        found.append(float(part))
+        check_number(name, found[-1], float, allowed)
     return found
 
 

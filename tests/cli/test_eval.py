@@ -8,7 +8,7 @@ import torch
 from glocal.cli import main
 from glocal.data.preprocessing import Preprocessing
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
-from glocal.tasks.loading import create_model
+from glocal.tasks.creation import create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

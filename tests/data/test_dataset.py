@@ -44,7 +44,7 @@ def samples(tmp_path):
 class TestUnreadable:
     def test_training_replaces_it_by_another_sample(self, samples):
         dataset = ImageDataset(samples, TRANSFORM, replace=True)
-        (image, label, _), skipped = dataset[3]
+        (image, label, *_), skipped = dataset[3]
         assert skipped == f"{samples.images[3]}: not an image"
         assert label not in (3, 4)
         assert torch.equal(image, dataset[label].example.image)

@@ -19,8 +19,9 @@ from glocal.tasks import measurement
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 from glocal.tasks.classification.robustness import imagenet_classes
 from glocal.tasks.classification.tables import confusions
+from glocal.tasks.creation import create_model
 from glocal.tasks.labels.tables import worst_classes
-from glocal.tasks.loading import create_model, load_trained
+from glocal.tasks.loading import load_trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

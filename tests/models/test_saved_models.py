@@ -11,8 +11,9 @@ import glocal  # noqa: F401 (registers the models)
 from glocal.data.preprocessing import Preprocessing
 from glocal.tasks import find_task
 from glocal.tasks.checkpoint import save_checkpoint
+from glocal.tasks.creation import registered
 from glocal.tasks.description import CheckpointInfo
-from glocal.tasks.loading import load_for_finetuning, load_trained, registered
+from glocal.tasks.loading import load_for_finetuning, load_trained
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 FAMILIES = ["transxnet_pico", "transnext_pico", "hat_net_pico", "transcnn_pico", "conv2former_pico", "van_pico"]

@@ -123,7 +123,7 @@ class Angle(Task):
     def metrics(self, class_names):
         return AngleMetrics(class_names)
 
-    def results(self, outputs, geometry, class_names, top_k):
+    def results(self, outputs, geometry, trained, top_k):
         return [Turn(angle=angle) for angle in torch.rad2deg(radians(check_finite(outputs[0]))).tolist()]
 
 

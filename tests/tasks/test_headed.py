@@ -44,7 +44,7 @@ class HeadedAngle(Angle):
     def num_outputs(self, class_names):
         return 0
 
-    def model(self, backbone, class_names):
+    def model(self, backbone, class_names, **args):
         return Headed(backbone, 2)
 
 
@@ -191,7 +191,7 @@ def test_the_new_task_puts_its_head_on_a_classifiers_run(classifier_run):
     class Wrapped(Angle):
         name = "wrapped"
 
-        def model(self, backbone, class_names):
+        def model(self, backbone, class_names, **args):
             return nn.Sequential(backbone)
 
     model = load_for_finetuning("test_resnet", classifier_run, Wrapped(), [])

@@ -8,7 +8,8 @@ import torch
 from glocal.device import resolve_device
 from glocal.tasks import find_task
 from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
-from glocal.tasks.loading import check_input_size, create_model, load_for_finetuning, load_trained
+from glocal.tasks.creation import create_model
+from glocal.tasks.loading import check_input_size, load_for_finetuning, load_trained
 
 TASK, NAMES = find_task("classification"), list("abcdefg")
 

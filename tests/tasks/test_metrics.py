@@ -14,7 +14,9 @@ def batches(task):
     torch.manual_seed(0)
     for size in (4, 0, 3, 5):
         logits = torch.randn(size, 3)
-        if task == "multilabel":
+        if task == "segmentation":
+            yield [list(torch.randint(3, (size, 5, 7)))], list(torch.randint(-1, 3, (size, 5, 7)))
+        elif task == "multilabel":
             yield logits, torch.randint(2, (size, 3)).float()
         else:
             yield logits, torch.randint(3, (size,))

@@ -317,7 +317,7 @@ class CannotCollate(Angle):
 
 
 class DescribesATensor(Angle):
-    def metadata(self, class_names, descriptions):
+    def metadata(self, trained):
         return {"scale": torch.ones(2)}
 
 
@@ -327,7 +327,7 @@ class HasNoNumberOfOutputs(Angle):
 
 
 class CannotBuild(Angle):
-    def model(self, backbone, class_names):
+    def model(self, backbone, class_names, **args):
         return backbone.head_that_is_lacking
 
 
@@ -344,7 +344,7 @@ class Headed(nn.Module):
 
 
 class BuildsByValues(Angle):
-    def model(self, backbone, class_names):
+    def model(self, backbone, class_names, **args):
         assert all(parameter.isfinite().all() for parameter in backbone.parameters())
         return backbone
 
@@ -353,7 +353,7 @@ class BuildsAnotherModelTheSecondTime(Angle):
     def __init__(self):
         self.times = 0
 
-    def model(self, backbone, class_names):
+    def model(self, backbone, class_names, **args):
         self.times += 1
         backbone.register_buffer(f"times{self.times}", torch.zeros(1))
         return backbone
@@ -388,7 +388,7 @@ class HasTwoNamesForOneOutput(Angle):
 
 
 class CannotBeServed(Angle):
-    def model(self, backbone, class_names):
+    def model(self, backbone, class_names, **args):
         return Headed(backbone, nn.Linear(2, 2))
 
 
@@ -467,7 +467,7 @@ class HasAnInfiniteSlope(ChangesTheLoss):
 
 
 class HasAnIdleHead(Angle):
-    def model(self, backbone, class_names):
+    def model(self, backbone, class_names, **args):
         return Headed(backbone, nn.Linear(2, 2), nn.Linear(2, 2))
 
 
@@ -582,8 +582,8 @@ class HasATableWithAGap(Angle):
 class ChangesResults(Angle):
     """Changes the results that its parent makes."""
 
-    def results(self, outputs, geometry, class_names, top_k):
-        return self.change(super().results(outputs, geometry, class_names, top_k))
+    def results(self, outputs, geometry, trained, top_k):
+        return self.change(super().results(outputs, geometry, trained, top_k))
 
 
 class ForgetsAnImage(ChangesResults):
@@ -602,15 +602,15 @@ class ComparesImages(ChangesResults):
 
 
 class TakesNaN(Angle):
-    def results(self, outputs, geometry, class_names, top_k):
-        return super().results([outputs[0].nan_to_num()], geometry, class_names, top_k)
+    def results(self, outputs, geometry, trained, top_k):
+        return super().results([outputs[0].nan_to_num()], geometry, trained, top_k)
 
 
 class FailsOtherwiseOnNaN(Angle):
-    def results(self, outputs, geometry, class_names, top_k):
+    def results(self, outputs, geometry, trained, top_k):
         if outputs[0].isnan().any():
             raise ValueError("nan")
-        return super().results(outputs, geometry, class_names, top_k)
+        return super().results(outputs, geometry, trained, top_k)
 
 
 class Showing(ChangesResults):

@@ -29,7 +29,8 @@ from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.tasks.classification import objective
 from glocal.tasks.classification.distillation import Teacher
 from glocal.tasks.classification.objective import ClassificationObjective
-from glocal.tasks.loading import create_model, load_trained
+from glocal.tasks.creation import create_model
+from glocal.tasks.loading import load_trained
 from glocal.tasks.task import Trained
 from glocal.training import loop
 from glocal.training.config import TrainConfig

@@ -17,6 +17,7 @@ from glocal.models.dense import DenseModel, dense_backbone
 from glocal.models.heads import HEADS, Head
 from glocal.models.heads.published import Published, find_published
 from glocal.models.weights import read_tensors
+from glocal.wording import quoted
 
 logger = logging.getLogger("glocal")
 
@@ -114,6 +115,28 @@ def load_weights(model: DenseModel, head: Head, backbone: str, path: str | os.Pa
     else:
         logger.warning("%s has the weights of the head alone: the backbone keeps its values", path)
     model.load_state_dict(ours, strict=False)  # complete, as compared above
+
+
+def load_for_training(model: DenseModel, head: str, backbone: str, path: str | os.PathLike) -> None:
+    """Load all that fits of a file into a model that will be trained; the log says what starts anew.
+
+    The backbone's weights must be complete. The head's are left out where they are of another head, or for other
+    classes. Files: see `create`. head, backbone: their names.
+    """
+    weights = read_tensors(path)
+    converted, ours = split(weights, HEADS[head])
+    own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(BACKBONE)}
+    fitting = {key: tensor for key, tensor in ours.items() if key in own and own[key].shape == tensor.shape}
+    if ours and not converted:
+        logger.warning("%s has the weights of a head alone: the backbone starts anew", path)
+    else:
+        load_backbone(model.backbone, backbone, converted or weights)
+    model.load_state_dict(fitting, strict=False)
+    anew = sorted(set(own) - set(fitting))
+    if len(anew) == len(own):
+        logger.warning("%s: the backbone is loaded, the head starts anew", path)
+    elif anew:
+        logger.warning("%s is for other classes: %s of the head start anew", path, quoted(anew, 4))
 
 
 def split(weights: Mapping[str, Tensor], head: Head) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

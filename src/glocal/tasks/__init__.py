@@ -3,8 +3,9 @@
 from glocal.tasks.classification.task import CLASSIFICATION
 from glocal.tasks.multilabel.task import MULTILABEL
 from glocal.tasks.registry import find_task, register_task, registered_tasks
+from glocal.tasks.segmentation.task import SEGMENTATION
 
-for _task in (CLASSIFICATION, MULTILABEL):
+for _task in (CLASSIFICATION, MULTILABEL, SEGMENTATION):
     register_task(_task)
 
 __all__ = ["find_task", "register_task", "registered_tasks"]

@@ -19,7 +19,7 @@ def test_several_labels_become_zeros_and_ones(labels, target):
 
 
 def test_a_measurement_takes_the_fixed_path_and_says_where_the_input_lies():
-    image, target, geometry = LabelTransform(PREPROCESSING)(IMAGE, 2)
+    image, target, geometry, _ = LabelTransform(PREPROCESSING)(IMAGE, 2)
     assert torch.equal(image, PREPROCESSING.transform()(IMAGE))
     assert target == 2
     assert geometry == geometry_of(PREPROCESSING, (16, 12))

@@ -51,7 +51,7 @@ class TestGeometry:
         change = transform(size, **PUBLISHED | {"scale": scale, "resize_range": (1.0, 2.0)}, photometric=False)
         for seed in range(5):
             with random_state(seed):
-                image, target, geometry = change(coloured(labels), ArrayMap(labels))
+                image, target, geometry, _ = change(coloured(labels), ArrayMap(labels))
             assert (image.shape, image.dtype) == ((3, *size), torch.float32)
             assert (target.shape, target.dtype) == (size, torch.int64)
             assert geometry is None
@@ -85,7 +85,7 @@ class TestGeometry:
 
     def test_without_scale_the_whole_image_fits_into_the_crop(self):
         labels = np.zeros((30, 60), np.int32)
-        image, target, _ = transform((64, 96))(coloured(labels), ArrayMap(labels))
+        image, target, *_ = transform((64, 96))(coloured(labels), ArrayMap(labels))
         assert (target == 0).nonzero().amax(0).tolist() == [47, 95]
         assert (target[48:] == IGNORE).all()
         assert (image[2] > 0).nonzero().amax(0).tolist() == [47, 95]
@@ -93,7 +93,7 @@ class TestGeometry:
     def test_padding_is_0_after_normalisation(self):
         labels = np.ones((10, 12), np.int32)
         change = transform((16, 20), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), scale=(12, 10))
-        image, target, _ = change(Image.new("RGB", (12, 10), (255, 0, 51)), ArrayMap(labels))
+        image, target, *_ = change(Image.new("RGB", (12, 10), (255, 0, 51)), ArrayMap(labels))
         expected = torch.tensor([0.5 / 0.2, -0.4 / 0.3, -0.1 / 0.4])
         torch.testing.assert_close(image[:, :10, :12], expected[:, None, None].expand(3, 10, 12))
         assert not image[:, 10:].any()
@@ -105,7 +105,7 @@ class TestGeometry:
     def test_unchanged_where_nothing_is_to_change(self):
         pixels = np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)
         labels = patches(64, 64, 300, side=4)
-        image, target, _ = transform()(Image.fromarray(pixels), ArrayMap(labels))
+        image, target, *_ = transform()(Image.fromarray(pixels), ArrayMap(labels))
         assert torch.equal((image * 255).round().byte(), torch.from_numpy(pixels).permute(2, 0, 1))
         assert torch.equal(target, torch.from_numpy(labels).long())
 
@@ -141,7 +141,7 @@ class TestGeometry:
         change, flipped = transform((4, 4), hflip=hflip), 0
         for seed in range(200):
             with random_state(seed):
-                image, target, _ = change(coloured(labels), ArrayMap(labels))
+                image, target, *_ = change(coloured(labels), ArrayMap(labels))
             assert torch.equal((image[0] * 255 / 40 - 1).round().long(), target)
             flipped += target[0].tolist() == [3, 2, 1, 0]
         assert flipped == pytest.approx(expected, abs=25 if 0 < hflip < 1 else 0)
@@ -222,7 +222,7 @@ class TestCrop:
     def test_one_class_and_nothing_but_ignored_pixels(self, label, shape):
         labels = np.full(shape, label, np.int32)
         change = transform((32, 40), **PUBLISHED, photometric=True)
-        image, target, _ = change(Image.new("RGB", shape[::-1], (9, 99, 200)), ArrayMap(labels))
+        image, target, *_ = change(Image.new("RGB", shape[::-1], (9, 99, 200)), ArrayMap(labels))
         assert image.isfinite().all()
         assert set(target.unique().tolist()) <= {label, IGNORE}
 

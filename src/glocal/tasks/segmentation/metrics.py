@@ -61,7 +61,7 @@ class SegmentationMetrics(Metrics):
         areas = Areas.of(self.added("confusion"))
         return {
             "miou": 100 * _mean(areas.right / areas.union, areas.union > 0),
-            "macc": 100 * _mean(areas.right / areas.targets, areas.targets > 0),
+            "macc": 100 * _mean(areas.right / areas.targets, areas.targets.bool()),
             "aacc": 100 * (areas.right.sum() / areas.targets.sum().clamp(min=1)).item(),
         }
 
@@ -137,9 +137,9 @@ def confusion_matrix(prediction: Tensor, target: Tensor, classes: int) -> Tensor
         predicted, wanted = predicted.long(), wanted.long()
         counted = wanted != IGNORE
         predicted, wanted = predicted[counted], wanted[counted]
-        for name, labels in (("prediction", predicted), ("target", wanted)):
-            if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-                wrong = labels[(labels < 0) | (labels >= classes)][0].item()
+        for name, found in (("prediction", predicted), ("target", wanted)):
+            if len(found) and not 0 <= found.min() <= found.max() < classes:
+                wrong = found[(found < 0) | (found >= classes)][0].item()
                 raise ValueError(f"the {name} has the label {wrong}, which is none of {classes} classes")
         counts += (wanted * classes + predicted).bincount(minlength=classes * classes)
     return counts.view(classes, classes)
@@ -194,5 +194,5 @@ def _percent(part: Tensor, whole: Tensor) -> list[float | None]:
 def _mean_of_present(confusion: Tensor) -> Tensor:
     """A number in percent, float64."""
     areas = Areas.of(confusion)
-    ious = (areas.right / areas.union)[areas.targets > 0]
+    ious = (areas.right / areas.union)[areas.targets.bool()]
     return 100 * ious.mean() if len(ious) else ious.new_tensor(100.0)

@@ -1,19 +1,24 @@
 """From an image and its label map to a training example, changed at random as in published segmentation trainings."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
+from glocal.backbone import Backbone
 from glocal.data.batch import Example
 from glocal.data.masks import IGNORE, LabelMap
-from glocal.data.preprocessing import Preprocessing
+from glocal.data.prepare import Prepare
+from glocal.data.preprocessing import Preprocessing, Whole
 
 TRIES = 10  # crops that are looked at; the next is taken as it is
 # Photometric distortion: each change has the probability 0.5. Levels of 255 for brightness, factors for contrast and
@@ -144,3 +149,35 @@ def _uniform(low: float, high: float) -> float:
 
 def _chance(probability: float) -> bool:
     return torch.rand(()).item() < probability
+
+
+class MeasuringTransform:
+    """Makes an `Example` of an RGB image and its label map for measuring: the target has the size of the image, int32.
+
+    scales: factors of the preprocessing's size; the example then has the image at each of these sizes in `more`.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, scales: Sequence[float] = ()):
+        self.prepare = Prepare(preprocessing)
+        self.scales = [Prepare(replace(preprocessing, whole=preprocessing.whole.scaled(scale))) for scale in scales]
+
+    def __call__(self, image: Image.Image, annotation: LabelMap) -> Example:
+        """Raises UnreadableImageError if the annotation has no label map of the image's size."""
+        labels = torch.from_numpy(np.array(annotation.load((image.height, image.width)), np.int32, order="C"))
+        more = tuple(prepare(image) for prepare in self.scales)
+        return self.prepare(image, labels)._replace(more=more)
+
+
+def preprocessing(model: nn.Module, crop: int, whole: Whole) -> Preprocessing:
+    """How images come to a model with a head.
+
+    Of our families, mean and std are those of ImageNet, as in all published trainings, also of VAN, whose classifiers
+    have others.
+    """
+    config = timm.data.resolve_model_data_config(model)
+    ours = any(isinstance(part, Backbone) for part in model.modules())
+    mean, std = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if ours else (config["mean"], config["std"])
+    channels = config["input_size"][0]
+    if len(mean) != channels:
+        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+    return Preprocessing((channels, crop, crop), mean, std, "bilinear", whole=whole)

@@ -1,0 +1,82 @@
+"""The result of segmentation for an image."""
+
+import io
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from glocal.tasks.task import Line, Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+OPACITY = 0.55  # of the classes' colours over the image
+NAMED = 12  # classes in the legend on a picture
+
+
+@dataclass(frozen=True)
+class Segmentation(Result):
+    """The class of every pixel of an image. The lists hold the classes that occur, the largest first.
+
+    size: (height, width). shares: of the pixels. confidences: mean probability of a class's pixels. rles: their masks,
+    in COCO's compressed run-length encoding. labels: the class of each pixel, (H, W), numbered as the model has them.
+    colors: red, green and blue of each class of the model. numbers: of the classes that occur, in `labels`.
+    """
+
+    size: list[int] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    rles: list[str] = field(default_factory=list)
+    labels: "np.ndarray | None" = field(default=None, compare=False, repr=False)
+    colors: "list[list[int]]" = field(default_factory=list, compare=False, repr=False)
+    numbers: list[int] = field(default_factory=list, compare=False, repr=False)
+
+    def lines(self) -> list[Line]:
+        pairs = zip(self.classes, self.shares, strict=True)
+        return [Line(name, f"{100 * share:.1f} %", share) for name, share in pairs]
+
+    def draw(self, image: "Image.Image") -> "Image.Image":
+        from PIL import Image
+
+        drawn = Image.blend(image, Image.fromarray(self.in_colors()), OPACITY)
+        return _with_legend(drawn, self.lines()[:NAMED], [tuple(self.colors[number]) for number in self.numbers])
+
+    def in_colors(self) -> "np.ndarray":
+        """Each pixel in the colour of its class, (H, W, 3) uint8."""
+        import numpy as np
+
+        return np.array(self.colors, np.uint8)[self.labels]
+
+    def to_png(self) -> bytes:
+        """The label map as a PNG: numbers of classes as a palette's indices, 16 bits for more than 256 classes."""
+        from PIL import Image
+
+        if len(self.colors) <= 256:
+            image = Image.fromarray(self.labels.astype("uint8"))
+            image.putpalette([level for color in self.colors for level in color])
+        else:
+            image = Image.fromarray(self.labels.astype("uint16"))
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
+
+
+def _with_legend(image: "Image.Image", lines: list[Line], colors: list[tuple]) -> "Image.Image":
+    """The image with a box of colour and a line for each class in the top left corner."""
+    from PIL import ImageDraw
+
+    from glocal.tasks.drawing import text_size
+
+    font, size = text_size(image)
+    draw = ImageDraw.Draw(image, "RGBA")
+    pad = size // 3
+    widths = [draw.textlength(f"{line.text}  {line.value}", font) for line in lines]
+    draw.rectangle(
+        (0, 0, max(widths, default=0) + size + 3 * pad, len(lines) * (size + pad) + pad), fill=(0, 0, 0, 160)
+    )
+    for place, (line, color) in enumerate(zip(lines, colors, strict=False)):
+        top = pad + place * (size + pad)
+        draw.rectangle((pad, top, pad + size, top + size), fill=color, outline="white")
+        draw.text((size + 2 * pad, top - size // 8), f"{line.text}  {line.value}", fill="white", font=font)
+    return image

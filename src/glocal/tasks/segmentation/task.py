@@ -1,0 +1,183 @@
+"""The task segmentation: a class for every pixel of an image."""
+
+from glocal.errors import InvalidValueError
+from glocal.tasks.segmentation.options import (
+    SegmentationEvalOptions,
+    SegmentationOptions,
+    range_of_sizes,
+    sides_of,
+    window_of,
+)
+from glocal.tasks.segmentation.result import Segmentation
+from glocal.tasks.task import Measure, Task
+
+CROP = 512  # pixels of a side, if nothing else is said
+LONGEST = 4  # times the shorter side
+
+
+class SegmentationTask(Task):
+    name = "segmentation"
+    summary = "a class for every pixel"
+    Options = SegmentationOptions
+    EvalOptions = SegmentationEvalOptions
+    result_class = Segmentation
+    headings = ("class", "of the pixels")
+    measures = (
+        Measure("miou", "mIoU", " %"),
+        Measure("macc", "mAcc", " %"),
+        Measure("aacc", "aAcc", " %"),
+        Measure("boundary_iou", "boundary IoU", " %"),
+    )
+    fields = {  # noqa: RUF012
+        "size": list[int],
+        "classes": list[str],
+        "shares": list[float],
+        "confidences": list[float],
+        "rles": list[str],
+    }
+    training_batch = 16
+    images_at_once = 1
+
+    @property
+    def formats(self):
+        from glocal.data.formats import mask_folders
+
+        return (mask_folders,)
+
+    # The model
+
+    def num_outputs(self, class_names):
+        return 0
+
+    def backbone(self, name, class_names, pretrained=False, **arguments):
+        from glocal.models.dense import dense_backbone
+
+        return dense_backbone(name, pretrained, **arguments)
+
+    def model_args(self, options, source):
+        window = window_of(options.window)
+        if window is not None and options.head == "mask2former":
+            raise InvalidValueError("--window is for heads that give logits, and mask2former gives masks of queries")
+        args = {"head": options.head, "colors": source.about.get("colors", []), "ids": source.about.get("ids", [])}
+        return args if window is None else {**args, "window": list(window)}
+
+    def check_model_args(self, args):
+        from glocal.tasks.segmentation.args import check
+
+        check(args)
+
+    def model(self, backbone, class_names, head="semantic_fpn", **args):
+        from glocal.models.dense import DenseModel
+        from glocal.models.heads import HEADS
+
+        chosen, dims = HEADS[head], backbone.feature_info.channels()
+        auxiliary = chosen.auxiliary and chosen.auxiliary(dims, len(class_names))
+        return DenseModel(backbone, chosen.build(dims, len(class_names)), auxiliary)
+
+    def load(self, model, name, path, args):
+        from glocal.models.create import load_for_training
+
+        load_for_training(model, args["head"], name, path)
+
+    def preprocessing(self, model, options, img_size):
+        from glocal.data.preprocessing import Whole
+        from glocal.tasks.segmentation.transform import preprocessing
+
+        if options.crop_pct is not None or options.crop_mode is not None:
+            raise InvalidValueError("--crop-pct and --crop-mode are for single labels: segmentation takes whole images")
+        crop = img_size or CROP
+        shorter, longer = sides_of(options.whole) or (crop, min(8192, LONGEST * crop))
+        multiple = options.size_multiple or (32 if options.head == "mask2former" else 1)
+        whole = Whole(shorter, longer, multiple, options.size_align, antialias=False)
+        return preprocessing(model, crop, whole)
+
+    def predict(self, compute, batch, args):
+        from glocal.tasks.segmentation.inference import predict
+
+        return predict(compute, batch, args)
+
+    # Training
+
+    def augmentation(self, options, source, preprocessing):
+        from glocal.tasks.segmentation.transform import SegmentationAugmentation
+
+        whole = preprocessing.whole
+        hflip = source.hflip if options.hflip is None else options.hflip
+        return SegmentationAugmentation(
+            resize_range=range_of_sizes(options.resize_range),
+            scale=(whole.longer, whole.shorter),
+            max_class_share=options.max_class_share,
+            hflip=0.5 if hflip is None else hflip,
+            photometric=options.photometric,
+        )
+
+    def transform(self, preprocessing, class_names, augmentation=None):
+        from glocal.tasks.segmentation.transform import MeasuringTransform, TrainingTransform
+
+        return TrainingTransform(preprocessing, augmentation) if augmentation else MeasuringTransform(preprocessing)
+
+    def collate(self, targets):
+        from torch.utils.data import default_collate
+
+        same = len({target.shape for target in targets}) == 1
+        return default_collate(targets) if same else targets  # in measuring, each has the size of its image
+
+    def check(self, options, images_at_once):
+        from glocal.tasks.segmentation.losses import find_loss
+
+        find_loss(options.mask_loss)
+        if options.head == "mask2former" and (options.mask_loss != "ce" or options.class_weights != "none"):
+            raise InvalidValueError("--mask-loss and --class-weights are for logits: mask2former has a loss of its own")
+
+    def sample_weights(self, options, samples):
+        from glocal.tasks.segmentation.labels import weights_of_images
+
+        return weights_of_images(samples) if options.balanced else None
+
+    def objective(self, options, source, preprocessing):
+        from glocal.tasks.segmentation.objective import Mask2FormerObjective, SegmentationObjective
+
+        return Mask2FormerObjective() if options.head == "mask2former" else SegmentationObjective(options, source)
+
+    def metrics(self, class_names):
+        from glocal.tasks.segmentation.metrics import SegmentationMetrics
+
+        return SegmentationMetrics(class_names)
+
+    # Measuring
+
+    def match(self, source, trained):
+        from glocal.tasks.segmentation.measurement import match
+
+        return match(source, trained)
+
+    def measurement(self, config, trained):
+        from glocal.tasks.segmentation.measurement import measurement
+
+        return measurement(config, trained)
+
+    def tables(self, result):
+        from glocal.tasks.segmentation.tables import tables
+
+        return tables(result)
+
+    def plots(self, result):
+        from glocal.tasks.segmentation.plots import figures
+
+        return figures(result)
+
+    def plot_texts(self, result):
+        return result.values.get("class_names", [])
+
+    # Results
+
+    def results(self, outputs, geometry, trained, top_k):
+        from glocal.tasks.segmentation.results import results
+
+        return results(outputs, trained)
+
+    def metadata(self, trained):
+        return {**super().metadata(trained), **trained.task_args}
+
+
+SEGMENTATION = SegmentationTask()
