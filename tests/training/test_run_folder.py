@@ -56,9 +56,15 @@ COMPUTES = dict(
     distillation_weight=0.7, distillation_temperature=2.0, crop_scale=0.5, train_interpolation="bilinear",
     crop_pct=0.8, crop_mode="squash", hflip=0.4, color_jitter=0.2, auto_augment="rand-m5", random_erasing=0.2,
     repeated_augmentation=3, balanced=True, strict=True, precision="bf16", compile="never", grad_checkpointing=True,
-    devices=2, num_nodes=2, strategy="fsdp", sync_bn="never",
+    devices=2, num_nodes=2, strategy="fsdp", sync_bn="never", schedule="poly", epoch_steps=5, warmup_steps=3,
+    warmup_ratio=0.01, decay_1d=True, parameter_rules=["*norm* decay=0"],
 )  # fmt: skip
-CHANGED_WITH = {"distillation": dict(distillation="hard", teacher="van_b1")}  # which asks for a teacher
+# Of options that ask for another: the options of the run, and those of the next command.
+CHANGED_WITH = {
+    "distillation": [dict(distillation=kind, teacher="van_b1") for kind in ("soft", "hard")],
+    "poly_power": [dict(schedule="poly", poly_power=power) for power in (None, 0.5)],
+    "milestones": [dict(schedule="multistep", milestones=epochs) for epochs in ("2", "3")],
+}
 # What may differ in a run that goes on: where it writes, and how it is computed.
 MAY_CHANGE = {"output", "overwrite", "resume", "device", "workers", "save_every_minutes", "max_bad", "loggers", "trust"}
 
@@ -70,10 +76,9 @@ def test_the_options_that_a_run_goes_on_with_are_all_told_apart():
 @pytest.mark.parametrize("resume", [False, True], ids=["same command", "--resume"])
 @pytest.mark.parametrize("name", [*COMPUTES, *CHANGED_WITH])
 def test_a_run_goes_on_with_no_other_option(folder, name, resume):
-    before = CHANGED_WITH.get(name, {}) | ({"distillation": "soft"} if name == "distillation" else {})
+    before, changes = CHANGED_WITH.get(name) or ({}, {name: COMPUTES[name]})
     start_output(folder, TrainConfig(**before))
     (folder / "last.ckpt").touch()
-    changes = {name: COMPUTES[name]} if name in COMPUTES else CHANGED_WITH[name]
     with pytest.raises(FileExistsError, match=rf"other options \(--{name.replace('_', '-')} .*: give another --output"):
         resolve_run(folder, TrainConfig(**changes, resume=resume))
 
