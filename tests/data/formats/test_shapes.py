@@ -45,7 +45,7 @@ def test_it_is_the_same_on_every_machine(source):
         content.update(image.tobytes())
         content.update(label_map.labels.tobytes())
         content.update(label_map.numbers.tobytes())
-    assert content.hexdigest() == "b7c3598a28745701a6aa9b25365a6deac6b91c5b6bb314d3eaf7c42ea64f8801"
+    assert content.hexdigest() == "80b9b60dce18436c0ec445640e4317d45482e7fb0bca50e0e5e38630ffc7d70d"
 
 
 def test_an_image_is_the_same_in_a_set_of_any_size(source):

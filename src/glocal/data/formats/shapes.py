@@ -27,6 +27,10 @@ SIZE, SIZES = 128, range(32, 257)  # pixels of a side
 COUNT, COUNTS = 400, range(4, 10_001)  # images to train on; a quarter as many to validate on
 SEED = 2026
 CLASSES = ("background", "circle", "square", "triangle", "star", "ring")
+# What colours an object of each class has: (red, green, blue), and how far it may differ in each. Shape alone would
+# take small models more than the minutes of a demonstration.
+COLORS = ((0, 0, 0), (215, 65, 55), (70, 165, 75), (65, 95, 215), (225, 195, 60), (165, 75, 190))
+RANGE = 45
 # Files in scikit-image, all PNG: JPEG's decoders differ by a grey level.
 GROUNDS = ("astronaut", "chelsea", "coffee", "ihc", "motorcycle_left")
 SURFACES = ("brick", "grass", "gravel")
@@ -120,7 +124,7 @@ def draw(split: str, index: int, size: int = SIZE) -> tuple[np.ndarray, ShapesMa
     for _ in range(1 + random.randint(MOST_OBJECTS)):
         label = 1 + random.randint(len(CLASSES) - 1)
         window, mask = _outline(random, CLASSES[label], size)
-        surface = _surface(random, pixels[window], mask)
+        surface = _surface(random, np.array(COLORS[label]), pixels[window], mask)
         changed = numbers.copy()
         changed[window][mask] = len(classes) + 1
         seen = np.bincount(changed.ravel(), minlength=len(classes) + 2)[1:].tolist()
@@ -144,15 +148,15 @@ def _ground(random: np.random.RandomState, size: int) -> np.ndarray:
     return part[:, :: 1 - 2 * random.randint(2)].astype(np.uint8)
 
 
-def _surface(random: np.random.RandomState, ground: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A texture like `ground`, in a colour that differs from the ground's where the mask is."""
+def _surface(random: np.random.RandomState, color: np.ndarray, ground: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A texture like `ground`, in about a colour, and in one that differs from the ground's where the mask is."""
     texture = _part(random, _photo(SURFACES[random.randint(len(SURFACES))]), *mask.shape)[..., :1].astype(np.int16)
     mean = ground[mask].sum(0, dtype=np.int64) // max(1, mask.sum())
     for _ in range(20):
-        color = random.randint(0, 256, 3)
-        if abs(color - mean).sum() >= CONTRAST:
+        varied = color + random.randint(-RANGE, RANGE + 1, 3)
+        if abs(varied - mean).sum() >= CONTRAST:
             break
-    return np.clip(color.astype(np.int16) + (texture - 128) // 2, 0, 255).astype(np.uint8)
+    return np.clip(varied.astype(np.int16) + (texture - 128) // 2, 0, 255).astype(np.uint8)
 
 
 def _outline(random: np.random.RandomState, name: str, size: int) -> tuple[tuple[slice, slice], np.ndarray]:
