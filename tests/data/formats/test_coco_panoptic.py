@@ -194,8 +194,8 @@ class TestHostileData:
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
-        [({"categories": [{"id": 1, "name": "a"}]}, "a single class, 'a'"),
-         ({"categories": []}, "no file of segments: .*length >= 1"),
+        [({"categories": [{"id": 1, "name": "a"}]}, "a single category, 'a'"),
+         ({"categories": []}, "no file of COCO's format: .*length >= 1"),
          ({"categories": CATEGORIES[:2]}, r"a segment of 'a\.png' has the category 3, which is not listed"),
          ({"categories": [*CATEGORIES, {"id": 3, "name": "bus"}]}, "several categories have the id '3'"),
          ({"categories": [*CATEGORIES, {"id": 4, "name": "car"}]}, "several categories have the name 'car'"),
@@ -220,7 +220,7 @@ class TestHostileData:
     @pytest.mark.parametrize("text", ["", "{", "[" * 9999, '{"images": ' + "[" * 9999])
     def test_no_json(self, tmp_path, text):
         write_part(tmp_path, "train2017", "ab").write_text(text)
-        refused(tmp_path, "is no file of segments")
+        refused(tmp_path, "is no file of COCO's format")
 
     def test_other_categories_to_validate_on(self, tmp_path):
         write_part(tmp_path, "train2017", "ab")
@@ -230,7 +230,7 @@ class TestHostileData:
     def test_two_files_of_one_part(self, tmp_path):
         write_part(tmp_path, "train2017", "ab")
         write_part(tmp_path, "train2018", "ab")
-        refused(tmp_path, "has two files of segments for train")
+        refused(tmp_path, "has two files of annotations for train")
 
     def test_a_validation_part_alone(self, tmp_path):
         write_part(tmp_path, "val2017", "ab")
