@@ -58,6 +58,8 @@ COMPUTES = dict(
     repeated_augmentation=3, balanced=True, strict=True, precision="bf16", compile="never", grad_checkpointing=True,
     devices=2, num_nodes=2, strategy="fsdp", sync_bn="never", schedule="poly", epoch_steps=5, warmup_steps=3,
     warmup_ratio=0.01, decay_1d=True, parameter_rules=["*norm* decay=0"],
+    head="upernet", mask_loss="ce+dice", aux_weight=0.2, class_weights="sqrt", whole="96,384", size_multiple=32,
+    size_align="resize", window="96,64", resize_range="0.5,1.5", max_class_share=0.9, photometric=False,
 )  # fmt: skip
 # Of options that ask for another: the options of the run, and those of the next command.
 CHANGED_WITH = {
