@@ -136,6 +136,12 @@ class TestHoldingOut:
         with pytest.raises(ValueError, match="names images to measure on that photos does not have"):
             hold_out_again(source_of(LABELS[:33]), held_out)
 
+    def test_annotations_that_are_no_classes(self):
+        """Of masks, a description that lacks the images was not written by a training."""
+        held_out = {"val_fraction": 0.2, "seed": 0, "files": "key"}
+        with pytest.raises(ValueError, match="does not say which images of photos were held out"):
+            hold_out_again(source_of([object() for _ in LABELS]), held_out)
+
 
 class TestFiles:
     NAMES = ("cat/p01_1.png", "cat/p01_2.png", "dog/p02_1.png", "dog/x.png")

@@ -80,11 +80,13 @@ def hold_out_again(source: DataSource, held_out: dict) -> DataSource:
     """Divide the split "all" as a training did, whose `DataSource.held_out` is given.
 
     Where groups or strata chose the images of "val", `held_out` holds these: a regular expression in a stranger's file
-    is never searched, and another version of scikit-learn changes no split.
+    is never searched, and another version of scikit-learn changes no split (docs/decisions/held-out-groups.md).
     """
     if held_out.get("val") is not None:
         return _divided(source, _read(held_out["val"], source), held_out)
     labels = source.splits["all"].labels
+    if not all(isinstance(label, (int, tuple)) for label in labels):
+        raise InvalidValueError(f"the checkpoint does not say which images of {source.name} were held out")
     return _divided(source, stratified_split(labels, held_out["val_fraction"], held_out["seed"])[1], held_out)
 
 
