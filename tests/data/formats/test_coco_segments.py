@@ -142,6 +142,8 @@ class TestData:
     def test_a_file_by_its_name(self, tmp_path):
         write_part(tmp_path, "train", "ab", file=tmp_path / "objects.json", folder="photos")
         assert not coco_segments.matches(str(tmp_path))
+        assert not coco_segments.claims(str(tmp_path), {"images": "photos"})
+        assert coco_segments.claims(str(tmp_path), {"annotations": "objects.json"})
         source = train(tmp_path, annotations="objects.json", images="photos")
         assert len(source.splits["train"]) == 1
 

@@ -89,6 +89,11 @@ def matches(data: str) -> bool:
         return False
 
 
+def claims(data: str, args: Mapping[str, Any]) -> bool:
+    """Whether arguments name JSON files in a folder."""
+    return Path(data).is_dir() and "annotations" in args
+
+
 def open_training(data: str, how: Opening) -> DataSource:
     """Open the parts train and val, or one part, which is then divided; see `open_for_training`."""
     return coco.for_training(Path(data), _open(Path(data), how.args), how)
