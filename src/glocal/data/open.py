@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from glocal.data.formats import class_folders, digits, huggingface, idx, shards, table
+from glocal.data.formats import class_folders, digits, huggingface, idx, shapes, shards, table
 from glocal.data.samples import DataSource, Opening
 from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import quoted
@@ -31,7 +31,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (huggingface, table, shards, idx, class_folders, digits)
-EMBEDDED = (digits.NAME,)
+EMBEDDED = (digits.NAME, shapes.NAME)
 PLAIN = Opening()
 
 
@@ -40,7 +40,8 @@ def open_for_training(data: str, how: Opening = PLAIN, formats: Sequence[Format]
 
     data: a folder of images, a .csv file of paths and labels, WebDataset shards (a pattern such as
         "dir/train-{0000..0099}.tar", addresses, or a folder of .tar files), a folder of the four files of MNIST's
-        format, "hf:" and the name or the folder of a Hugging Face data set, or the name of an embedded set.
+        format, "hf:" and the name or the folder of a Hugging Face data set, or the name of an embedded set; of other
+        `formats`, what they say.
     how: `val_fraction` is the part of every class to hold out of data without a validation part (default 0.2), drawn
         with `seed`; of shards, a part of the files.
     formats: those to ask, in this order.

@@ -156,6 +156,9 @@ def test_without_scikit_image_the_extra_is_named(monkeypatch):
         shapes.open_training("shapes", Opening())
 
 
-def test_it_is_opened_by_its_name():
+def test_it_is_opened_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert shapes.matches("shapes")
     assert not shapes.matches("shape")
+    (tmp_path / "shapes").mkdir()
+    assert not shapes.matches("shapes")

@@ -79,7 +79,8 @@ class ShapesMap(ArrayMap):
 
 
 def matches(data: str) -> bool:
-    return data == NAME
+    """Whether it is the name of this set, and none of a file or folder."""
+    return data == NAME and not Path(data).exists()
 
 
 def open_training(data: str, how: Opening) -> DataSource:

@@ -40,9 +40,9 @@ class SegmentationTask(Task):
 
     @property
     def formats(self):
-        from glocal.data.formats import mask_folders
+        from glocal.data.formats import coco_panoptic, coco_segments, mask_folders, shapes
 
-        return (mask_folders,)
+        return (coco_panoptic, coco_segments, mask_folders, shapes)
 
     # The model
 
