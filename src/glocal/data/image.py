@@ -152,14 +152,19 @@ def read_as(path: str | Path, convert: Convert, check: Check = lambda image: Non
     return _decode(path, str(path), check, convert)
 
 
+def decode_as(content: bytes, name: str, convert: Convert, check: Check = lambda image: None) -> Any:
+    """Read an image from the content of its file, which errors call `name`; see `read_as`."""
+    if not content:
+        raise UnreadableImageError(name, "the file is empty")
+    return _decode(io.BytesIO(content), name, check, convert)
+
+
 def decode_image(content: bytes, name: str, check: Check = lambda image: None) -> Image.Image:
     """Read an image from the content of its file, which errors call `name`; see `read_image`.
 
     check: asked once the file is open, says what is against the image.
     """
-    if not content:
-        raise UnreadableImageError(name, "the file is empty")
-    return _decode(io.BytesIO(content), name, check, to_rgb)
+    return decode_as(content, name, to_rgb, check)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,17 @@ import numpy as np
 
 from glocal.data.class_lists import ClassList
 from glocal.data.image import UnreadableImageError, is_strict
-from glocal.data.masks import IGNORE, VOID, Coding, equal_channel, mask_kind, read_mask
+from glocal.data.masks import (
+    IGNORE,
+    VOID,
+    Coding,
+    StoredMask,
+    distinct_colors,
+    equal_channel,
+    mask_kind,
+    palette_of,
+    read_mask,
+)
 from glocal.errors import InvalidValueError
 from glocal.wording import counted, shown
 
@@ -25,12 +35,16 @@ NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*")
 
 
 def coded(
-    root: Path, known: ClassList | None, masks: Sequence[str], args: Mapping[str, Any], notes: list[str]
+    root: Path | str,
+    known: ClassList | None,
+    masks: Sequence[str | StoredMask],
+    args: Mapping[str, Any],
+    notes: list[str],
 ) -> tuple[ClassList, Coding]:
     """The classes, and how the masks hold them; adds to `notes` what the user should know.
 
     root: of the data, for messages. known: the class list, if there is one; CHECKED of the masks are then read. Without
-    one the values in MOST_READ masks at most are the classes. masks: paths, those of the training.
+    one the values in MOST_READ masks at most are the classes. masks: those of the training.
 
     Raises ValueError where the masks do not fit, or cannot be told apart from masks that mean something else.
     """
@@ -80,6 +94,25 @@ def coded(
         coding = _index_coding(known, ignored, binary)
     _check(root, masks, coding, binary, notes)
     return known, coding
+
+
+def about_classes(classes: ClassList, coding: Coding, mask: str | StoredMask) -> dict[str, Any]:
+    """`DataSource.about` of what `coded` returns: the values and the colours, from a mask's palette if need be."""
+    ids = list(range(len(classes.names))) if coding.by_color else list(classes.ids)
+    colors = classes.colors or _colors_of_palette(mask, ids) or distinct_colors(len(classes.names))
+    return {"colors": [list(color) for color in colors], "ids": ids}
+
+
+def _colors_of_palette(mask: str | StoredMask, ids: Sequence[int]) -> list[list[int]] | None:
+    """The colours that the palette of a mask gives to the classes, if it tells all of them apart."""
+    try:
+        colors = palette_of(mask)
+    except UnreadableImageError:
+        return None
+    if colors is None or max(ids) >= len(colors):
+        return None
+    of_classes = [colors[value] for value in ids]
+    return of_classes if len(set(map(tuple, of_classes))) == len(ids) else None
 
 
 def _with_ids(known: ClassList) -> ClassList:
@@ -141,7 +174,7 @@ def _ignored(args: Mapping[str, Any]) -> tuple[list[int], list[list[int]], list[
     return values, colors, names
 
 
-def _kind_of(masks: Sequence[str]) -> str:
+def _kind_of(masks: Sequence[str | StoredMask]) -> str:
     """Pillow's mode of the first mask that can be opened."""
     for mask in masks[:CHECKED]:
         try:
@@ -171,21 +204,21 @@ class _Found:
 
     values: Counter = field(default_factory=Counter)
     wide: bool = False
-    ignored: list[str] = field(default_factory=list)
+    ignored: list[str | StoredMask] = field(default_factory=list)
     failed: list[UnreadableImageError] = field(default_factory=list)
     read: int = 0
 
 
-def _read(masks: Sequence[str], most: int, coding: Coding | None = None) -> _Found:
+def _read(masks: Sequence[str | StoredMask], most: int, coding: Coding | None = None) -> _Found:
     """What at most `most` masks hold, spread evenly, and whether a coding knows all of it."""
     places = np.linspace(0, len(masks) - 1, min(most, len(masks))).round().astype(int)
     by_color = coding is not None and coding.by_color
 
-    def read(mask: str) -> tuple[list[int], bool, bool] | UnreadableImageError:
+    def read(mask: str | StoredMask) -> tuple[list[int], bool, bool] | UnreadableImageError:
         try:
             raw = read_mask(mask, by_color)
-            raw = raw if by_color or raw.ndim == 2 else equal_channel(raw, mask)
-            only_ignored = coding is not None and bool((coding.decode(raw, mask) == IGNORE).all())
+            raw = raw if by_color or raw.ndim == 2 else equal_channel(raw, str(mask))
+            only_ignored = coding is not None and bool((coding.decode(raw, str(mask)) == IGNORE).all())
         except UnreadableImageError as error:
             return error
         return [] if by_color else _occurring(raw), raw.dtype != np.uint8, only_ignored
@@ -211,7 +244,7 @@ def _occurring(raw: np.ndarray) -> list[int]:
     return values.tolist()
 
 
-def _check(root: Path, masks: Sequence[str], coding: Coding, binary: bool, notes: list[str]) -> None:
+def _check(root: Path | str, masks: Sequence[str | StoredMask], coding: Coding, binary: bool, notes: list[str]) -> None:
     """Read some masks: raise ValueError where none can be used, note it where some cannot."""
     found = _read(masks, CHECKED, coding)
     if not coding.by_color and not binary:
@@ -226,7 +259,7 @@ def _check(root: Path, masks: Sequence[str], coding: Coding, binary: bool, notes
         )
 
 
-def _note_failed(root: Path, found: _Found, notes: list[str]) -> None:
+def _note_failed(root: Path | str, found: _Found, notes: list[str]) -> None:
     if not found.failed:
         return
     total = found.read + len(found.failed)
@@ -238,7 +271,7 @@ def _note_failed(root: Path, found: _Found, notes: list[str]) -> None:
     notes.append(message)
 
 
-def _refuse_black_and_white(root: Path, found: _Found) -> None:
+def _refuse_black_and_white(root: Path | str, found: _Found) -> None:
     """Raise ValueError for masks of 0 and 255 alone: 255 would count as ignored, and nothing but 0 be left."""
     if VOID in found.values and set(found.values) <= {0, VOID}:
         raise InvalidValueError(
@@ -247,7 +280,9 @@ def _refuse_black_and_white(root: Path, found: _Found) -> None:
         )
 
 
-def _found_classes(root: Path, masks: Sequence[str], ignored: set[int], notes: list[str]) -> tuple[ClassList, Coding]:
+def _found_classes(
+    root: Path | str, masks: Sequence[str | StoredMask], ignored: set[int], notes: list[str]
+) -> tuple[ClassList, Coding]:
     """The values in masks as the classes, by their numbers."""
     found = _read(masks, MOST_READ)
     _refuse_black_and_white(root, found)
@@ -269,7 +304,7 @@ def _found_classes(root: Path, masks: Sequence[str], ignored: set[int], notes: l
     return classes, Coding.of_indices(ids, sorted(ignored | void), hint)
 
 
-def _refuse_single(root: Path, classes: ClassList) -> None:
+def _refuse_single(root: Path | str, classes: ClassList) -> None:
     if len(classes.names) < 2:
         held = f"a single class, {classes.names[0]!r}" if classes.names else "no classes"
         raise InvalidValueError(f"{root} holds {held}: there is nothing to tell apart")

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from glocal.data.image import UnreadableImageError, read_as, upright
+from glocal.data.image import Check, Convert, UnreadableImageError, decode_as, read_as, upright
 from glocal.wording import counted
 
 IGNORE = -1  # the label of pixels that count nowhere
@@ -102,23 +102,30 @@ class Coding:
         return f"the mask has the {what} {first} on {pixels}, which is no class{more}{hint}"
 
 
+class StoredMask(Protocol):
+    """A mask in a file of many. Its `str` is its name, for people."""
+
+    def read(self) -> bytes | str:
+        """The content of the mask's own file, or the path of that file."""
+
+
 @dataclass(frozen=True)
 class MaskFile:
-    """The label map of a mask file."""
+    """The label map of a mask file. path: of the file, or the mask in a file of many."""
 
-    path: str
+    path: str | StoredMask
     coding: Coding
 
     def load(self, size: tuple[int, int]) -> np.ndarray:
         raw = read_mask(self.path, self.coding.by_color)
-        check_size(self.path, raw.shape[:2], size)
-        return self.coding.decode(raw, self.path)
+        check_size(str(self.path), raw.shape[:2], size)
+        return self.coding.decode(raw, str(self.path))
 
     def content(self) -> str:
-        return Path(self.path).name
+        return Path(str(self.path)).name
 
 
-def read_mask(path: str | Path, by_color: bool = False) -> np.ndarray:
+def read_mask(path: str | Path | StoredMask, by_color: bool = False) -> np.ndarray:
     """The values of a mask file: (H, W) integers where it has one channel, (H, W, 3) uint8 where it has colours.
 
     A palette image gives its indices, 16-bit values are kept exactly. If `by_color`, all but 16-bit values are colours,
@@ -151,20 +158,20 @@ def read_mask(path: str | Path, by_color: bool = False) -> np.ndarray:
             return values.astype(np.uint16)
         return values // GREY_STEPS[raw_mode] if image.mode == "L" and raw_mode in GREY_STEPS else values
 
-    return read_as(path, convert, check)
+    return _read(path, convert, check)
 
 
-def mask_kind(path: str | Path) -> tuple[str, tuple[int, int]]:
+def mask_kind(path: str | Path | StoredMask) -> tuple[str, tuple[int, int]]:
     """Pillow's mode of a mask file, and its (width, height) as stored; only its head is read.
 
     Raises UnreadableImageError as `read_mask` does, apart from what the pixels tell.
     """
-    return read_as(path, lambda image: (image.mode, image.size), lambda image: _refused(image, _raw_mode(image)))
+    return _read(path, lambda image: (image.mode, image.size), lambda image: _refused(image, _raw_mode(image)))
 
 
-def palette_of(path: str | Path) -> list[list[int]] | None:
+def palette_of(path: str | Path | StoredMask) -> list[list[int]] | None:
     """[red, green, blue] of the entries of a mask's palette; None if it has none."""
-    flat = read_as(path, lambda image: image.getpalette("RGB") if image.mode == "P" else None)
+    flat = _read(path, lambda image: image.getpalette("RGB") if image.mode == "P" else None)
     return None if flat is None else [flat[place : place + 3] for place in range(0, len(flat), 3)]
 
 
@@ -213,6 +220,11 @@ def distinct_colors(count: int) -> list[list[int]]:
                 color[channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
         colors.append(color)
     return colors
+
+
+def _read(path: str | Path | StoredMask, convert: Convert, check: Check = lambda image: None) -> Any:
+    found = path if isinstance(path, (str, Path)) else path.read()
+    return decode_as(found, str(path), convert, check) if isinstance(found, bytes) else read_as(found, convert, check)
 
 
 def _pairs(values: Iterable[int], ignored: Iterable[int]) -> tuple[tuple[int, int], ...]:

@@ -2,6 +2,7 @@ import io
 import pickle
 import unicodedata
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -248,3 +249,88 @@ class TestRefused:
             monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ImportError, match=rf"needs the library {library}: pip install 'glocal\[data\]'"):
             open_for_training(data)
+
+
+class TestMasks:
+    """A column of masks makes a segmentation."""
+
+    COLORS = ((0, 0, 0), (200, 10, 20), (10, 200, 20))
+
+    def masks(self, count, name="annotation", mode="L", label=None, broken=()):
+        """Images with masks of the values 0, 1, 2, whose first pixel tells the row."""
+        cells = []
+        for number in range(count):
+            pixels = np.full((8, 8), number % 3, np.uint8)
+            pixels[4] = [0, 1, 2, 0, 1, 2, 0, 1]
+            colors = np.array(self.COLORS, np.uint8)[pixels]
+            content = io.BytesIO()
+            Image.fromarray(colors if mode == "RGB" else pixels).save(content, "PNG")
+            cells.append({"bytes": b"" if number in broken else content.getvalue(), "path": None})
+        features = {"image": datasets.Image(), name: datasets.Image()}
+        values = {"image": [image(number) for number in range(count)], name: cells}
+        if label is not None:
+            features["scene"], values["scene"] = label, [number % 2 for number in range(count)]
+        return datasets.Dataset.from_dict(values, features=datasets.Features(features))
+
+    @pytest.mark.parametrize("name", ["annotation", "label", "mask"])
+    def test_it_is_a_segmentation(self, save, name):
+        source = open_for_training(save(train=self.masks(6, name), validation=self.masks(3, name)))
+        assert source.task == "segmentation"
+        assert source.class_names == ["0", "1", "2"]
+        assert reds(source.splits["train"]) == list(range(6))
+        assert [one.load((8, 8))[0, 0] for one in source.splits["train"].labels] == [0, 1, 2, 0, 1, 2]
+        assert len(source.splits["val"]) == 3
+
+    def test_classes_and_values(self, save):
+        how = Opening(args={"classes": ["a", "b"], "reduce_zero_label": True})
+        source = open_for_training(save(train=self.masks(6), validation=self.masks(3)), how)
+        assert source.class_names == ["a", "b"]
+        assert source.splits["train"].labels[1].load((8, 8))[4].tolist() == [-1, 0, 1, -1, 0, 1, -1, 0]
+
+    def test_colours(self, save):
+        how = Opening(args={"classes": dict(zip("abc", map(list, self.COLORS), strict=True))})
+        source = open_for_training(save(train=self.masks(6, mode="RGB"), validation=self.masks(3)), how)
+        assert source.splits["train"].labels[0].load((8, 8))[4].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+        assert source.about["colors"] == list(map(list, self.COLORS))
+
+    def test_without_validation_some_are_held_out_and_found_again(self, save):
+        data = save(self.masks(10))
+        source = open_for_training(data)
+        assert (len(source.splits["train"]), len(source.splits["val"])) == (8, 2)
+        again, split = open_for_evaluation(data, held_out=source.held_out)
+        assert split == "val"
+        assert reds(again.splits["val"]) == reds(source.splits["val"])
+
+    def test_other_masks_are_measured_whole(self, tmp_path):
+        held_out = []
+        for name, broken in (("one", ()), ("two", (0,))):
+            self.masks(10, broken=broken).save_to_disk(str(tmp_path / name))
+            held_out.append(open_for_training(f"hf:{tmp_path / name}").held_out["files"])
+        assert held_out[0] != held_out[1]
+
+    def test_labels_of_classes_come_first(self, save):
+        data = save(train=self.masks(6, label=CLASS), validation=self.masks(4, label=CLASS))
+        source = open_for_training(data)
+        assert source.task == "classification"
+        assert any("--data-args masks=annotation trains a segmentation" in note for note in source.notes)
+        assert open_for_training(data, Opening(args={"masks": "annotation"})).task == "segmentation"
+
+    def test_a_broken_mask_is_named(self, save):
+        source = open_for_training(save(train=self.masks(6, broken=(4,)), validation=self.masks(3)))
+        assert any("1 of 6 masks read cannot be used" in note for note in source.notes)
+        with pytest.raises(UnreadableImageError, match=r"row 4, annotation: the file is empty"):
+            source.splits["train"].labels[4].load((8, 8))
+
+    def test_masks_can_be_sent_to_another_process(self, save):
+        source = open_for_training(save(train=self.masks(6), validation=self.masks(3)))
+        sent = pickle.loads(pickle.dumps(source.splits["val"].labels[1]))
+        assert np.array_equal(sent.load((8, 8)), source.splits["val"].labels[1].load((8, 8)))
+
+    @pytest.mark.parametrize(
+        ("args", "reason"),
+        [({"masks": "nothing"}, "has no column of masks 'nothing': it has 'picture'"),
+         ({"classes": ["a", "b"]}, "'classes' is for masks: say their column")],
+    )  # fmt: skip
+    def test_arguments_without_masks_are_refused(self, save, args, reason):
+        with pytest.raises(ValueError, match=reason):
+            open_for_training(save(table(6)), Opening(args=args))

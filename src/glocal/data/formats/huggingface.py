@@ -1,21 +1,26 @@
 """Data sets of the Hugging Face library `datasets`, by name or from a folder."""
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
+from glocal.data import mask_classes
+from glocal.data.class_lists import class_list
 from glocal.data.image import decode_image, read_image
+from glocal.data.masks import MaskFile
 from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again, refuse_to_draw
 from glocal.data.walk import entries, is_folder
 from glocal.errors import InvalidValueError, MissingExtraError, PathError
-from glocal.wording import one_line, quoted
+from glocal.wording import one_line, quoted, shown
 
 if TYPE_CHECKING:
     import datasets
@@ -25,6 +30,10 @@ KNOWN_TO_DATASETS = re.compile(
     r"(.*[-._ \d])?(train|training|validation|valid|val|dev|test|testing|eval|evaluation)([-._ \d].*)?"
 )
 LABEL_NAMES = ("label", "labels", "class")
+ARGS = ("masks", "classes", *mask_classes.ARGS)
+# Columns of images that are masks.
+MASK_NAMES = ("annotation", "annotations", "mask", "masks", "label", "labels", "segmentation", "segmentation_mask")
+COMPARED = 16  # masks that identify a table, spread evenly
 SAVED_BY_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
 
 
@@ -35,21 +44,22 @@ def matches(data: str) -> bool:
 def open_training(data: str, how: Opening) -> DataSource:
     """Open the splits train and validation (or val, valid, test), or split train; see `open_for_training`."""
     parts = _load(data)
-    source = _open(data, parts)
+    source = _open(data, parts, how.args)
     if "train" not in source.splits:
         raise InvalidValueError(f"{data} has no split 'train': it has {quoted(list(source.splits))}")
     if "val" not in source.splits:
         samples = source.splits["train"]
         groups = None if how.group is None else _groups(data, parts[_used(parts)["train"]], how.group)
-        source = hold_out(replace(source, splits={"all": samples}), how, _fingerprint(samples), groups)
+        strata = [0] * len(samples) if source.task == "segmentation" else None
+        source = hold_out(replace(source, splits={"all": samples}), how, _fingerprint(samples), groups, strata)
     else:
         refuse_to_draw(data, how, "it has a validation split")
-    return check_classes(source)
+    return source if source.task == "segmentation" else check_classes(source)
 
 
 def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     """Open train and validation (or val, valid, test), as far as they exist; see `open_for_evaluation`."""
-    source = _open(data, _load(data))
+    source = _open(data, _load(data), how.args)
     if held_out and list(source.splits) == ["train"] and held_out["files"] == _fingerprint(source.splits["train"]):
         note = f"{data} is the data set of the training: its split 'val' is what was held out then"
         return hold_out_again(source.with_splits(all=source.splits["train"]), held_out).with_notes(note)
@@ -78,7 +88,27 @@ class RowImage:
         return decode_image(image.get("bytes") or b"", str(self))
 
 
-def _open(data: str, parts: "dict[str, datasets.Dataset]") -> DataSource:
+class RowMask:
+    """The mask in one row of a data set; see `StoredMask`."""
+
+    __slots__ = ("column", "name", "row", "table")
+
+    def __init__(self, table: "datasets.Dataset", row: int, column: str, name: str):
+        self.table = table  # with undecoded images
+        self.row = row
+        self.column = column
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name}, row {self.row}, {self.column}"
+
+    def read(self) -> bytes | str:
+        mask = self.table[self.row][self.column] or {}
+        content, path = mask.get("bytes"), mask.get("path")
+        return path if content is None and path else content or b""
+
+
+def _open(data: str, parts: "dict[str, datasets.Dataset]", args: Mapping[str, Any]) -> DataSource:
     notes: list[str] = []
     used = _used(parts)
     chosen = {part: parts[name] for part, name in used.items()} or dict(list(parts.items())[:1])
@@ -86,7 +116,10 @@ def _open(data: str, parts: "dict[str, datasets.Dataset]") -> DataSource:
     if unused and set(chosen) <= {"train", "val"}:
         notes.append(f"{data}: left out the split {quoted(unused)}")
     first = next(iter(chosen.values()))
-    image = _image_column(data, first, notes)
+    mask = _mask_column(data, first, args, notes)
+    image = _image_column(data, first, mask, notes)
+    if mask is not None:
+        return _open_masks(data, chosen, image, mask, args, notes)
     column, class_names, multi_label = _label_column(data, chosen, notes)
     number = {name: label for label, name in enumerate(class_names)}
     splits = {}
@@ -96,6 +129,29 @@ def _open(data: str, parts: "dict[str, datasets.Dataset]") -> DataSource:
         images = [RowImage(table, row, image, f"{data} ({used.get(part, part)})") for row in range(len(table))]
         splits[part] = Samples(images, labels)
     return DataSource(data, class_names, splits, notes=notes, task="multilabel" if multi_label else "classification")
+
+
+def _open_masks(
+    data: str,
+    chosen: "dict[str, datasets.Dataset]",
+    image: str,
+    mask: str,
+    args: Mapping[str, Any],
+    notes: list[str],
+) -> DataSource:
+    """The data set with a column of masks for the annotations."""
+    images, masks = {}, {}
+    for part, table in chosen.items():
+        name, rows = f"{data} ({part})", range(len(table))
+        of_images, of_masks = (table.select_columns([one]).cast_column(one, _undecoded()) for one in (image, mask))
+        images[part] = [RowImage(of_images, row, image, name) for row in rows]
+        masks[part] = [RowMask(of_masks, row, mask, name) for row in rows]
+    known = class_list(args["classes"], Path(data.removeprefix("hf:"))) if "classes" in args else None
+    first = masks.get("train") or next(iter(masks.values()))
+    classes, coding = mask_classes.coded(data, known, first, args, notes)
+    splits = {part: Samples(images[part], [MaskFile(one, coding) for one in masks[part]]) for part in chosen}
+    about = mask_classes.about_classes(classes, coding, first[0])
+    return DataSource(data, list(classes.names), splits, notes=notes, task="segmentation", about=about)
 
 
 def _used(parts: "dict[str, datasets.Dataset]") -> dict[str, str]:
@@ -158,10 +214,33 @@ def _undecoded():
     return datasets.Image(decode=False)
 
 
-def _image_column(data: str, table: "datasets.Dataset", notes: list[str]) -> str:
+def _mask_column(data: str, table: "datasets.Dataset", args: Mapping[str, Any], notes: list[str]) -> str | None:
+    """The column of masks: the one that is named, or one with a usual name where there are no labels of classes."""
     import datasets
 
-    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    images = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    if "masks" in args:
+        if args["masks"] not in images or len(images) < 2:
+            raise InvalidValueError(f"{data} has no column of masks {shown(args['masks'])}: it has {quoted(images)}")
+        return args["masks"]
+    found = [name for name in images if name.lower() in MASK_NAMES] if len(images) > 1 else []
+    inner = {name: getattr(feature, "feature", feature) for name, feature in table.features.items()}
+    labels = [name for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)]
+    if found and not labels:
+        return _first(data, "masks", found, notes)
+    if args:
+        raise InvalidValueError(
+            f"{data}: {quoted(list(args))} is for masks: say their column with --data-args masks=NAME"
+        )
+    if found:
+        notes.append(f"{data}: {found[0]!r} may hold masks; --data-args masks={found[0]} trains a segmentation")
+    return None
+
+
+def _image_column(data: str, table: "datasets.Dataset", mask: str | None, notes: list[str]) -> str:
+    import datasets
+
+    found = [name for name, one in table.features.items() if isinstance(one, datasets.Image) and name != mask]
     if not found:
         raise InvalidValueError(f"{data} has no column of images: it has {quoted(table.column_names)}")
     return _first(data, "images", found, notes)
@@ -230,4 +309,14 @@ def _groups(data: str, table: "datasets.Dataset", column: str) -> list:
 
 def _fingerprint(samples: Samples) -> str:
     """Identify a table by its labels, in the order of its rows: its images need not have names."""
+    if samples.labels and isinstance(samples.labels[0], MaskFile):
+        places = np.unique(np.linspace(0, len(samples) - 1, COMPARED).astype(int)).tolist()
+        masks = [hashlib.sha256(_content(samples.labels[place].path)).hexdigest() for place in places]
+        return fingerprint([str(len(samples)), *masks])
     return fingerprint(f"{row}\t{label}" for row, label in enumerate(samples.labels))
+
+
+def _content(mask: RowMask) -> bytes:
+    """The content of a mask, or the name of its file."""
+    found = mask.read()
+    return found if isinstance(found, bytes) else Path(found).name.encode("utf-8", "surrogateescape")

@@ -10,9 +10,9 @@ from typing import Any
 from glocal.data import mask_classes
 from glocal.data.class_lists import ClassList, cityscapes, class_list, file_beside, read_class_list, voc
 from glocal.data.groups import groups_of_files
-from glocal.data.image import UnreadableImageError, is_image_name, is_strict, left_out, read_as
-from glocal.data.mask_classes import coded
-from glocal.data.masks import MaskFile, distinct_colors, mask_kind, palette_of
+from glocal.data.image import is_image_name, is_strict, left_out, read_as
+from glocal.data.mask_classes import about_classes, coded
+from glocal.data.masks import MaskFile, mask_kind
 from glocal.data.names import split_of
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.splits import fingerprint, hold_out, hold_out_again, refuse_to_draw
@@ -339,9 +339,7 @@ def _source(root: Path, layout: _Layout, args: Mapping[str, Any]) -> DataSource:
         split: Samples([pair.image for pair in part.pairs], [MaskFile(pair.mask, coding) for pair in part.pairs])
         for split, part in layout.parts.items()
     }
-    ids = list(range(len(classes.names))) if coding.by_color else list(classes.ids)
-    colors = classes.colors or _colors_of_palette(masks[0], ids) or distinct_colors(len(classes.names))
-    about = {"colors": [list(color) for color in colors], "ids": ids}
+    about = about_classes(classes, coding, masks[0])
     return DataSource(str(root), list(classes.names), splits, notes=notes, task="segmentation", about=about)
 
 
@@ -370,18 +368,6 @@ def _known_classes(root: Path, layout: _Layout, args: Mapping[str, Any], notes: 
         return None
     notes.append(f"{root}: the classes are those of {file.name}")
     return read_class_list(file)
-
-
-def _colors_of_palette(mask: str, ids: Sequence[int]) -> list[list[int]] | None:
-    """The colours that the palette of a mask gives to the classes, if it tells all of them apart."""
-    try:
-        colors = palette_of(mask)
-    except UnreadableImageError:
-        return None
-    if colors is None or max(ids) >= len(colors):
-        return None
-    of_classes = [colors[value] for value in ids]
-    return of_classes if len(set(map(tuple, of_classes))) == len(ids) else None
 
 
 def _names(root: Path, samples: Samples) -> list[str]:
