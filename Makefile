@@ -1,5 +1,5 @@
-# Two commands: `make demo` trains and predicts on real handwritten digits; `make test` runs the tests.
-# Each installs what it needs into .venv first, the tests everything. TORCH_INDEX: a package index with torch's builds
+# `make demo` trains and predicts on real handwritten digits, `make demo-segment` segments objects on photographs,
+# `make test` runs the tests. Each installs what it needs into .venv first, the tests everything. TORCH_INDEX: a package index with torch's builds
 # for CPUs, where the one that pip uses has none.
 PYTHON ?= python3
 VENV := .venv
@@ -9,11 +9,15 @@ DEMO_DIR := runs/demo
 TORCH_INDEX ?=
 CPU_TORCH := $(foreach name,torch torchvision,$(shell sed -n 's/^\($(name)==[0-9.]*\).*/\1+cpu/p' constraints.txt))
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-segment test lint clean
 
 demo: $(VENV)/demo
 	$(BIN)/glocal train digits --model transxnet_pico --output $(DEMO_DIR) --overwrite
 	$(BIN)/glocal predict $(DEMO_DIR)/samples/*.png --checkpoint $(DEMO_DIR)
+
+demo-segment: $(VENV)/demo
+	$(BIN)/glocal train shapes --model van_pico --head semantic_fpn --epochs 20 --lr 0.004 --output $(DEMO_DIR)-segment --overwrite
+	$(BIN)/glocal predict $(DEMO_DIR)-segment/samples/*.png --checkpoint $(DEMO_DIR)-segment --pictures $(DEMO_DIR)-segment/drawn
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto  # a process per core is faster than threads

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from glocal.cli import main
 from glocal.data.preprocessing import Preprocessing
+from glocal.data.samples import Samples
 from glocal.deploy.calibration import calibration_images
 from glocal.deploy.graph import has_embedding
 from glocal.deploy.predictor import Predictor
@@ -148,9 +150,12 @@ def test_rows_count_images_by_default():
     assert metrics.images == 3
 
 
-def test_samples_of_a_run_are_of_labels_only(tmp_path):
-    val = SimpleNamespace(in_memory=True, labels=[np.zeros((2, 2))], images=[np.zeros((2, 2, 3), np.uint8)])
-    assert write_samples(tmp_path, SimpleNamespace(splits={"val": val}, class_names=["a"], name="masks")) == []
+def test_samples_of_a_run_have_labels_in_their_names_only_where_there_are_some(tmp_path):
+    images = [np.full((2, 2, 3), number, np.uint8) for number in range(20)]
+    val = Samples(images, [np.zeros((2, 2))] * 20)
+    files = write_samples(tmp_path, SimpleNamespace(splits={"val": val}, class_names=["a"], name="masks"))
+    assert [file.name for file in files] == [f"masks-{number:04}.png" for number in range(8)]
+    assert [np.asarray(Image.open(file)).max() for file in files] == list(range(8))
 
 
 def test_calibration_takes_the_images_of_a_tasks_own_format(data, monkeypatch):

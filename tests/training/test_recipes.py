@@ -24,7 +24,8 @@ from glocal.training.train import train
 from run_output import rows
 
 FILES = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
-PUBLISHED = [name for name in FILES if name != "finetune"]
+OURS = ("finetune", "segment")
+PUBLISHED = [name for name in FILES if name not in OURS]
 FROM_22K = [name for name in PUBLISHED if "_in22k_ft_in1k" in name]
 TAGS = [tag for family in FAMILIES.values() for tag in family.TOP1]
 

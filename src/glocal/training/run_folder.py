@@ -24,7 +24,8 @@ SUMMARY = "summary.json"  # written last: a run without this file is not finishe
 LOG = "train.log"
 TENSORBOARD = "tensorboard"
 SAMPLES = "samples"
-SAMPLE_PATTERN = "*_label-*.png"
+SAMPLE_PATTERNS = ("*_label-*.png", "*-[0-9][0-9][0-9][0-9].png")
+SAMPLES_WITHOUT_LABEL = 8
 
 # Options that may differ when a run is continued: they say how it runs, not what it computes.
 HOW = {"output", "overwrite", "resume", "device", "workers", "save_every_minutes", "max_bad", "loggers"}
@@ -35,7 +36,7 @@ def existing_run(folder: Path) -> list[Path]:
     names = BEST, RAW, LAST, METRICS, CONFIG, SUMMARY, LOG
     files = [folder / name for name in names if (folder / name).is_file()]
     files += (folder / TENSORBOARD).glob("events.out.tfevents.*")
-    return files + sorted((folder / SAMPLES).glob(SAMPLE_PATTERN))
+    return files + sorted(file for pattern in SAMPLE_PATTERNS for file in (folder / SAMPLES).glob(pattern))
 
 
 def finished(folder: Path) -> bool:
@@ -137,18 +138,20 @@ def write_summary(folder: Path, result) -> None:
 
 
 def write_samples(folder: Path, source: "DataSource") -> list[Path]:
-    """Write a held-out image per class, with the true class in its name, for labels and images in memory; else none."""
+    """Write some held-out images, if the images are in memory: for labels one per class, with the class in its name."""
     from PIL import Image
 
     val = source.splits["val"]
-    if not val.in_memory or not all(isinstance(label, int) for label in val.labels):
+    if not val.in_memory:
         return []
+    if all(isinstance(label, int) for label in val.labels):
+        known = ((label, name) for label, name in enumerate(source.class_names) if label in val.labels)
+        chosen = [(val.labels.index(label), f"_label-{name}") for label, name in known]
+    else:
+        chosen = [(index, "") for index in range(min(len(val), SAMPLES_WITHOUT_LABEL))]
     files = []
-    for label, name in enumerate(source.class_names):
-        if label not in val.labels:
-            continue
-        index = val.labels.index(label)
-        path = folder / SAMPLES / f"{source.name}-{index:04d}_label-{name}.png"
+    for index, ending in chosen:
+        path = folder / SAMPLES / f"{source.name}-{index:04d}{ending}.png"
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, partial(Image.fromarray(val.images[index]).save, format="PNG"))
         files.append(path)
