@@ -5,7 +5,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, takewhile
 from typing import BinaryIO
@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 from PIL import Image
 
 from glocal.data.image import PHOTO_ENDINGS, PHOTOS, StoredImage, UnreadableImageError, image_endings
+from glocal.data.masks import Coding, MaskFile
 from glocal.data.names import class_name
 from glocal.wording import one_line
 
@@ -41,14 +42,12 @@ class ShardedSamples:
         return sum(self.counts)
 
     def __add__(self, other: "ShardedSamples") -> "ShardedSamples":
-        return ShardedSamples(
-            [*self.shards, *other.shards], [*self.counts, *other.counts], self.class_names, self.new_labels
-        )
+        return replace(self, shards=[*self.shards, *other.shards], counts=[*self.counts, *other.counts])
 
     def relabel(self, new: Sequence[int]) -> "ShardedSamples":
         """The same shards, with `new[label]` in the place of each label."""
         old = range(len(self.class_names)) if self.new_labels is None else self.new_labels
-        return ShardedSamples(self.shards, self.counts, self.class_names, [new[label] for label in old])
+        return replace(self, new_labels=[new[label] for label in old])
 
     def content(self) -> tuple:
         """What tells the samples from others, wherever they lie: the names and sizes of shards, and the labels."""
@@ -73,6 +72,37 @@ class ShardedSamples:
         return of_name | {str(label): label for label in range(len(self.class_names))}
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskedShards(ShardedSamples):
+    """Shards whose samples have a mask each. ending: of its member, for instance seg.png. coding: of all masks."""
+
+    ending: str
+    coding: Coding
+
+    def content(self) -> tuple:
+        return *super().content(), self.ending, self.coding.values
+
+    def decode(self, sample: "RawSample | UnreadableImageError") -> tuple[Image.Image, MaskFile]:
+        """The RGB image and the label map of a sample; raises UnreadableImageError."""
+        if isinstance(sample, UnreadableImageError):
+            raise sample
+        return sample.image().load(), MaskFile(sample.mask(self.ending), self.coding)
+
+
+@dataclass(frozen=True)
+class MemberMask:
+    """A mask in a shard; see `StoredMask`."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self) -> bytes:
+        return self.content
+
+
 @dataclass(frozen=True)
 class RawSample:
     """A sample as it stands in a shard."""
@@ -89,6 +119,13 @@ class RawSample:
                 return StoredImage(f"{place}.{ending}", content)
         extra = f" ({PHOTOS} to read it)" if any(f".{ending}" in PHOTO_ENDINGS for ending in self.fields) else ""
         return StoredImage(place, reason=f"no image among {', '.join(self.fields)}{extra}")
+
+    def mask(self, ending: str) -> MemberMask:
+        """The member with an ending; raises UnreadableImageError if there is none."""
+        name = f"{self.shard}: {self.key}"
+        if ending not in self.fields:
+            raise UnreadableImageError(name, f"no mask .{ending} among {', '.join(self.fields)}")
+        return MemberMask(f"{name}.{ending}", self.fields[ending])
 
 
 def read_shard(shard: str, wanted: set[int], count: int) -> Iterator[tuple[int, RawSample | UnreadableImageError]]:

@@ -16,6 +16,7 @@ from torchvision import transforms
 import glocal.data.shard_stream
 import glocal.data.shards
 from glocal.data.batch import Collate, Example
+from glocal.data.image import UnreadableImageError
 from glocal.data.open import open_for_evaluation, open_for_training
 from glocal.data.samples import Opening
 from glocal.data.shard_stream import ShardStream
@@ -662,3 +663,63 @@ class TestResume:
         stream.set_epoch(1)
         found = [batch.images for batch in second]
         assert torch.equal(torch.cat(found), torch.cat(expected))
+
+
+class TestMasks:
+    """A member of each sample is its mask."""
+
+    def shards(self, tmp_path, names="sky\nroad\ncar\n", broken=()):
+        for part, numbers in (("train", range(8)), ("val", range(8, 12))):
+            members = []
+            for number in numbers:
+                content = io.BytesIO()
+                Image.frombytes("L", (8, 8), bytes([number % 3] * 60 + [0, 1, 2, 255])).save(content, "PNG")
+                mask = b"" if number in broken else content.getvalue()
+                members += [(f"{number:04}.png", png(number)), (f"{number:04}.seg.png", mask)]
+            write(tmp_path / f"shards/{part}-000.tar", members)
+        if names:
+            (tmp_path / "shards/classes.txt").write_text(names)
+        return str(tmp_path / "shards")
+
+    def decoded(self, samples):
+        found = glocal.data.shards.read_shard(samples.shards[0], set(range(samples.counts[0])), samples.counts[0])
+        return [samples.decode(one) for _, one in found]
+
+    def test_it_is_a_segmentation(self, tmp_path):
+        source = open_for_training(self.shards(tmp_path), Opening(args={"masks": "seg.png"}))
+        assert source.task == "segmentation"
+        assert source.class_names == ["sky", "road", "car"]
+        assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 8, "val": 4}
+        for number, (image, mask) in enumerate(self.decoded(source.splits["train"])):
+            assert image.getpixel((0, 0)) == (number, 0, 0)
+            assert mask.load((8, 8)).reshape(-1)[58:].tolist() == [number % 3] * 2 + [0, 1, 2, -1]
+
+    def test_classes_by_arguments(self, tmp_path):
+        args = {"masks": "seg.png", "classes": ["road", "car"], "reduce_zero_label": True}
+        source = open_for_training(self.shards(tmp_path, None), Opening(args=args))
+        assert self.decoded(source.splits["val"])[0][1].load((8, 8)).reshape(-1)[60:].tolist() == [-1, 0, 1, -1]
+
+    def test_all_parts_together(self, tmp_path):
+        source, _ = open_for_evaluation(self.shards(tmp_path), "all", how=Opening(args={"masks": "seg.png"}))
+        assert len(source.splits["all"]) == 12
+        assert self.decoded(source.splits["all"])[0][1].load((8, 8)).shape == (8, 8)
+
+    def test_a_broken_mask_is_named(self, tmp_path):
+        data = self.shards(tmp_path, broken=(3,))
+        source = open_for_training(data, Opening(args={"masks": "seg.png"}))
+        assert any("1 of 8 masks read cannot be used" in note for note in source.notes)
+        with pytest.raises(UnreadableImageError, match=r"0003\.seg\.png: the file is empty"):
+            self.decoded(source.splits["train"])[3][1].load((8, 8))
+
+    @pytest.mark.parametrize(
+        ("names", "args", "reason"),
+        [(None, {"masks": "seg.png"}, "list the classes of the masks in classes.txt beside it"),
+         ("a\nb\n", {"masks": "mask.png"}, r"no mask .mask.png in the first 8 samples .png, seg.png"),
+         ("a\nb\n", {"masks": "seg.png"}, r"value 2 on \d+ pixels?, which is no class"),
+         ("a\nb\n", {"masks": "../x"}, "masks must be the ending of the masks"),
+         ("a\nb\n", {"classes": ["a", "b"]}, "'classes' is for masks: say their ending"),
+         (None, {}, r"has no label .*; for a segmentation, say --data-args masks=seg.png")],
+    )  # fmt: skip
+    def test_what_is_refused(self, tmp_path, names, args, reason):
+        with pytest.raises(ValueError, match=reason):
+            open_for_training(self.shards(tmp_path, names), Opening(args=args))

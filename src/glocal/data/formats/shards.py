@@ -8,17 +8,31 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from glocal.data import mask_classes
+from glocal.data.class_lists import ClassList, class_list
 from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource, Opening
-from glocal.data.shards import SampleNumbers, ShardedSamples, end_of, grouped, label_text, local_path, open_shard
+from glocal.data.shards import (
+    MaskedShards,
+    MemberMask,
+    RawSample,
+    SampleNumbers,
+    ShardedSamples,
+    end_of,
+    grouped,
+    label_text,
+    local_path,
+    open_shard,
+    read_shard,
+)
 from glocal.data.splits import DEFAULT_VAL_FRACTION, fingerprint, refuse_to_draw, stratified_split
 from glocal.data.walk import entries, is_folder
 from glocal.errors import InvalidValueError, MissingExtraError, MissingPathError, PathError
@@ -27,6 +41,8 @@ from glocal.wording import counted, one_line, quoted, shown
 
 log = logging.getLogger(__name__)
 
+ARGS = ("masks", "classes", *mask_classes.ARGS)
+MASK_ENDINGS = ("seg.png", "mask.png", "label.png", "annotation.png")  # that are met
 VAL_NAMES = ("val", "test")  # the first that there is
 SIZES = ("_info.json", "info.json", "sizes.json")  # of timm and the Hugging Face Hub; of webdataset
 CLASSES = ("classes.txt", "classes.json")
@@ -73,7 +89,7 @@ def open_training(data: str, how: Opening) -> DataSource:
     if "val" not in parts:
         shards = parts["train"]
         if len(shards) < 2:
-            _describe(data, parts, None, notes)  # what is no shard at all is to be called that
+            _describe(data, parts, None, notes, how.args)  # what is no shard at all is to be called that
             raise InvalidValueError(
                 f"{data}: of a single shard none can be held out; name others val-….tar beside train-….tar"
             )
@@ -89,7 +105,7 @@ def open_training(data: str, how: Opening) -> DataSource:
         refuse_to_draw(data, how, "it has shards for validation")
     if "train" not in parts:
         raise InvalidValueError(f"{data} has no shards for training: it has {quoted(_names(parts['val']))}")
-    source = _describe(data, parts, held_out, notes)
+    source = _describe(data, parts, held_out, notes, how.args)
     if len(source.class_names) < 2:
         raise InvalidValueError(
             f"{data} holds a single class, {source.class_names[0]!r}: there is nothing to tell apart"
@@ -103,8 +119,8 @@ def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSourc
     parts = _parts(data, notes)
     if held_out and list(parts) == ["train"] and held_out["files"] == _fingerprint(parts["train"]):
         notes.append(f"{data} are the shards of the training: its split 'val' is what was held out then")
-        return _describe(data, _drawn(parts["train"], held_out), held_out, notes)
-    return _describe(data, parts, None, notes)
+        return _describe(data, _drawn(parts["train"], held_out), held_out, notes, how.args)
+    return _describe(data, parts, None, notes, how.args)
 
 
 def _parts(data: str, notes: list[str]) -> dict[str, list[str]]:
@@ -222,11 +238,16 @@ class _Contents:
     labels: set[str]
 
 
-def _describe(data: str, parts: dict[str, list[str]], held_out: dict | None, notes: list[str]) -> DataSource:
+def _describe(
+    data: str, parts: dict[str, list[str]], held_out: dict | None, notes: list[str], args: Mapping[str, Any]
+) -> DataSource:
     """Count the samples and name the classes, from the files beside the shards or by reading these once."""
     shards = [shard for of_part in parts.values() for shard in of_part]
     counts = _written_counts(shards)
-    names = _written_classes(shards)
+    if args and "masks" not in args:
+        raise InvalidValueError(f"{data}: {quoted(list(args))} is for masks: say their ending, as in masks=seg.png")
+    known = _mask_classes(data, shards, args) if args else None
+    names = _written_classes(shards) if known is None else list(known.names)
     to_scan = shards if names is None else [shard for shard in shards if shard not in counts]
     if len(to_scan) > 100 or any(local_path(shard) is None for shard in to_scan):
         spare = "classes.txt and sizes.json beside them would spare that"
@@ -252,8 +273,41 @@ def _describe(data: str, parts: dict[str, list[str]], held_out: dict | None, not
         raise InvalidValueError(
             f"{data}: the list of classes beside the shards names one twice, in two of Unicode's forms"
         )
-    splits = {part: ShardedSamples(of_part, [counts[s] for s in of_part], names) for part, of_part in parts.items()}
+    counts_of = {part: [counts[shard] for shard in of_part] for part, of_part in parts.items()}
+    if known is not None:
+        masks = _first_masks(next(iter(parts.values()))[0], args["masks"], counts)
+        classes, coding = mask_classes.coded(data, known, masks, args, notes)
+        names, about = list(classes.names), mask_classes.about_classes(classes, coding, masks[0])
+        splits = {
+            part: MaskedShards(of_part, counts_of[part], names, ending=args["masks"], coding=coding)
+            for part, of_part in parts.items()
+        }
+        return DataSource(data, names, splits, held_out, notes=notes, task="segmentation", about=about)
+    splits = {part: ShardedSamples(of_part, counts_of[part], names) for part, of_part in parts.items()}
     return DataSource(data, names, splits, held_out, notes=notes)
+
+
+def _mask_classes(data: str, shards: list[str], args: Mapping[str, Any]) -> ClassList:
+    """The classes of the masks, as the user or a file beside the shards lists them."""
+    if not isinstance(args["masks"], str) or not re.fullmatch(r"[\w.]+", args["masks"]):
+        raise InvalidValueError(f"masks must be the ending of the masks, as in seg.png, got {shown(args['masks'])}")
+    if "classes" in args:
+        return class_list(args["classes"], Path(_folder(shards[0]) or "."))
+    names = _written_classes(shards)
+    if names is None:
+        raise InvalidValueError(f"{data}: list the classes of the masks in classes.txt beside it, or with classes=FILE")
+    return ClassList([class_name(name) for name in names])
+
+
+def _first_masks(shard: str, ending: str, counts: Mapping[str, int]) -> list[MemberMask]:
+    """Masks at the beginning of a shard, to see whether the classes fit."""
+    numbers = set(range(min(counts[shard], mask_classes.CHECKED)))
+    samples = [sample for _, sample in read_shard(shard, numbers, counts[shard])]
+    masks = [one.mask(ending) for one in samples if isinstance(one, RawSample) and ending in one.fields]
+    if not masks:
+        held = ", ".join(next((one.fields for one in samples if isinstance(one, RawSample)), ()))
+        raise InvalidValueError(f"{shard}: no mask .{ending} in the first {counted(len(numbers), 'sample')} ({held})")
+    return masks
 
 
 def _found_classes(data: str, parts: dict[str, list[str]], contents: dict[str, _Contents]) -> list[str]:
@@ -305,7 +359,9 @@ def _members(tar: tarfile.TarFile, numbers: SampleNumbers, labels: bool) -> Iter
 def _label(shard: str, key: str, fields: dict[str, bytes]) -> str:
     label = label_text(fields)
     if label is None:
-        raise InvalidValueError(f'{shard}: the sample {key!r} has no label (.cls, or .json with "label")')
+        mask = next((ending for ending in MASK_ENDINGS if ending in fields), None)
+        hint = "" if mask is None else f"; for a segmentation, say --data-args masks={mask}"
+        raise InvalidValueError(f'{shard}: the sample {key!r} has no label (.cls, or .json with "label"){hint}')
     return label
 
 

@@ -40,9 +40,9 @@ class SegmentationTask(Task):
 
     @property
     def formats(self):
-        from glocal.data.formats import coco_panoptic, coco_segments, huggingface, mask_folders, shapes
+        from glocal.data.formats import coco_panoptic, coco_segments, huggingface, mask_folders, shapes, shards
 
-        return (huggingface, coco_panoptic, coco_segments, mask_folders, shapes)
+        return (huggingface, shards, coco_panoptic, coco_segments, mask_folders, shapes)
 
     # The model
 
