@@ -20,6 +20,7 @@ from glocal.data.image import UnreadableImageError
 from glocal.data.open import open_for_evaluation, open_for_training
 from glocal.data.samples import Opening
 from glocal.data.shard_stream import ShardStream
+from glocal.tasks.registry import all_formats, find_task
 
 pytest.importorskip("webdataset", reason="needs the extra [data]")
 CLASSES = 3
@@ -693,6 +694,12 @@ class TestMasks:
         for number, (image, mask) in enumerate(self.decoded(source.splits["train"])):
             assert image.getpixel((0, 0)) == (number, 0, 0)
             assert mask.load((8, 8)).reshape(-1)[58:].tolist() == [number % 3] * 2 + [0, 1, 2, -1]
+
+    @pytest.mark.parametrize("formats", [None, "segmentation"])
+    def test_no_format_takes_it_before(self, tmp_path, formats):
+        formats = all_formats() if formats is None else find_task(formats).formats
+        source = open_for_training(self.shards(tmp_path), Opening(args={"masks": "seg.png"}), formats)
+        assert (source.task, len(source.splits["train"])) == ("segmentation", 8)
 
     def test_classes_by_arguments(self, tmp_path):
         args = {"masks": "seg.png", "classes": ["road", "car"], "reduce_zero_label": True}

@@ -60,8 +60,8 @@ def matches(data: str) -> bool:
 
 
 def claims(data: str, args: Mapping[str, Any]) -> bool:
-    """Whether arguments say that a folder holds masks."""
-    return Path(data).is_dir() and not set(args).isdisjoint(ARGS)
+    """Whether arguments say that a folder holds folders of masks; one of shards alone holds none."""
+    return not set(args).isdisjoint(ARGS) and Path(data).is_dir() and any(map(is_folder, entries(data)))
 
 
 def open_training(data: str, how: Opening) -> DataSource:
