@@ -32,7 +32,7 @@ REACHED = [
 ]
 # (file, function) → why it raises an error of Python's own.
 OWN_RAISES = {
-    ("files.py", "write_atomically"): "the system's error with its number, and now with the name of the file",
+    ("files.py", "written_atomically"): "the system's error with its number, and now with the name of the file",
     ("training/train.py", "_explained"): "the system's error with its number, and now with the name of the file",
     ("deploy/engine.py", "__call__"): "images of a wrong shape, which only a mistake in code gives",
     ("deploy/batching.py", "submit"): "a mistake in the service's own code",

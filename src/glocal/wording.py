@@ -32,6 +32,11 @@ def one_line(text: object, limit: int | None = None, first_only: bool = False) -
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
+def utf8(text: str) -> str:
+    r"""The text, for files in UTF-8: bytes of file names that are no text become \udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shown(value: object) -> str:
     """A value for a message: as Python writes it; if that is long, only its beginning."""
     try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glocal.data.samples import Samples
 from glocal.tasks import find_task, registered_tasks
-from glocal.tasks.task import Line, Match, Measure, Objective, Result, ResultTable
+from glocal.tasks.task import Line, Match, Measure, Objective, Result, ResultTable, Writer
 from glocal.testing import check_task
 from glocal.testing.tasks import PROPERTIES
 from tasks.outside import ANGLE, Angle, AngleMetrics, AngleObjective, Turn, TurnedImages
@@ -672,6 +672,46 @@ class HasMoreCellsThanColumns(Angle):
         return [result.angle, 1.0]
 
 
+def keeps_all(results, place, trained):
+    results = list(results)
+    place.write_text(str(results))
+    return iter(results)
+
+
+def writes_nothing(results, place, trained):
+    return iter(results)
+
+
+def writes_copies(results, place, trained):
+    for result in results:
+        place.write_text(str(result))
+        yield replace(result)
+
+
+class HasAFunctionForAWriter(Angle):
+    writers: ClassVar = {"text": writes_nothing}
+
+
+class HasAWriterOfTwoWords(Angle):
+    writers: ClassVar = {"a text": Writer(writes_copies, "a text", (".txt",))}
+
+
+class HasAWriterThatKeepsAll(Angle):
+    writers: ClassVar = {"text": Writer(keeps_all, "a text", (".txt",))}
+
+
+class HasAWriterThatWritesNothing(Angle):
+    writers: ClassVar = {"text": Writer(writes_nothing, "a folder")}
+
+
+class HasAWriterOfCopies(Angle):
+    writers: ClassVar = {"text": Writer(writes_copies, "a text", (".txt",))}
+
+
+class HasAWriterThatCannotWrite(Angle):
+    writers: ClassVar = {"text": Writer(writes_copies, "a text, but into a folder")}
+
+
 WRONG = [
     (HasNoSummary, "names", "has an empty summary"),
     (HasANameOfTwoWords, "names", "has the name 'Angle of images'"),
@@ -759,6 +799,12 @@ WRONG = [
     (GivesATensor, "rows", r"has a result with tensor\(.*\) in the field 'angle'"),
     (GivesInfinity, "rows", "has a result that is not ready for JSON"),
     (HasMoreCellsThanColumns, "rows", "has 2 cells for the 1 columns"),
+    (HasAFunctionForAWriter, "writers", "has function among its writers"),
+    (HasAWriterOfTwoWords, "writers", "has a writer 'a text', a name that --save cannot have"),
+    (HasAWriterThatKeepsAll, "writers", "has the writer 'text', which takes results before they are asked for"),
+    (HasAWriterThatWritesNothing, "writers", "has the writer 'text', which writes nothing"),
+    (HasAWriterOfCopies, "writers", "has the writer 'text', which does not pass results on as they are"),
+    (HasAWriterThatCannotWrite, "writers", "has the writer 'text', which fails"),
 ]
 
 

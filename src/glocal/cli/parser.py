@@ -46,7 +46,8 @@ class CommandParser(jsonargparse.ArgumentParser):
 
     config: dataclass whose docstring describes its fields. The fields named in `positional` (name: nargs) are given by
     place, the others as options: `val_fraction` as --val-fraction, a bool as --flag and --no-flag. Its attribute
-    METAVARS may say what the help calls the values of a list of texts (FILE).
+    METAVARS may say what the help calls the values of a list of texts (FILE), and REPEATED which of these lists are
+    options that are given again for each text, so that what follows a text may be an argument.
     find_recipe: turns a name, and the name of a model to check it with, into a YAML file of options; with it there is
         --recipe NAME.
     find_run: turns the values of --output and --resume into the YAML file of options of the run to go on with, or None.
@@ -88,7 +89,8 @@ class CommandParser(jsonargparse.ArgumentParser):
         for name in several:  # one option with values after it; jsonargparse would want a list in brackets
             help_text = next(action.help for action in by_place._actions if action.dest == name)
             metavar = getattr(config, "METAVARS", {}).get(name, "FILE")
-            self.add_argument(f"--{name}", nargs="+", default=SUPPRESS, metavar=metavar, help=help_text)
+            how = {"action": "append"} if name in getattr(config, "REPEATED", ()) else {"nargs": "+"}
+            self.add_argument(f"--{name}", default=SUPPRESS, metavar=metavar, help=help_text, **how)
         types = {field.name: str(field.type) for field in fields(config)}
         for action in self._actions:
             kind = types.get(action.dest, "") if action.option_strings else ""

@@ -5,6 +5,8 @@ Files that cannot be read are named on stderr, the others are predicted; the exi
 With --output FILE.csv, .json or .jsonl the predictions become one file, with a row for every image; a CSV opens in a
 spreadsheet, so a text in it that begins like a formula gets a ' before it.
 
+With --save KIND=PLACE the predictions also become other files, of a kind that the model's task has.
+
 With --output FOLDER the predictions become Parquet files: one per 10,000 image files, per WebDataset shard or per
 Parquet file of images. A file is written whole or not at all, and the same command goes on where it was stopped.
 With --ray a cluster computes them; its machines need the inputs, the checkpoint and the output folder under
@@ -12,6 +14,7 @@ the same paths.
 """
 
 import sys
+from contextlib import closing
 
 from glocal.cli.embed import write
 from glocal.cli.output import console, track
@@ -29,30 +32,33 @@ def run(config: PredictConfig) -> int:
 
 def _show(config: PredictConfig) -> int:
     from glocal.data.image import find_images, set_strict
-    from glocal.deploy.pictures import with_pictures
     from glocal.deploy.rows import load_predictor
+    from glocal.deploy.saving import check_places, with_files, writers_of
 
     set_strict(config.strict)
+    check_places(config)
     images = find_images(config.images)
     predictor = load_predictor(config)
     table = Table("image", *predictor.trained.task.headings)
     table.columns[2].justify = "right"
     unreadable = 0
-    predictions = predictor.stream(images, config.top_k)
-    if config.pictures is not None:
-        predictions = with_pictures(predictions, config.pictures)
-    for prediction in track(predictions, len(images)):
-        if prediction.error is not None:
-            unreadable += 1
-            print("error:", one_line(prediction.error), file=sys.stderr)
-            continue
-        first = prediction.source
-        for line in prediction.lines():
-            table.add_row(first, line.text, line.value)
-            first = ""
-        table.add_section()
+    writers = writers_of(config, predictor.trained.task)
+    found = predictor.stream(images, config.top_k)
+    with closing(with_files(found, config.pictures, writers, predictor.trained)) as predictions:
+        for prediction in track(predictions, len(images)):
+            if prediction.error is not None:
+                unreadable += 1
+                print("error:", one_line(prediction.error), file=sys.stderr)
+                continue
+            first = prediction.source
+            for line in prediction.lines():
+                table.add_row(first, line.text, line.value)
+                first = ""
+            table.add_section()
     if table.row_count:
         console().print(table)
     if config.pictures is not None:
         console().print(f"Pictures in {config.pictures}", soft_wrap=True)
+    for kind, place in config.saved.items():
+        console().print(f"Saved {kind} in {place}", soft_wrap=True)
     return 1 if unreadable else 0

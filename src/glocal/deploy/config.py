@@ -2,12 +2,13 @@
 
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from glocal.errors import InvalidValueError
 from glocal.options import RANGES, Range, check_numbers, option
+from glocal.wording import shown
 
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}  # of the files for each runtime
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -15,6 +16,7 @@ TABLES = (".csv", ".json", ".jsonl")  # endings of the files to which prediction
 OTHER_TABLES = (".npy", ".npz", ".parquet", ".tsv", ".xlsx")  # endings that are refused with a hint
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 HOST = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", re.ASCII)
+KIND = re.compile(r"[a-z][a-z0-9_-]*")  # of files
 ROOT_PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 
 
@@ -64,12 +66,18 @@ class ImagesConfig:
         needs = {"ray": ("ray_address", "workers"), "output": ("shard_size", "image_column", "overwrite", "ray")}
         for needed, names in needs.items():
             for name in names:
-                if getattr(self, name) != getattr(type(self), name) and not getattr(self, needed):
+                here = self._replaces if name == "overwrite" else getattr(self, needed)
+                if getattr(self, name) != getattr(type(self), name) and not here:
                     raise InvalidValueError(f"{option(name)} needs {option(needed)}")
         if self.ray and ":" in self.device:
             raise InvalidValueError(f"--device {self.device}: with --ray every worker has a device of its own")
         if self._ending in OTHER_TABLES and not Path(self.output).is_dir():
             raise InvalidValueError(f"--output {self.output}: {self._outputs}")
+
+    @property
+    def _replaces(self) -> bool:
+        """Whether anything is written that --overwrite could replace."""
+        return self.output is not None
 
     @property
     def _ending(self) -> str:
@@ -87,12 +95,28 @@ class PredictConfig(ImagesConfig):
     Args:
         top_k: number of answers per image, for tasks that rank answers, such as the classes of classification
         pictures: folder for PNG files of the images with the results drawn on them
+        save: KIND=PLACE, a further kind of files of the results; may be repeated. Segmentation has labels=FOLDER and
+            ids=FOLDER (PNG files), coco=FILE.json and polygons=FILE.geojson (default: none)
+        overwrite: begin anew in the output folder, replace the output file, or what --save names
         output: a file for the results, .csv, .json or .jsonl; or a folder for Parquet files, where files of the same
             run are not computed again
     """
 
+    REPEATED = ("save",)
+    METAVARS = {"save": "KIND=PLACE"}  # noqa: RUF012
+
     top_k: int = 3
     pictures: str | None = None
+    save: list[str] = field(default_factory=list)
+
+    @property
+    def saved(self) -> dict[str, str]:
+        """The places of --save by kind."""
+        return {kind: place for kind, _, place in (text.partition("=") for text in self.save)}
+
+    @property
+    def _replaces(self) -> bool:
+        return self.output is not None or bool(self.save)
 
     @property
     def to_table(self) -> bool:
@@ -108,10 +132,17 @@ class PredictConfig(ImagesConfig):
         for name in ("ray", "shard_size"):
             if self.to_table and getattr(self, name) != getattr(type(self), name):
                 raise InvalidValueError(f"{option(name)} is for an --output folder, not for the file {self.output}")
-        if self.pictures is not None and self.output is not None and not self.to_table:
-            raise InvalidValueError(
-                "--pictures goes with results in the terminal or in one file, not with Parquet files"
-            )
+        for text in self.save:
+            kind, _, place = text.partition("=")
+            if not KIND.fullmatch(kind) or not place:
+                raise InvalidValueError(f"--save must be KIND=PLACE, such as labels=masks, got {shown(text)}")
+        if len(self.saved) < len(self.save):
+            raise InvalidValueError("--save: each kind can be given once")
+        for name in ("pictures", "save"):
+            if getattr(self, name) and self.output is not None and not self.to_table:
+                raise InvalidValueError(
+                    f"{option(name)} goes with results in the terminal or in one file, not with Parquet files"
+                )
 
 
 @dataclass(frozen=True)

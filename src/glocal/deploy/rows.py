@@ -4,6 +4,7 @@ import codecs
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from glocal.data.image import set_strict
 from glocal.data.inputs import Shard, plan
 from glocal.deploy.config import ImagesConfig, PredictConfig
-from glocal.deploy.pictures import with_pictures
+from glocal.deploy.saving import check_places, with_files, writers_of
 from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.files import check_target, write_atomically
+from glocal.wording import utf8
 
 if TYPE_CHECKING:
     from glocal.deploy.predictor import Embedding, Predictor
@@ -66,9 +68,7 @@ def embedding_row(embedding: "Embedding") -> dict:
 
 def _source_and_error(result) -> dict:
     error = result.error and " ".join(result.error.reason.split())
-    texts = {"source": result.source, "error": error}
-    # File names may hold bytes that are not text.
-    return {name: text and text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
+    return {"source": utf8(result.source), "error": error and utf8(error)}
 
 
 def write_table(config: PredictConfig, track: Track = lambda items, total, unit: items) -> Written:
@@ -82,29 +82,32 @@ def write_table(config: PredictConfig, track: Track = lambda items, total, unit:
     check_target("--output", path)
     if path.exists() and not config.overwrite:
         raise ExistingPathError(f"--output {path} exists: --overwrite replaces it")
+    check_places(config)
     shards = plan(config.images, config.shard_size, config.image_column)
     if config.pictures is not None and any(shard.stored for shard in shards):
         raise InvalidValueError("--pictures takes image files, not WebDataset shards and Parquet files")
     predictor = load_predictor(config)
     task = predictor.trained.task
+    writers = writers_of(config, task)
     total = expect_images(predictor, shards)
     images = chain.from_iterable(shard.images(config.image_column) for shard in shards)
     counts = {"images": 0, "unreadable": 0}
 
     def results() -> Iterator["Result"]:
         found = predictor.stream(images, config.top_k)
-        found = found if config.pictures is None else with_pictures(found, config.pictures)
-        for result in track(found, total, "images"):
-            counts["images"] += 1
-            counts["unreadable"] += result.error is not None
-            yield result
+        with closing(with_files(found, config.pictures, writers, predictor.trained)) as found:
+            for result in track(found, total, "images"):
+                counts["images"] += 1
+                counts["unreadable"] += result.error is not None
+                yield result
 
-    if path.suffix.lower() == ".csv":
-        columns = task.columns(min(config.top_k, len(predictor.class_names) or 1))
-        write_atomically(path, lambda file: _write_csv(file, task, results(), columns))
-    else:
-        write = {".json": _write_json, ".jsonl": _write_json_lines}[path.suffix.lower()]
-        write_atomically(path, lambda file: write(file, (result_row(task, result) for result in results())))
+    with closing(results()) as found:
+        if path.suffix.lower() == ".csv":
+            columns = task.columns(min(config.top_k, len(predictor.class_names) or 1))
+            write_atomically(path, lambda file: _write_csv(file, task, found, columns))
+        else:
+            write = {".json": _write_json, ".jsonl": _write_json_lines}[path.suffix.lower()]
+            write_atomically(path, lambda file: write(file, (result_row(task, result) for result in found)))
     return Written(1, **counts)
 
 

@@ -8,7 +8,7 @@ A task's methods import torch when they are called, so that `glocal train --help
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -204,6 +204,19 @@ class ResultTable(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: int = 1
+
+
+class Writer(NamedTuple):
+    """A kind of files that hold results, for `glocal predict --save KIND=PLACE`.
+
+    write: takes results one by one, writes them, and passes them on; it keeps none, as they may be millions. Its second
+    argument is the place: a folder, which is there, or a file, which appears when it is complete
+    (`glocal.files.written_atomically`). about: what is written, for people. endings: of the file; none for a folder.
+    """
+
+    write: "Callable[[Iterator[Result], Path, Trained], Iterator[Result]]"
+    about: str
+    endings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -419,6 +432,11 @@ class Task(ABC):
     def cells(self, result: Result) -> list[str | float]:
         """The cells of a readable image, in the order of `columns`; they may be fewer than the columns."""
         return [getattr(result, name) for name in self.fields]
+
+    @property
+    def writers(self) -> Mapping[str, Writer]:
+        """Kinds of files, beside tables and pictures, that results can be written to, by name; by default none."""
+        return {}
 
     def metadata(self, trained: "Trained") -> dict[str, Any]:
         """The metadata on the outputs in an exported file, ready for JSON."""

@@ -6,7 +6,10 @@ import pickle
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
+from operator import length_hint
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -18,12 +21,13 @@ from glocal.data.image import UnreadableImageError
 from glocal.data.open import open_for_evaluation
 from glocal.data.prepare import Prepare
 from glocal.data.samples import Samples
+from glocal.deploy.config import KIND
 from glocal.deploy.graph import trace, with_embedding
 from glocal.deploy.runtimes import as_list
 from glocal.evaluation.config import MeasureOptions
 from glocal.options import joined
 from glocal.tasks.metrics import Metrics
-from glocal.tasks.task import Line, Measure, Measured, Objective, Result, ResultTable, Task
+from glocal.tasks.task import Line, Measure, Measured, Objective, Result, ResultTable, Task, Writer
 from glocal.testing.agreement import difference, failing_as, problem
 from glocal.testing.task_case import IMAGES, TaskCase
 from glocal.training.config import LoopOptions
@@ -416,6 +420,28 @@ def writes_its_results(case: TaskCase) -> None:
             require(len(cells) <= len(columns), f"has {len(cells)} cells for the {len(columns)} columns of a CSV file.")
 
 
+def writes_its_files(case: TaskCase) -> None:
+    unreadable = case.task.result_class("image.png", UnreadableImageError("image.png", "no image"))
+    for kind, writer in case.task.writers.items():
+        require(isinstance(writer, Writer), f"has {type(writer).__name__} among its writers, not only Writer.")
+        require(KIND.fullmatch(str(kind)), f"has a writer {kind!r}, a name that --save cannot have.")
+        with TemporaryDirectory() as folder:
+            place = Path(folder) / f"written{writer.endings[0] if writer.endings else ''}"
+            if not writer.endings:
+                place.mkdir()
+            fails, results = f"has the writer {kind!r}, which fails", [unreadable, *case.results()]
+            left = iter(results)
+            passed = tried(partial(writer.write, left, place, case.trained), fails)
+            for number, result in enumerate(results, 1):
+                given = tried(partial(next, passed, None), fails)
+                require(given is result, f"has the writer {kind!r}, which does not pass results on as they are.")
+                ahead = length_hint(left) != len(results) - number
+                require(not ahead, f"has the writer {kind!r}, which takes results before they are asked for.")
+            tried(partial(list, passed), fails)
+            written = place.is_file() if writer.endings else any(place.iterdir())
+            require(written, f"has the writer {kind!r}, which writes nothing.")
+
+
 def is_of(value: Any, hint: Any) -> bool:
     """Whether a value is of the type of a field."""
     if get_origin(hint) is list:
@@ -443,4 +469,5 @@ PROPERTIES: dict[str, Callable[[TaskCase], None]] = {
     "finite": refuses_non_finite_outputs,
     "lines": shows_its_results,
     "rows": writes_its_results,
+    "writers": writes_its_files,
 }

@@ -9,7 +9,7 @@ from glocal.tasks.segmentation.options import (
     window_of,
 )
 from glocal.tasks.segmentation.result import Segmentation
-from glocal.tasks.task import Measure, Task
+from glocal.tasks.task import Measure, Task, Writer
 
 CROP = 512  # pixels of a side, if nothing else is said
 LONGEST = 4  # times the shorter side
@@ -175,6 +175,17 @@ class SegmentationTask(Task):
         from glocal.tasks.segmentation.results import results
 
         return results(outputs, trained)
+
+    @property
+    def writers(self):
+        from glocal.tasks.segmentation import writers
+
+        return {
+            "labels": Writer(writers.write_labels, "a PNG per image, with the numbers of the classes"),
+            "ids": Writer(writers.write_ids, "a PNG per image, with the values of the data's masks"),
+            "coco": Writer(writers.write_coco, "a data set of COCO, with run lengths", (".json",)),
+            "polygons": Writer(writers.write_polygons, "polygons in pixels", (".geojson", ".json")),
+        }
 
     def metadata(self, trained):
         return {**super().metadata(trained), **trained.task_args}

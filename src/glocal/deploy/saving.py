@@ -1,0 +1,65 @@
+"""Files of predictions beside the table: pictures, and the kinds of files that a task writes."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from glocal.deploy.config import PredictConfig
+from glocal.deploy.pictures import with_pictures
+from glocal.errors import ExistingPathError, InvalidValueError
+from glocal.files import check_target, make_folder
+from glocal.tasks.task import Result, Task, Trained, Writer
+
+
+def check_places(config: PredictConfig) -> None:
+    """Raise OSError for a place of --save that holds something, without --overwrite. It needs no model."""
+    for kind, place in config.saved.items():
+        if config.overwrite or not Path(place).exists():
+            continue
+        if not Path(place).is_dir():
+            raise ExistingPathError(f"--save {kind}={place}: the file exists, --overwrite replaces it")
+        if any(Path(place).iterdir()):
+            raise ExistingPathError(f"--save {kind}={place}: the folder is not empty, --overwrite writes into it")
+
+
+def writers_of(config: PredictConfig, task: Task) -> list[tuple[Writer, Path]]:
+    """The writers of --save, with their places.
+
+    Raises ValueError for kinds that the task does not have and for files of another ending, OSError for places that
+    cannot be written to.
+    """
+    found, files = [], [] if config.output is None else [Path(config.output).resolve()]
+    for kind, place in config.saved.items():
+        label, path = f"--save {kind}={place}", Path(place)
+        writer = task.writers.get(kind)
+        if writer is None:
+            kinds = ", ".join(task.writers) or "none"
+            raise InvalidValueError(f"--save {kind}: the kinds of files of {task.name} are {kinds}")
+        if writer.endings:
+            if path.suffix.lower() not in writer.endings:
+                raise InvalidValueError(f"{label}: the file must end with {' or '.join(writer.endings)}")
+            check_target("--save", path)
+        if path.resolve() in files:
+            raise InvalidValueError(f"{label}: another option writes there, too")
+        files.append(path.resolve())
+        found.append((writer, path))
+    return found
+
+
+def with_files(
+    results: Iterator[Result], pictures: str | None, writers: list[tuple[Writer, Path]], trained: Trained
+) -> Iterator[Result]:
+    """Pass results on; write the files that --pictures and --save ask for.
+
+    Close it if it is not read to the end, so that no file is left in part. writers: of `writers_of`.
+    """
+    with ExitStack() as stack:
+        if pictures is not None:
+            results = with_pictures(results, pictures)
+            stack.callback(results.close)
+        for writer, place in writers:
+            if not writer.endings:
+                make_folder("--save", place)
+            results = writer.write(results, place, trained)
+            stack.callback(results.close)
+        yield from results
