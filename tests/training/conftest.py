@@ -31,6 +31,20 @@ def digits_shards(digits_folder, tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def masks_folder(digits_folder, tmp_path_factory):
+    """The same images, with masks of what is bright in them; tests must not change it."""
+    root = tmp_path_factory.mktemp("masks_folder")
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    for file in digits_folder.glob("*/*.png"):
+        image, name = Image.open(file), f"{file.parent.name}-{file.name}"
+        image.save(root / "images" / name)
+        image.point(lambda value: int(value > 127)).save(root / "masks" / name)
+    (root / "classes.txt").write_text("dark\nbright\n")
+    return root
+
+
 def write_shard(path, images):
     """A tar file of samples: images (content by path) with their folders' names as labels."""
     with tarfile.open(path, "w") as tar:

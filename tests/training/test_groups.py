@@ -28,23 +28,6 @@ with gzip.open(FOLDER / "optimizer_groups.json.gz", "rt") as file:
     PUBLISHED = json.load(file)
 
 HEAD_NAMES = {"upernet": "upernet", "sfpn": "semantic_fpn", "mask2former": "mask2former"}
-TRANSNEXT = ["*.query_embedding decay=0", "*.local_bias decay=0", "*.position.* decay=0", "*.temperature decay=0"]
-OPTIONS = {
-    "upernet_transnext_tiny": dict(decay_1d=True, parameter_rules=["backbone.*norm* decay=0", *TRANSNEXT]),
-    "upernet_van_b0": dict(decay_1d=True, parameter_rules=["backbone.*norm* decay=0"]),
-    "sfpn_van_b0": dict(decay_1d=True),
-    "sfpn_transxnet_t": dict(decay_1d=True),
-    "mask2former_transnext_tiny": dict(
-        parameter_rules=[
-            "backbone.* lr=0.1",
-            "backbone.*.stages.3.downsample.* lr=1",
-            "backbone.*.stages.3.norm.* lr=1",
-            "head.query_* decay=0",
-            "head.level_embed decay=0",
-            *TRANSNEXT,
-        ]
-    ),
-}
 
 
 def official_names(case: str) -> dict[str, str]:
@@ -73,12 +56,13 @@ def by_name(model, groups) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("case", PUBLISHED)
-def test_rules_give_the_authors_groups(case):
+def test_recipes_give_the_authors_groups(case):
     published, names = PUBLISHED[case], official_names(case)
     head, variant = case.split("_", 1)
     with torch.device("meta"):
         model = glocal.create(HEAD_NAMES[head], variant)
-    config = TrainConfig(weight_decay=published["weight_decay"], **OPTIONS[case])
+    config = TrainConfig.from_recipe(f"{HEAD_NAMES[head]}_{variant}_ade20k")
+    assert (config.lr, config.weight_decay) == (published["lr"], published["weight_decay"])
     found = {names[name]: values for name, values in by_name(model, parameter_groups(model, config)).items()}
     assert len(found) == published["parameters"]
     assert {name for name, (_, decay) in found.items() if decay == 0} == set(published["no_decay"])

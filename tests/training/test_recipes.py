@@ -10,22 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+import torch
 from PIL import Image
 from rich.console import Console
 from timm.optim import create_optimizer_v2
 
+import glocal
 from glocal.cli import main
 from glocal.cli.parser import CommandParser
 from glocal.data.preprocessing import Augmentation, Preprocessing
 from glocal.models import FAMILIES, published_top1
+from glocal.models.heads import published
 from glocal.tasks.checkpoint import read_info
 from glocal.training.config import DEFAULT_MODEL, RECIPES, TrainConfig, find_recipe
+from glocal.training.groups import parameter_groups
 from glocal.training.train import train
 from run_output import rows
 
 FILES = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 OURS = ("finetune", "segment")
-PUBLISHED = [name for name in FILES if name not in OURS]
+DENSE = [name for name in FILES if name.endswith("_ade20k")]
+PUBLISHED = [name for name in FILES if name not in (*OURS, *DENSE)]
 FROM_22K = [name for name in PUBLISHED if "_in22k_ft_in1k" in name]
 TAGS = [tag for family in FAMILIES.values() for tag in family.TOP1]
 
@@ -75,6 +80,25 @@ SETTINGS = {
     "van_b6_in22k_ft_in1k": (0.3, None, 1, 1e-4, None, 30),  # *
 }
 
+# Of trainings on ADE20K, from the authors' configs, by head and family: steps, batch size, rate, weight decay, power of
+# the schedule (None: a cosine), lowest rate, steps of the warm-up, its first part of the rate, clipping.
+ADE20K = {
+    ("upernet", "transnext"): (160_000, 16, 6e-5, 0.05, 1.0, 0, 1500, 1e-6, None),
+    ("upernet", "van"): (160_000, 16, 6e-5, 0.01, 1.0, 0, 1500, 1e-6, None),
+    ("semantic_fpn", "transxnet"): (80_000, 32, 2e-4, 1e-4, None, 1e-8 * 2e-4, 1000, 0.1, None),
+    ("semantic_fpn", "van"): (40_000, 32, 2e-4, 1e-4, 0.9, 0, 0, None, None),
+    ("mask2former", "transnext"): (160_000, 16, 1e-4, 0.05, 0.9, 0, 0, None, 0.01),
+}
+ADE20K_DROP_PATH = {
+    ("upernet", "transnext"): {"tiny": 0.4, "small": 0.6, "base": 0.7},
+    ("upernet", "van"): {"b0": 0.1, "b1": 0.1, "b2": 0.1, "b3": 0.3, "b4": 0.4, "b5": 0.4, "b6": 0.5},
+    ("semantic_fpn", "transxnet"): {"t": 0.1, "s": 0.2, "b": 0.3},
+    ("semantic_fpn", "van"): {"b0": 0.2, "b1": 0.2, "b2": 0.2, "b3": 0.3, "b4": 0.4},
+    ("mask2former", "transnext"): {"tiny": 0.3, "small": 0.5, "base": 0.6},
+}
+# Steps from one saved file to the next, which are our epochs.
+ADE20K_SAVED = {"upernet": 16_000, "semantic_fpn": 4_000, "mask2former": 5_000}
+
 # Family: batch size, lowest rate, interpolation while training, from scratch on ImageNet-1K.
 FROM_SCRATCH = {
     "transxnet": (1024, 1e-5, "random"),
@@ -119,6 +143,20 @@ class TestFiles:
         assert re.search(r"arXiv \d{4}\.\d{5}", parts["Paper"])
         assert parts["Unknown"]
         assert "bf16" in parts["Differs"]
+
+    @pytest.mark.parametrize("name", DENSE)
+    def test_of_ade20k_opens_with_paper_and_what_is_unknown_or_differs(self, name):
+        parts = opening(name)
+        assert re.search(r"arXiv \d{4}\.\d{5}", parts["Paper"])
+        assert parts["Unknown"]
+        assert parts["Differs"]
+
+    @pytest.mark.parametrize("one", published.PUBLISHED, ids=lambda one: f"{one.head}-{one.backbone}-{one.pretraining}")
+    def test_every_published_miou_has_a_recipe_that_expects_it(self, one):
+        from_22k = "_in22k" if one.pretraining == "in22k" else ""
+        expected = opening(f"{one.head}_{one.backbone}{from_22k}_ade20k")["Expected"]
+        figures = [figure for figure in (one.miou, one.miou_multi_scale) if figure is not None]
+        assert all(f"{figure} %" in expected for figure in figures)
 
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_is_for_a_model_of_its_name(self, name):
@@ -198,6 +236,67 @@ class TestSettings:
         levels = 2 + sum(len(stage.blocks) for stage in model.stages)
         assert f"over the {levels} of this network" in FILES[name].read_text(encoding="utf-8")
         assert config.layer_decay ** (levels - 1) == pytest.approx(0.8**13, rel=0.04)
+
+
+class TestADE20K:
+    def parts(self, name) -> tuple[tuple[str, str], str, bool]:
+        """Head and family, the size of the model, and whether it comes from ImageNet-22K."""
+        pattern = r"(upernet|semantic_fpn|mask2former)_([a-z]+)_([a-z0-9]+)(_in22k)?_ade20k"
+        head, family, size, from_22k = re.fullmatch(pattern, name).groups()
+        return (head, family), size, from_22k is not None
+
+    def test_the_tables_are_complete(self):
+        found = {(kind, size) for kind, size, _ in map(self.parts, DENSE)}
+        assert found == {(kind, size) for kind, sizes in ADE20K_DROP_PATH.items() for size in sizes}
+        assert len(DENSE) == 22  # VAN-B4 has two
+
+    @pytest.mark.parametrize("name", DENSE)
+    def test_as_published(self, name):
+        config, (kind, size, _) = TrainConfig.from_recipe(name), self.parts(name)
+        steps, batch, rate, decay, power, lowest, warmup, ratio, clip = ADE20K[kind]
+        assert (config.head, config.model) == (kind[0], f"{kind[1]}_{size}")
+        assert config.epochs * config.epoch_steps == steps
+        assert config.epoch_steps == ADE20K_SAVED[config.head]
+        assert config.batch_size == (32 if kind == ("upernet", "van") and size == "b4" else batch)
+        assert (config.lr, config.weight_decay, config.lr_batch_size) == (rate, decay, None)
+        assert config.schedule == ("cosine" if power is None else "poly")
+        assert (config.poly_power, config.min_lr) == (power, pytest.approx(lowest, abs=0))
+        assert (config.warmup_steps, config.warmup_ratio, config.clip_grad) == (warmup, ratio, clip)
+        assert config.drop_path == ADE20K_DROP_PATH[kind][size]
+        assert (config.optimizer, config.precision, config.ema, config.cooldown_epochs) == ("adamw", "fp32", None, 0)
+
+    @pytest.mark.parametrize("name", DENSE)
+    def test_images_as_published(self, name):
+        config, (kind, _, _) = TrainConfig.from_recipe(name), self.parts(name)
+        assert (config.img_size, config.resize_range, config.max_class_share) == (512, "0.5,2", 0.75)
+        assert (config.hflip, config.photometric, config.aux_weight, config.mask_loss) == (0.5, True, 0.4, "ce")
+        windows = "512,341" if kind == ("upernet", "transnext") else None
+        assert (config.whole, config.window) == (None, windows)  # by default, 512 and four times as much
+        assert config.size_multiple == (None if windows else 32)
+        assert config.size_align == ("pad" if kind[1] == "transnext" else "resize")
+
+    @pytest.mark.parametrize("name", DENSE)
+    def test_starts_from_the_published_pretraining(self, name):
+        config, (kind, size, from_22k) = TrainConfig.from_recipe(name), self.parts(name)
+        if from_22k:
+            assert (config.pretrained, config.checkpoint) == (False, f"runs/van_{size}_in22k")
+            assert f"--output {config.checkpoint}" in opening(f"van_{size}_in22k")["Command"]
+        else:
+            assert (config.pretrained, config.checkpoint) == (True, None)
+            assert timm.get_pretrained_cfg(config.model).tag == "in1k"
+        bias = {"bias_mode": "interpolate", "img_size": 512} if kind[1] == "transnext" else {}
+        assert config.model_args == bias
+
+    @pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.slow] if "_b" in name else []) for name in DENSE]
+    )
+    def test_every_rule_names_a_parameter(self, name):
+        config = TrainConfig.from_recipe(name)
+        with torch.device("meta"):
+            model = glocal.create(config.head, config.model)
+        groups = parameter_groups(model, config)
+        assert {group["weight_decay"] for group in groups} <= {0.0, config.weight_decay}
+        assert {group["lr_scale"] for group in groups} == ({0.1, 1.0} if config.head == "mask2former" else {1.0})
 
 
 class TestRandAugment:
@@ -332,17 +431,26 @@ class TestCommandLine:
         assert config.batch_size <= 16
 
 
+SMALLEST = re.compile("_(tiny|t|b0)_ade20k")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
-def test_quick_run(name, digits_folder, tmp_path):
-    """Every recipe trains, but for the weights that it would download or that another recipe makes."""
+@pytest.mark.parametrize("name", [name for name in FILES if name not in DENSE or SMALLEST.search(name)])
+def test_quick_run(name, digits_folder, masks_folder, tmp_path):
+    """Every recipe trains, but for the weights that it would download or that another recipe makes.
+
+    Of those on ADE20K, that of the smallest model of each family and head.
+    """
+    segments = name in (*DENSE, "segment")
+    data = masks_folder if segments else digits_folder
     config = TrainConfig.from_recipe(
-        name, data=str(digits_folder), output=str(tmp_path), quick=True, pretrained=False, checkpoint=None, device="cpu"
+        name, data=str(data), output=str(tmp_path), quick=True, pretrained=False, checkpoint=None, device="cpu"
     )
     result = train(config, Console(file=io.StringIO()))
     info = read_info(tmp_path / "model.safetensors")
     assert info.model == (config.model or DEFAULT_MODEL)
     assert info.preprocessing["input_size"] == [3, 64, 64]
     assert result.epochs == 2
-    assert math.isfinite(result.metrics["loss"])
+    assert math.isfinite(result.metrics["miou" if segments else "loss"])
+    assert all(math.isfinite(float(row["train_loss"])) for row in rows(tmp_path))
     assert len(rows(tmp_path)) == 2
