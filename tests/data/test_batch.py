@@ -10,7 +10,7 @@ PLACE = Geometry((8, 8), (4, 4), (0, 0, 8, 8))
 
 
 def item(number, skipped=None):
-    return Item(Example(torch.full((3, 4, 4), float(number)), number, PLACE), skipped)
+    return Item(Example(torch.full((3, 4, 4), float(number)), number, PLACE), skipped, f"{number}.png", number)
 
 
 def numbers(batch):
@@ -21,6 +21,7 @@ def test_a_measurement_leaves_out_what_is_lacking():
     batch = Collate()([item(1), Item(None, "a.png: broken"), item(2), Item(None)])
     assert numbers(batch) == batch.targets.tolist() == [1, 2]
     assert batch.geometry == [PLACE, PLACE]
+    assert (batch.names, batch.indices) == (["1.png", "2.png"], [1, 2])
     assert batch.skipped == ["a.png: broken"]
     assert len(batch) == 2
 
@@ -33,7 +34,8 @@ def test_a_training_puts_readable_ones_in_turn_in_their_place(readable, filled):
     batch = Collate(fill=True)(
         [Item(None, f"{at}") if one == "-" else item(int(one)) for at, one in enumerate(readable)]
     )
-    assert numbers(batch) == batch.targets.tolist() == filled
+    assert numbers(batch) == batch.targets.tolist() == batch.indices == filled
+    assert batch.names == [f"{number}.png" for number in filled]
     assert batch.skipped == [str(at) for at, one in enumerate(readable) if one == "-"]
 
 

@@ -14,6 +14,7 @@ import glocal.models  # noqa: F401 (registers the models)
 from glocal.data import loaders
 from glocal.data.batch import Example
 from glocal.data.dataset import ImageDataset
+from glocal.data.image import StoredImage
 from glocal.data.loaders import end_workers, evaluation_loader, training_loader
 from glocal.data.preprocessing import MAX_ASPECT, Augmentation, Preprocessing, crop_extreme_aspect
 from glocal.data.samples import Samples
@@ -44,9 +45,10 @@ def samples(tmp_path):
 class TestUnreadable:
     def test_training_replaces_it_by_another_sample(self, samples):
         dataset = ImageDataset(samples, TRANSFORM, replace=True)
-        (image, label, *_), skipped = dataset[3]
+        (image, label, *_), skipped, name, index = dataset[3]
         assert skipped == f"{samples.images[3]}: not an image"
         assert label not in (3, 4)
+        assert (name, index) == (samples.images[label], label)
         assert torch.equal(image, dataset[label].example.image)
 
     def test_always_by_the_same(self, samples):
@@ -64,17 +66,27 @@ class TestUnreadable:
         assert [len(batch) for batch in batches] == [3, 3, 2]
         assert [batch.images.shape for batch in batches] == [(3, 3, 8, 8), (3, 3, 8, 8), (2, 3, 8, 8)]
         assert [label for batch in batches for label in batch.targets.tolist()] == [0, 1, 2, 5, 6, 7, 8, 9]
+        assert [place for batch in batches for place in batch.indices] == [0, 1, 2, 5, 6, 7, 8, 9]
+        assert [name for batch in batches for name in batch.names] == [
+            samples.images[place] for place in (0, 1, 2, 5, 6, 7, 8, 9)
+        ]
         broken = [f"{samples.images[place]}: not an image" for place in (3, 4)]
         assert [batch.skipped for batch in batches] == [broken[:1], broken[1:], []]
 
     def test_no_sample_to_replace_it(self, samples):
         item = ImageDataset(samples.subset([3, 4]), TRANSFORM, replace=True)[1]
-        assert item == (None, f"{samples.images[4]}: not an image")
+        assert (item.example, item.skipped) == (None, f"{samples.images[4]}: not an image")
 
     def test_batch_of_nothing_that_can_be_read(self, samples):
         (batch,) = training_loader(samples.subset([3, 4]), TRANSFORM, batch_size=2, workers=0, seed=0)
         assert len(batch) == 0
         assert len(batch.skipped) == 2
+
+
+def test_names_of_images():
+    stored = StoredImage("archive.tar: a.png", reason="no image")
+    samples = Samples(["folder/a.png", np.zeros((8, 8, 3), np.uint8), stored], [0, 0, 0])
+    assert [samples.name(index) for index in range(3)] == ["folder/a.png", "image 1", "archive.tar: a.png"]
 
 
 class TestTrainingLoader:

@@ -29,10 +29,13 @@ class Item(NamedTuple):
     """What a data set gives for a place: an example, why the file of that place could not be read, or both or neither.
 
     Both: another example took its place. Neither: the place fills a device's share, and holds nothing.
+    name: of the example's image. index: its place in the samples; None in a stream.
     """
 
     example: Example | None
     skipped: str | None = None
+    name: str = ""
+    index: int | None = None
 
 
 Transform = Callable[[Image.Image, Any], Example]  # of an RGB image and its annotation
@@ -44,7 +47,8 @@ class Batch:
 
     Images of several sizes have zeros at the right and bottom up to a common size; `glocal.data.prepare.own_size` cuts
     them off. skipped: why each unreadable file was left out, with its name. Nothing stands for it in the other fields,
-    so that B may be 0; images are then of shape (0,). more: of each image, the same at other scales.
+    so that B may be 0; images are then of shape (0,). more: of each image, the same at other scales. names: of the
+    images. indices: their places in the samples; None in a stream.
     """
 
     images: Tensor
@@ -52,6 +56,8 @@ class Batch:
     geometry: list[Geometry | None]
     skipped: list[str]
     more: list[tuple[Example, ...]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    indices: list[int | None] = field(default_factory=list)
 
     @classmethod
     def of(cls, examples: list[Example]) -> "Batch":
@@ -105,11 +111,12 @@ class Collate:
         self.targets = targets
 
     def __call__(self, items: list[Item]) -> Batch:
-        examples = [item.example for item in items if item.example is not None]
-        if self.fill and examples:
-            fill = iter(examples * len(items))
-            examples = [next(fill) if item.example is None else item.example for item in items]
         skipped = [item.skipped for item in items if item.skipped is not None]
+        found = [item for item in items if item.example is not None]
+        if self.fill and found:
+            fill = iter(found * len(items))
+            found = [next(fill) if item.example is None else item for item in items]
+        examples = [item.example for item in found]
         if not examples:
             return Batch(torch.zeros(0), [], [], skipped)
         targets = [example.target for example in examples]
@@ -119,4 +126,6 @@ class Collate:
             [example.geometry for example in examples],
             skipped,
             [example.more for example in examples],
+            [item.name for item in found],
+            [item.index for item in found],
         )

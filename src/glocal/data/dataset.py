@@ -40,7 +40,7 @@ class ImageDataset(Dataset):
             # Neighbours share a class, and often a fault: a stride that is no divisor of a usual size leaves both.
             place = (key + step * 7919) % len(self)
             try:
-                return Item(self._example(place), skipped)
+                return Item(self._example(place), skipped, self.samples.name(place), place)
             except UnreadableImageError as error:
                 skipped = skipped or str(error)
         return Item(None, skipped)

@@ -71,6 +71,11 @@ class Samples:
             return read_image(image)
         return Image.fromarray(image) if isinstance(image, np.ndarray) else image.load()
 
+    def name(self, index: int) -> str:
+        """What to call the image at `index`: its path or name; "image 12" for pixels in memory."""
+        image = self.images[index]
+        return f"image {index}" if isinstance(image, np.ndarray) else str(image)
+
     def content(self) -> tuple:
         """What tells the samples from others, wherever they lie: the names of files, and the annotations."""
         names = [Path(image).name for image in self.images if isinstance(image, str)]

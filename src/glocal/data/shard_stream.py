@@ -114,10 +114,10 @@ class ShardStream(IterableDataset):
         if sample is None:
             return Item(None)
         try:
-            return Item(self.transform(*self.samples.decode(sample)))
+            return Item(self.transform(*self.samples.decode(sample)), name=sample.name)
         except UnreadableImageError as error:
             if self.training and kept is not None:
-                return Item(self.transform(*self.samples.decode(kept)), str(error))
+                return Item(self.transform(*self.samples.decode(kept)), str(error), kept.name)
             return Item(None, str(error))
 
     def _raw(self, shards: list[int], wanted: list[int]) -> Iterator[tuple[int, object]]:

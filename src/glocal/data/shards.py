@@ -57,12 +57,11 @@ class ShardedSamples:
         """The RGB image and the label of a sample; raises UnreadableImageError."""
         if isinstance(sample, UnreadableImageError):
             raise sample
-        place = f"{sample.shard}: {sample.key}"
         text = label_text(sample.fields)
         label = self._numbers.get(text)
         if label is None:
             reason = "no label" if text is None else f"the label {text!r} is none of {len(self.class_names)} classes"
-            raise UnreadableImageError(place, reason)
+            raise UnreadableImageError(sample.name, reason)
         return sample.image().load(), label if self.new_labels is None else self.new_labels[label]
 
     @cached_property
@@ -111,14 +110,17 @@ class RawSample:
     key: str
     fields: Fields
 
+    @property
+    def name(self) -> str:
+        return f"{self.shard}: {self.key}"
+
     def image(self) -> StoredImage:
         """The first image among the fields."""
-        place = f"{self.shard}: {self.key}"
         for ending, content in self.fields.items():
             if f".{ending}" in image_endings():
-                return StoredImage(f"{place}.{ending}", content)
+                return StoredImage(f"{self.name}.{ending}", content)
         extra = f" ({PHOTOS} to read it)" if any(f".{ending}" in PHOTO_ENDINGS for ending in self.fields) else ""
-        return StoredImage(place, reason=f"no image among {', '.join(self.fields)}{extra}")
+        return StoredImage(self.name, reason=f"no image among {', '.join(self.fields)}{extra}")
 
     def mask(self, ending: str) -> MemberMask:
         """The member with an ending; raises UnreadableImageError if there is none."""

@@ -109,7 +109,7 @@ def order_of(stream):
 def seen(stream):
     """Number, label and reason of every item."""
     shown = []
-    for example, reason in stream:
+    for example, reason, *_ in stream:
         shown.append((None, None, reason) if example is None else (red(example.image), example.target, reason))
     return shown
 
@@ -448,6 +448,22 @@ class TestOrder:
 
     def test_one_process_evaluates_in_order(self, make):
         assert numbers(ShardStream(samples_of(make([5, 4])), TO_TENSOR), 0, 9) == [list(range(9))]
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_names_belong_to_the_images(self, make, training):
+        samples = samples_of(make([5, 4]))
+        for item in ShardStream(samples, TO_TENSOR, training=training):
+            number = red(item.example.image)
+            assert item.name == f"{samples.shards[number // 5]}: {number:04}"
+            assert item.index is None
+
+    def test_the_name_of_a_replaced_sample_is_that_of_the_other(self, tmp_path):
+        members = [*sample(0), *sample(1), ("0002.cls", b"2"), ("0002.png", b"no image"), *sample(3), *sample(4)]
+        write(tmp_path / "shards/train.tar", members)
+        stream = ShardStream(samples_of(tmp_path / "shards"), TO_TENSOR, seed=2, training=True)
+        items = [item for item in stream if item.example is not None]
+        assert len([item for item in items if item.skipped]) == 1
+        assert all(item.name.endswith(f": {red(item.example.image):04}") for item in items)
 
     def test_labels_belong_to_the_images(self, make):
         stream = ShardStream(samples_of(make([7, 12])), TO_TENSOR, training=True)
