@@ -1,6 +1,6 @@
 """Models for dense tasks: a backbone that gives four maps, and a head on them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import timm
@@ -13,6 +13,7 @@ from glocal.backbone import inside
 from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.models import family_of
 from glocal.models.heads.mask2former import Mask2FormerHead, QueryPredictions
+from glocal.models.heads.queries import Instances, PanopticSegments, instances, panoptic
 from glocal.models.heads.resize import resize_to
 
 STRIDES = (4, 8, 16, 32)
@@ -91,6 +92,22 @@ class DenseModel(nn.Module):
         class_logits, mask_logits = outputs
         classes = class_logits.softmax(-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", classes, resize_to(mask_logits, size).sigmoid())
+
+    @staticmethod
+    def instances(outputs: QueryPredictions, size: Sequence[int]) -> list[Instances]:
+        """The objects in each image, the surest first, with masks of a size; only for Mask2Former.
+
+        See `glocal.models.heads.queries.instances`.
+        """
+        return instances(outputs, size)
+
+    @staticmethod
+    def panoptic(outputs: QueryPredictions, size: Sequence[int], things: Collection[int]) -> list[PanopticSegments]:
+        """The segments of each image: each pixel belongs to one of them or to none; only for Mask2Former.
+
+        things: the classes whose objects are counted. See `glocal.models.heads.queries.panoptic`.
+        """
+        return panoptic(outputs, size, things)
 
 
 def dense_backbone(name: str, pretrained: bool = False, **args: Any) -> nn.Module:
