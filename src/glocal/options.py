@@ -73,6 +73,8 @@ RANGES = {
     "save_every_minutes": Range(0, most=60 * 24 * 366),
     # images, export, service
     "shard_size": Range(1, most=10_000_000),
+    "tile": Range(16, most=65_536),
+    "overlap": Range(0, most=65_536),
     "top_k": Range(1, most=100_000),
     "calibration_images": Range(1, most=1_000_000),
     "threads": Range(1, most=4096),

@@ -95,6 +95,9 @@ class PredictConfig(ImagesConfig):
     Args:
         top_k: number of answers per image, for tasks that rank answers, such as the classes of classification
         pictures: folder for PNG files of the images with the results drawn on them
+        tile: cut images whose longer side has more pixels into tiles of this side, compute each like an image of its
+            own, and join the results; for tasks that give a result for every place, such as segmentation
+        overlap: pixels that neighbouring tiles have in common (default: a quarter of --tile)
         save: KIND=PLACE, a further kind of files of the results; may be repeated. Segmentation has labels=FOLDER and
             ids=FOLDER (PNG files), coco=FILE.json and polygons=FILE.geojson (default: none)
         overwrite: begin anew in the output folder, replace the output file, or what --save names
@@ -107,6 +110,8 @@ class PredictConfig(ImagesConfig):
 
     top_k: int = 3
     pictures: str | None = None
+    tile: int | None = None
+    overlap: int | None = None
     save: list[str] = field(default_factory=list)
 
     @property
@@ -129,6 +134,10 @@ class PredictConfig(ImagesConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.overlap is not None and (self.tile is None or self.overlap >= self.tile):
+            raise InvalidValueError("--overlap needs a larger --tile")
+        if self.tile is not None and self.output is not None and not self.to_table:
+            raise InvalidValueError("--tile goes with results in the terminal or in one file, not with Parquet files")
         for name in ("ray", "shard_size"):
             if self.to_table and getattr(self, name) != getattr(type(self), name):
                 raise InvalidValueError(f"{option(name)} is for an --output folder, not for the file {self.output}")

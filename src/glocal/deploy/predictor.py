@@ -18,6 +18,7 @@ from glocal.data.batch import Batch, Example
 from glocal.data.image import StoredImage, UnreadableImageError, convert_image, read_image
 from glocal.data.prepare import Prepare
 from glocal.data.preprocessing import Preprocessing
+from glocal.data.tiles import Tile, is_large, large_images, tiles_of
 from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
 from glocal.deploy.graph import has_embedding, with_embedding
@@ -27,7 +28,7 @@ from glocal.tasks.loading import check_finite, load_trained
 from glocal.tasks.task import Result
 
 BATCH_SIZE = 32
-ImageLike = str | Path | Image.Image | np.ndarray | StoredImage
+ImageLike = str | Path | Image.Image | np.ndarray | StoredImage | Tile
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Predictor:
         engine: what computes on a CPU, see `glocal.deploy.compile`; other devices use torch. "auto" begins with torch,
             and compiles the model when the number of images pays for it; a model in the cache is used at once.
         threads: cores that read images, and that compute on a CPU; by default all.
+        tile: cut images whose longer side has more pixels into tiles of this side, and compute each like an image of
+            its own; the task joins the results. Pillow's limit against decompression bombs is then lifted.
+        overlap: pixels that neighbouring tiles have in common.
 
     Threads read and preprocess images while the previous batch is computed; at most two batches are in memory. A model
     is compiled separately for predictions and for embeddings.
@@ -74,6 +78,8 @@ class Predictor:
         batch_size: int | None = None,
         engine: str = "auto",
         threads: int | None = None,
+        tile: int | None = None,
+        overlap: int = 0,
     ):
         if batch_size is not None and batch_size < 1:
             raise InvalidValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -85,6 +91,7 @@ class Predictor:
         self.engine = chosen if on_cpu and engine != "auto" else "torch"  # the engine of the last batch
         self._engine_asked = engine
         self.threads = threads
+        self.tile, self.overlap = tile, overlap
         self._to_come = 0
         self.trained = load_trained(checkpoint, model)
         self.model = self.trained.model.to(self.device, memory_format=torch.channels_last).eval()
@@ -104,6 +111,9 @@ class Predictor:
         """The same results as an iterator, which takes images from the iterable up to two batches ahead."""
         if top_k < 1:
             raise InvalidValueError(f"top_k must be at least 1, got {top_k}")
+        yield from (self._whole if self.tile is None else self._in_tiles)(images, top_k)
+
+    def _whole(self, images: ImageLike | Iterable[ImageLike], top_k: int) -> Iterator[Result]:
         task = self.trained.task
 
         def compute(batch: Batch) -> list[Result]:
@@ -115,6 +125,27 @@ class Predictor:
                 yield task.result_class(source, result)
             else:
                 yield replace(result, source=source)
+
+    def _in_tiles(self, images: ImageLike | Iterable[ImageLike], top_k: int) -> Iterator[Result]:
+        """The results of images one by one; a large one is cut, and its tiles are computed like images of their own."""
+        task = self.trained.task
+        if isinstance(images, ImageLike) or not isinstance(images, Iterable):
+            images = [images]
+        for image in images:
+            source = _source(image)
+            try:
+                with large_images():
+                    pixels = _as_rgb(image)
+            except UnreadableImageError as error:
+                yield task.result_class(source, error)
+                continue
+            if not is_large(pixels, self.tile):
+                (result,) = self._whole([pixels], top_k)
+            else:
+                tiles = list(tiles_of(pixels, self.tile, self.overlap, source))
+                parts = zip(tiles, self._whole(tiles, top_k), strict=True)
+                result = task.join(parts, pixels.size[::-1], self.trained)
+            yield replace(result, source=source)
 
     def embed(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Embedding]:
         """An iterator over the features of each image before the classifier; see `stream`."""
@@ -242,7 +273,7 @@ def _as_rgb(image: ImageLike) -> Image.Image:
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
         return convert_image(image)
-    if isinstance(image, StoredImage):
+    if isinstance(image, StoredImage | Tile):
         return image.load()
     if not isinstance(image, str | Path):
         raise InvalidTypeError(f"an image must be a path, a PIL image or a uint8 array, got {type(image).__name__}")
@@ -250,4 +281,4 @@ def _as_rgb(image: ImageLike) -> Image.Image:
 
 
 def _source(image: ImageLike) -> str:
-    return str(image) if isinstance(image, str | Path | StoredImage) else ""
+    return str(image) if isinstance(image, str | Path | StoredImage | Tile) else ""

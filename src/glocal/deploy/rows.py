@@ -40,7 +40,12 @@ def load_predictor(config: ImagesConfig, threads: int | None = None) -> "Predict
     """The predictor that a config asks for."""
     from glocal.deploy.predictor import Predictor
 
-    predictor = Predictor(config.checkpoint, config.model, config.device, config.batch_size, config.engine, threads)
+    tile = getattr(config, "tile", None)
+    overlap = getattr(config, "overlap", None)
+    overlap = (tile or 0) // 4 if overlap is None else overlap
+    predictor = Predictor(
+        config.checkpoint, config.model, config.device, config.batch_size, config.engine, threads, tile, overlap
+    )
     task = predictor.trained.task
     if isinstance(config, PredictConfig) and not task.ranks and config.top_k != PredictConfig.top_k:
         raise InvalidValueError(f"--top-k is for tasks that rank answers, and {task.name} gives one for an image")

@@ -8,7 +8,7 @@ A task's methods import torch when they are called, so that `glocal train --help
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from glocal.data.preprocessing import Preprocessing
     from glocal.data.samples import DataSource, Samples
     from glocal.data.shards import ShardedSamples
+    from glocal.data.tiles import Tile
     from glocal.tasks.description import CheckpointInfo
     from glocal.tasks.metrics import Metrics
 
@@ -419,6 +420,13 @@ class Task(ABC):
         outputs: what `predict` gives, as a list on the CPU. trained: `trained.descriptions` are the classes for people.
         top_k: answers per image, if the task ranks answers. Raises RuntimeError if an output is NaN or infinite.
         """
+
+    def join(self, parts: "Iterable[tuple[Tile, Result]]", size: tuple[int, int], trained: "Trained") -> Result:
+        """The result of a large image from those of its tiles; by default ValueError: the task takes whole images.
+
+        parts: tiles with their results, without errors; they are made one after the other. size: (height, width).
+        """
+        raise InvalidValueError(f"--tile: the task {self.name} takes whole images")
 
     @property
     def answer_fields(self) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """From label maps to results."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from glocal.data.masks import distinct_colors
+from glocal.data.tiles import Tile
 from glocal.tasks.segmentation import rle
 from glocal.tasks.segmentation.result import Segmentation
 from glocal.tasks.task import Trained
+
+AT_ONCE = 2**24  # pixels that are counted at a time
 
 
 def results(outputs: Sequence[Sequence[Tensor]], trained: Trained) -> list[Segmentation]:
@@ -16,17 +19,34 @@ def results(outputs: Sequence[Sequence[Tensor]], trained: Trained) -> list[Segme
     return [result(labels.numpy(), confidence.numpy(), trained) for labels, confidence in zip(*outputs, strict=True)]
 
 
+def joined(parts: Iterable[tuple[Tile, Segmentation]], size: tuple[int, int], trained: Trained) -> Segmentation:
+    """The result of a large image from those of its tiles, of which the middles count. size: (height, width)."""
+    count = len(trained.class_names)
+    labels = np.zeros(size, np.uint8 if count <= 256 else np.int32)
+    pixels, sums = np.zeros(count), np.zeros(count)
+    for tile, part in parts:
+        top, left, *_ = tile.box
+        first, begin, last, end = tile.middle
+        labels[first:last, begin:end] = part.labels[first - top : last - top, begin - left : end - left]
+        for number, share, confidence in zip(part.numbers, part.shares, part.confidences, strict=True):
+            pixels[number] += share * part.labels.size
+            sums[number] += share * part.labels.size * confidence
+    return result(labels, sums / np.maximum(pixels, 1), trained)
+
+
 def result(labels: np.ndarray, confidence: np.ndarray, trained: Trained) -> Segmentation:
     """The result of an image. labels: (H, W). confidence: (classes,)."""
     names = trained.descriptions
-    pixels = np.bincount(labels.ravel(), minlength=len(names))
+    pixels = sum(
+        np.bincount(rows.ravel(), minlength=len(names)) for rows in np.array_split(labels, -(-labels.size // AT_ONCE))
+    )
     numbers = [int(number) for number in np.argsort(-pixels, kind="stable") if pixels[number]]
     return Segmentation(
         size=list(labels.shape),
         classes=[names[number] for number in numbers],
         shares=[float(pixels[number] / labels.size) for number in numbers],
         confidences=[float(confidence[number]) for number in numbers],
-        rles=[rle.encode(labels == number) for number in numbers],
+        rles=rle.encode_classes(labels, numbers),
         labels=labels,
         colors=colors_of(trained),
         numbers=numbers,

@@ -3,20 +3,36 @@
 Written here because every result holds it, also where no library of COCO is installed.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from glocal.errors import InvalidValueError
 
+AT_ONCE = 2**24  # pixels that are looked at together, so that a large image needs little memory
+
 
 def encode(mask: np.ndarray) -> str:
     """A mask (H, W) of booleans as COCO's compressed text."""
-    flat = np.asfortranarray(mask, dtype=bool).ravel(order="F")
-    ends = np.flatnonzero(np.diff(flat)) + 1
-    starts = np.concatenate([[0], ends, [flat.size]])
-    counts = np.diff(starts)
-    if flat.size and flat[0]:  # the first run is of pixels outside
-        counts = np.concatenate([[0], counts])
-    return _text(counts)
+    return encode_classes(mask, [True])[0]
+
+
+def encode_classes(labels: np.ndarray, numbers: Sequence[int]) -> list[str]:
+    """The mask of each of some labels in a map (H, W), as COCO's compressed text."""
+    height, width = labels.shape
+    columns = max(1, AT_ONCE // max(1, height))
+    changes: list[list[np.ndarray]] = [[] for _ in numbers]  # where a mask begins or ends
+    last = [False] * len(numbers)
+    for first in range(0, width, columns):
+        flat = labels[:, first : first + columns].ravel(order="F")
+        for place, number in enumerate(numbers):
+            mask = flat == number
+            found = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+            if mask[0] != last[place]:
+                found = np.concatenate([[0], found])
+            last[place] = bool(mask[-1])
+            changes[place].append(found + first * height)
+    return [_text(np.diff(np.concatenate([[0], *found, [labels.size]]))) for found in changes]
 
 
 def decode(text: str, size: tuple[int, int]) -> np.ndarray:

@@ -187,6 +187,11 @@ class SegmentationTask(Task):
             "polygons": Writer(writers.write_polygons, "polygons in pixels", (".geojson", ".json")),
         }
 
+    def join(self, parts, size, trained):
+        from glocal.tasks.segmentation.results import joined
+
+        return joined(parts, size, trained)
+
     def metadata(self, trained):
         return {**super().metadata(trained), **trained.task_args}
 
