@@ -178,7 +178,7 @@ def has_data_for_processes(case: TaskCase) -> None:
     """The processes that read images get the samples, and give examples."""
     samples = case.source.splits["train"]
     copied = tried(lambda: pickle.loads(pickle.dumps(samples)), "has samples that cannot be pickled")
-    same = isinstance(copied, Samples) and copied.labels == samples.labels
+    same = isinstance(copied, Samples) and copied.content() == samples.content()
     require(same, "has samples whose annotations differ after they are pickled.")
     for example in case.examples("train"):
         tried(lambda example=example: pickle.dumps(example), "makes examples that cannot be pickled")

@@ -112,7 +112,16 @@ class TestData:
         write_part(tmp_path, "train2017", "ab")
         label_map = train(tmp_path).splits["train"].labels[0]
         assert label_map.segments.tolist() == [[7, 1, 0], [300, 2, 0], [70_000, 0, 1]]
-        assert label_map.places((2, 4)).tolist() == [[IGNORE, 0, 0, 1], [2, 2, 1, 1]]
+        segments = label_map.load_segments((2, 4))
+        assert segments.ids.dtype == np.int32
+        assert segments.ids.tolist() == [[IGNORE, 0, 0, 1], [2, 2, 1, 1]]
+        assert segments.classes.tolist() == [1, 2, 0]
+        assert segments.crowd.tolist() == [False, False, True]
+
+    def test_segments_of_another_size_than_the_image(self, tmp_path):
+        write_part(tmp_path, "train2017", "ab")
+        with pytest.raises(UnreadableImageError, match="the mask is 4×2 pixels, its image 5×2"):
+            train(tmp_path).splits["train"].labels[0].load_segments((2, 5))
 
     def test_without_a_validation_part_some_are_held_out_and_found_again(self, tmp_path):
         write_part(tmp_path, "train2017", [f"{number:02}" for number in range(10)])

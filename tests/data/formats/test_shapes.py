@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from glocal.data.formats import shapes
+from glocal.data.image import UnreadableImageError
 from glocal.data.samples import Opening
 
 pytest.importorskip("skimage")
@@ -23,6 +24,7 @@ def test_it_has_images_to_train_on_and_to_validate_on(source):
     assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 100, "val": 25}
     assert source.img_size == 128
     assert len(source.about["colors"]) == 6
+    assert source.about["things"] == [False, True, True, True, True, True]
 
 
 def test_images_and_masks_fit(source):
@@ -64,6 +66,18 @@ def test_the_objects_make_the_label_map(source, index):
         assert not painted[one.mask].any()
         painted[one.mask] = one.label
     assert np.array_equal(painted, label_map.labels)
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_the_segments_are_the_background_and_the_objects(source, index):
+    label_map = source.splits["train"].labels[index]
+    ids, classes, crowd = label_map.load_segments((128, 128))
+    assert np.array_equal(classes[ids], label_map.load((128, 128)))
+    assert not (ids == 0)[np.any([one.mask for one in label_map.objects], 0)].any()
+    assert all(np.array_equal(ids == number, one.mask) for number, one in enumerate(label_map.objects, 1))
+    assert not crowd.any()
+    with pytest.raises(UnreadableImageError, match=f"shapes/train/{index}: the mask is 128×128 pixels"):
+        label_map.load_segments((128, 100))
 
 
 @pytest.mark.parametrize("index", range(10))

@@ -15,6 +15,7 @@ from glocal.data.image import UnreadableImageError
 from glocal.data.masks import IGNORE, check_size, pack, read_mask
 from glocal.data.names import class_name
 from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.segment_maps import SegmentIds
 from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, shown
 
@@ -47,7 +48,7 @@ class _Content(msgspec.Struct):
 
 @dataclass(frozen=True, eq=False)
 class PanopticFile:
-    """The label map of a PNG of segments.
+    """The segment map of a PNG of segments.
 
     segments: (S, 3) int32: the number, the class and whether it is a crowd (0 or 1), of each. The number of a pixel's
     segment is red + 256 · green + 65,536 · blue; 0 counts nowhere.
@@ -58,6 +59,9 @@ class PanopticFile:
 
     def load(self, size: tuple[int, int]) -> np.ndarray:
         return np.append(self.segments[:, 1], np.int32(IGNORE))[self.places(size)]
+
+    def load_segments(self, size: tuple[int, int]) -> SegmentIds:
+        return SegmentIds(self.places(size), self.segments[:, 1], self.segments[:, 2].astype(bool))
 
     def places(self, size: tuple[int, int]) -> np.ndarray:
         """The place in `segments` of each pixel's segment, (H, W) int32, or IGNORE; see `load`."""

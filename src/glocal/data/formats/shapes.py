@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from glocal.data.image import read_image
-from glocal.data.masks import ArrayMap, distinct_colors
+from glocal.data.masks import ArrayMap, check_size, distinct_colors
 from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.segment_maps import SegmentIds
 from glocal.data.splits import refuse_to_draw
 from glocal.errors import InvalidValueError, MissingExtraError
 from glocal.wording import shown
@@ -57,7 +58,7 @@ class DrawnObject:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ShapesMap(ArrayMap):
-    """A label map that also tells the objects apart.
+    """A segment map: the background, and each object.
 
     numbers: (H, W) uint8, the number of the object that is seen, from 1 on, and 0 for the background. classes: the
     label of each object.
@@ -65,6 +66,11 @@ class ShapesMap(ArrayMap):
 
     numbers: np.ndarray
     classes: tuple[int, ...]
+
+    def load_segments(self, size: tuple[int, int]) -> SegmentIds:
+        check_size(self.name, self.numbers.shape, size)
+        classes = np.array([0, *self.classes], np.int32)
+        return SegmentIds(self.numbers.astype(np.int32), classes, np.zeros(len(classes), bool))
 
     @property
     def objects(self) -> list[DrawnObject]:
@@ -99,7 +105,8 @@ def _open(args: Mapping[str, Any]) -> DataSource:
         for name, default, allowed in (("size", SIZE, SIZES), ("count", COUNT, COUNTS))
     )
     splits = {split: _samples(range(number), size, split) for split, number in (("train", count), ("val", count // 4))}
-    about = {"colors": distinct_colors(len(CLASSES)), "ids": list(range(len(CLASSES)))}
+    numbers = list(range(len(CLASSES)))
+    about = {"colors": distinct_colors(len(CLASSES)), "ids": numbers, "things": [number > 0 for number in numbers]}
     return DataSource(NAME, list(CLASSES), splits, img_size=size, task="segmentation", about=about)
 
 
