@@ -33,22 +33,22 @@ def of_data(config: Any, trained: Trained) -> Measurement:
 def opened(config: Any, trained: Trained) -> tuple[DataSource, str]:
     """The data that `glocal eval` names, opened as that of the training, and the split to measure on."""
     about = trained.info.data if trained.info else {}
-    args = config.data_args or _args_of_file(about.get("args") or {}, config.data)
+    args = config.data_args or _args_of_file(about.get("args") or {}, config.data, trained.task)
     source, split = open_for_evaluation(
-        config.data, config.split, about.get("held_out"), Opening(args=args), all_formats()
+        config.data, config.split, about.get("held_out"), Opening(args=args), all_formats(trained.task)
     )
     note(source)
     return source, split
 
 
-def _args_of_file(args: dict, data: str) -> dict:
-    """The arguments that a checkpoint gives for the layout of its data, as far as a file may give them for `data`.
+def _args_of_file(args: dict, data: str, task: Task) -> dict:
+    """The arguments that a checkpoint of a task gives for the layout of its data, as far as it may do so for `data`.
 
     Where the user names the data, and a stranger's file the arguments, these name nothing outside the data.
     """
     if not args:
         return {}
-    known = getattr(format_of(data, all_formats(), args), "ARGS", ())
+    known = getattr(format_of(data, all_formats(task), args), "ARGS", ())
     if not set(args) <= set(known):
         log.warning("%s has another layout than the data of the training: opened without %s", data, quoted(list(args)))
         return {}

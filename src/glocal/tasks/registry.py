@@ -60,11 +60,15 @@ def refuse_foreign_options(config: Any, task: Task, kind: str = "Options") -> No
                 )
 
 
-def all_formats() -> "list[Format]":
-    """The formats of all tasks, without repetitions; formats from outside come before the library's."""
+def all_formats(first: Task | None = None) -> "list[Format]":
+    """The formats of all tasks, without repetitions; formats from outside come before the library's.
+
+    first: a task whose formats come before those of others, so that data which several tasks read is opened for it.
+    """
     from glocal.data.open import FORMATS
 
-    found = [one for task in registered_tasks() for one in task.formats]
+    tasks = [*([] if first is None else [first]), *registered_tasks()]
+    found = [one for task in tasks for one in task.formats]
     return sorted(dict.fromkeys(found), key=lambda one: one in FORMATS)
 
 
