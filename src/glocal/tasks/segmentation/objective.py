@@ -1,5 +1,8 @@
 """The losses of the heads on a batch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +10,7 @@ from glocal.data.batch import Batch
 from glocal.data.samples import DataSource
 from glocal.tasks.segmentation.labels import pixels_of_classes
 from glocal.tasks.segmentation.losses import class_weights, find_loss
-from glocal.tasks.segmentation.mask2former_loss import mask2former_loss, masks_of
+from glocal.tasks.segmentation.mask2former_loss import Masks, mask2former_loss, masks_of
 from glocal.tasks.segmentation.options import SegmentationOptions
 from glocal.tasks.task import Objective
 
@@ -36,12 +39,18 @@ class SegmentationObjective(Objective):
 
 
 class Mask2FormerObjective(Objective):
-    """Mask2Former's loss, with a mask for each class of an image. Targets are (B, H, W)."""
+    """Mask2Former's loss.
+
+    masks: what is to be found in an image, of its target; by default, a mask for each class of its label map (H, W).
+    """
+
+    def __init__(self, masks: Callable[[Any], Masks] = masks_of):
+        self.masks = masks
 
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         predictions, _ = model(batch.images, for_loss=True)
         predictions = [type(one)(*(tensor.float() for tensor in one)) for one in predictions]
-        return mask2former_loss(predictions, [masks_of(labels) for labels in batch.targets], share=mean_of_devices)
+        return mask2former_loss(predictions, [self.masks(target) for target in batch.targets], share=mean_of_devices)
 
 
 def mean_of_devices(count: Tensor) -> Tensor:

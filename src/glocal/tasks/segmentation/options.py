@@ -11,7 +11,44 @@ SCALES = Range(0, most=16, above=True)
 
 
 @dataclass(frozen=True)
-class SegmentationOptions:
+class DenseOptions:
+    """How whole images are taken, and their random changes in training.
+
+    Args:
+        whole: shorter and longer side of images in measuring and predicting, with their aspect kept, for instance
+            512,2048 (default: --img-size and four times as much); images of a training are resized to this size times
+            --resize-range, and then cropped to --img-size
+        size_multiple: both sides of an image become multiples of it in measuring and predicting (default: 32 for
+            mask2former, otherwise 1)
+        size_align: how they do: pad (zeros at the right and bottom) or resize (a little larger)
+        resize_range: smallest and largest random factor of the size of training images
+        max_class_share: draw a crop again, up to 10 times, if a class covers this part of it
+        hflip: probability of a mirror image (default: 0 for digits, otherwise 0.5)
+        photometric: random changes of brightness, contrast, saturation and hue
+    """
+
+    RANGES: ClassVar[dict[str, Range]] = {
+        "size_multiple": Range(1, most=1024),
+        "max_class_share": Range(0, 1, above=True),
+        "hflip": PART,
+    }
+    REQUESTS: ClassVar[tuple[str, ...]] = ("whole",)
+
+    whole: str | None = None
+    size_multiple: int | None = None
+    size_align: Literal["pad", "resize"] = "pad"
+    resize_range: str = "0.5,2"
+    max_class_share: float = 0.75
+    hflip: float | None = None
+    photometric: bool = True
+
+    def __post_init__(self):
+        sides_of(self.whole)
+        range_of_sizes(self.resize_range)
+
+
+@dataclass(frozen=True)
+class SegmentationOptions(DenseOptions):
     """The head, its loss, how images are taken, and their random changes in training.
 
     Args:
@@ -20,46 +57,23 @@ class SegmentationOptions:
         aux_weight: weight of the auxiliary head's loss
         class_weights: weights of the classes in the loss by their pixels in the training images: none, balanced
             (1 / frequency) or sqrt (1 / √frequency)
-        whole: shorter and longer side of images in measuring and predicting, with their aspect kept, for instance
-            512,2048 (default: --img-size and four times as much); images of a training are resized to this size times
-            --resize-range, and then cropped to --img-size
-        size_multiple: both sides of an image become multiples of it in measuring and predicting (default: 32 for
-            mask2former, otherwise 1)
-        size_align: how they do: pad (zeros at the right and bottom) or resize (a little larger)
         window: compute large images in windows, side and stride in pixels, for instance 512,341 (default: whole images)
-        resize_range: smallest and largest random factor of the size of training images
-        max_class_share: draw a crop again, up to 10 times, if a class covers this part of it
-        hflip: probability of a mirror image (default: 0 for digits, otherwise 0.5)
-        photometric: random changes of brightness, contrast, saturation and hue
         balanced: draw images of rare classes more often
     """
 
-    RANGES: ClassVar[dict[str, Range]] = {
-        "aux_weight": Range(0, most=100),
-        "size_multiple": Range(1, most=1024),
-        "max_class_share": Range(0, 1, above=True),
-        "hflip": PART,
-    }
+    RANGES: ClassVar[dict[str, Range]] = {**DenseOptions.RANGES, "aux_weight": Range(0, most=100)}
     REQUESTS: ClassVar[tuple[str, ...]] = ("head", "mask_loss", "class_weights", "whole", "window", "balanced")
 
     head: Literal["semantic_fpn", "upernet", "mask2former"] = "semantic_fpn"
     mask_loss: str = "ce"
     aux_weight: float = 0.4
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
-    whole: str | None = None
-    size_multiple: int | None = None
-    size_align: Literal["pad", "resize"] = "pad"
     window: str | None = None
-    resize_range: str = "0.5,2"
-    max_class_share: float = 0.75
-    hflip: float | None = None
-    photometric: bool = True
     balanced: bool = False
 
     def __post_init__(self):
-        sides_of(self.whole)
+        super().__post_init__()
         window_of(self.window)
-        range_of_sizes(self.resize_range)
 
 
 @dataclass(frozen=True)

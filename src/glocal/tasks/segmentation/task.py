@@ -1,21 +1,13 @@
 """The task segmentation: a class for every pixel of an image."""
 
 from glocal.errors import InvalidValueError
-from glocal.tasks.segmentation.options import (
-    SegmentationEvalOptions,
-    SegmentationOptions,
-    range_of_sizes,
-    sides_of,
-    window_of,
-)
+from glocal.tasks.segmentation.dense import DenseTask
+from glocal.tasks.segmentation.options import SegmentationEvalOptions, SegmentationOptions, window_of
 from glocal.tasks.segmentation.result import Segmentation
-from glocal.tasks.task import Measure, Task, Writer
-
-CROP = 512  # pixels of a side, if nothing else is said
-LONGEST = 4  # times the shorter side
+from glocal.tasks.task import Measure, Writer
 
 
-class SegmentationTask(Task):
+class SegmentationTask(DenseTask):
     name = "segmentation"
     summary = "a class for every pixel"
     Options = SegmentationOptions
@@ -35,8 +27,6 @@ class SegmentationTask(Task):
         "confidences": list[float],
         "rles": list[str],
     }
-    training_batch = 16
-    images_at_once = 1
 
     @property
     def formats(self):
@@ -46,13 +36,8 @@ class SegmentationTask(Task):
 
     # The model
 
-    def num_outputs(self, class_names):
-        return 0
-
-    def backbone(self, name, class_names, pretrained=False, **arguments):
-        from glocal.models.dense import dense_backbone
-
-        return dense_backbone(name, pretrained, **arguments)
+    def head_of(self, options):
+        return options.head
 
     def model_args(self, options, source):
         window = window_of(options.window)
@@ -66,50 +51,12 @@ class SegmentationTask(Task):
 
         check(args)
 
-    def model(self, backbone, class_names, head="semantic_fpn", **args):
-        from glocal.models.dense import DenseModel
-        from glocal.models.heads import HEADS
-
-        chosen, dims = HEADS[head], backbone.feature_info.channels()
-        auxiliary = chosen.auxiliary and chosen.auxiliary(dims, len(class_names))
-        return DenseModel(backbone, chosen.build(dims, len(class_names)), auxiliary)
-
-    def load(self, model, name, path, args):
-        from glocal.models.create import load_for_training
-
-        load_for_training(model, args["head"], name, path)
-
-    def preprocessing(self, model, options, img_size):
-        from glocal.data.preprocessing import Whole
-        from glocal.tasks.segmentation.transform import preprocessing
-
-        if options.crop_pct is not None or options.crop_mode is not None:
-            raise InvalidValueError("--crop-pct and --crop-mode are for single labels: segmentation takes whole images")
-        crop = img_size or CROP
-        shorter, longer = sides_of(options.whole) or (crop, min(8192, LONGEST * crop))
-        multiple = options.size_multiple or (32 if options.head == "mask2former" else 1)
-        whole = Whole(shorter, longer, multiple, options.size_align, antialias=False)
-        return preprocessing(model, crop, whole)
-
     def predict(self, compute, batch, args):
         from glocal.tasks.segmentation.inference import predict
 
         return predict(compute, batch, args)
 
     # Training
-
-    def augmentation(self, options, source, preprocessing):
-        from glocal.tasks.segmentation.transform import SegmentationAugmentation
-
-        whole = preprocessing.whole
-        hflip = source.hflip if options.hflip is None else options.hflip
-        return SegmentationAugmentation(
-            resize_range=range_of_sizes(options.resize_range),
-            scale=(whole.longer, whole.shorter),
-            max_class_share=options.max_class_share,
-            hflip=0.5 if hflip is None else hflip,
-            photometric=options.photometric,
-        )
 
     def transform(self, preprocessing, class_names, augmentation=None):
         from glocal.tasks.segmentation.transform import MeasuringTransform, TrainingTransform

@@ -47,11 +47,11 @@ class SegmentationAugmentation:
     label_interpolation: Literal["nearest-exact", "nearest"] = "nearest-exact"
 
 
-class TrainingTransform:
-    """Makes an `Example` of an RGB image and its label map: image (3, h, w) float32, target (h, w) int64.
+class JointTransform:
+    """Changes an RGB image and a map of its pixels alike, at random, to (3, h, w) float32 and (h, w) int64.
 
     (h, w) is the input size of the preprocessing. Changes in order: resize, crop, flip, photometric distortion,
-    normalisation, padding at the right and at the bottom with 0, and with IGNORE in the target. The rules are those of
+    normalisation, padding at the right and at the bottom with 0, and with IGNORE in the map. The rules are those of
     the trainings of TransNeXt, VAN and TransXNet (docs/decisions/segmentation-augmentation.md). All random numbers are
     torch's.
     """
@@ -61,10 +61,12 @@ class TrainingTransform:
         self.mean, self.std = list(preprocessing.mean), list(preprocessing.std)
         self.augmentation = augmentation
 
-    def __call__(self, image: Image.Image, annotation: LabelMap) -> Example:
-        """Raises UnreadableImageError if the annotation has no label map of the image's size."""
+    def change(self, image: Image.Image, labels: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The changed image, and the changed map of labels (H, W), int32 with IGNORE.
+
+        classes: the class of each label, for the choice of the crop; None: the labels are classes.
+        """
         change = self.augmentation
-        labels = torch.from_numpy(np.array(annotation.load((image.height, image.width)), np.int32, order="C"))
         pixels = v2.pil_to_tensor(image)
 
         scale = change.scale or (max(self.size), min(self.size))
@@ -72,7 +74,8 @@ class TrainingTransform:
         pixels = v2.resize(pixels, size, InterpolationMode.BILINEAR, antialias=False)
         labels = v2.resize(labels[None], size, InterpolationMode(change.label_interpolation))[0]
 
-        place = crop_place(labels, self.size, change.max_class_share)
+        of_classes = labels if classes is None else table_of(classes)[labels]
+        place = crop_place(of_classes, self.size, change.max_class_share)
         pixels, labels = pixels[..., place[0], place[1]], labels[place]
         if _chance(change.hflip):
             pixels, labels = pixels.flip(-1), labels.flip(-1)
@@ -81,7 +84,21 @@ class TrainingTransform:
             pixels = photometric_distortion(pixels)
         pixels = v2.normalize(pixels, self.mean, self.std)
         border = (0, self.size[1] - labels.shape[1], 0, self.size[0] - labels.shape[0])  # left, right, top, bottom
-        return Example(F.pad(pixels, border), F.pad(labels.long(), border, value=IGNORE))
+        return F.pad(pixels, border), F.pad(labels.long(), border, value=IGNORE)
+
+
+class TrainingTransform(JointTransform):
+    """Makes an `Example` of an RGB image and its label map: image (3, h, w) float32, target (h, w) int64."""
+
+    def __call__(self, image: Image.Image, annotation: LabelMap) -> Example:
+        """Raises UnreadableImageError if the annotation has no label map of the image's size."""
+        labels = torch.from_numpy(np.array(annotation.load((image.height, image.width)), np.int32, order="C"))
+        return Example(*self.change(image, labels))
+
+
+def table_of(values: Tensor) -> Tensor:
+    """Values (N,) and IGNORE after them, so that a map with IGNORE, which is -1, is looked up in it."""
+    return torch.cat([values, values.new_tensor([IGNORE])])
 
 
 def resized(size: tuple[int, int], scale: tuple[int, int], ratio: float) -> list[int]:

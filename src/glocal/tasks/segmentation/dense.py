@@ -1,0 +1,72 @@
+"""What tasks for every pixel have in common: a backbone with a head, whole images, and their random changes."""
+
+from abc import abstractmethod
+from typing import Any
+
+from glocal.errors import InvalidValueError
+from glocal.tasks.segmentation.options import range_of_sizes, sides_of
+from glocal.tasks.task import Task
+
+CROP = 512  # pixels of a side, if nothing else is said
+LONGEST = 4  # times the shorter side
+
+
+class DenseTask(Task):
+    """A task of `glocal.models.dense.DenseModel`. Its `Options` are `DenseOptions`; its `model_args` have the head."""
+
+    training_batch = 16
+    images_at_once = 1
+
+    @abstractmethod
+    def head_of(self, options: Any) -> str:
+        """The name of the head that the options ask for."""
+
+    # The model
+
+    def num_outputs(self, class_names):
+        return 0
+
+    def backbone(self, name, class_names, pretrained=False, **arguments):
+        from glocal.models.dense import dense_backbone
+
+        return dense_backbone(name, pretrained, **arguments)
+
+    def model(self, backbone, class_names, head="semantic_fpn", **args):
+        from glocal.models.dense import DenseModel
+        from glocal.models.heads import HEADS
+
+        chosen, dims = HEADS[head], backbone.feature_info.channels()
+        auxiliary = chosen.auxiliary and chosen.auxiliary(dims, len(class_names))
+        return DenseModel(backbone, chosen.build(dims, len(class_names)), auxiliary)
+
+    def load(self, model, name, path, args):
+        from glocal.models.create import load_for_training
+
+        load_for_training(model, args["head"], name, path)
+
+    def preprocessing(self, model, options, img_size):
+        from glocal.data.preprocessing import Whole
+        from glocal.tasks.segmentation.transform import preprocessing
+
+        if options.crop_pct is not None or options.crop_mode is not None:
+            raise InvalidValueError(f"--crop-pct and --crop-mode are for single labels: {self.name} takes whole images")
+        crop = img_size or CROP
+        shorter, longer = sides_of(options.whole) or (crop, min(8192, LONGEST * crop))
+        multiple = options.size_multiple or (32 if self.head_of(options) == "mask2former" else 1)
+        whole = Whole(shorter, longer, multiple, options.size_align, antialias=False)
+        return preprocessing(model, crop, whole)
+
+    # Training
+
+    def augmentation(self, options, source, preprocessing):
+        from glocal.tasks.segmentation.transform import SegmentationAugmentation
+
+        whole = preprocessing.whole
+        hflip = source.hflip if options.hflip is None else options.hflip
+        return SegmentationAugmentation(
+            resize_range=range_of_sizes(options.resize_range),
+            scale=(whole.longer, whole.shorter),
+            max_class_share=options.max_class_share,
+            hflip=0.5 if hflip is None else hflip,
+            photometric=options.photometric,
+        )
