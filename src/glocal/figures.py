@@ -3,6 +3,7 @@
 import logging
 import warnings
 from contextlib import contextmanager
+from functools import cache
 
 from glocal.errors import MissingExtraError
 from glocal.wording import printable
@@ -63,6 +64,26 @@ def text_as_it_is(text: str):
             yield
     finally:
         finder.setLevel(level)
+
+
+@cache
+def font_file(text: str) -> str | None:
+    """The file of an installed font that has the letters of a text, or most of them; None without matplotlib."""
+    try:
+        from matplotlib import font_manager
+    except ImportError:
+        return None
+    letters = {letter for letter in text if not letter.isspace()}
+    best = font_manager.findfont("DejaVu Sans")
+    lacking = len(_lacking(best, letters))
+    files = sorted(font_manager.findSystemFonts(), key=lambda file: "Regular" not in file) if lacking else []
+    for file in files:
+        left = len(_lacking(file, letters))
+        if left < lacking:
+            best, lacking = file, left
+        if not lacking:
+            break
+    return best
 
 
 def _fonts_for(letters: set[str]) -> tuple[list[str], list[str]]:

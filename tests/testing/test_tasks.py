@@ -644,6 +644,27 @@ class DrawsATile(Showing):
             return super().draw(image).resize((8, 8))
 
 
+class CannotDrawItsTarget(Angle):
+    def draw_target(self, image, target, class_names, args):
+        raise ValueError("no target here")
+
+
+class DrawsItsTargetInGrey(Angle):
+    def draw_target(self, image, target, class_names, args):
+        return image.convert("L")
+
+
+class DrawsItsTargetOnATile(Angle):
+    def draw_target(self, image, target, class_names, args):
+        return image.resize((8, 8))
+
+
+class DrawsItsTargetIntoTheImage(Angle):
+    def draw_target(self, image, target, class_names, args):
+        image.putpixel((0, 0), (1, 2, 3))
+        return image
+
+
 class DrawsInGrey(Showing):
     class result_class(Turn):
         def draw(self, image):
@@ -796,6 +817,10 @@ WRONG = [
     (DrawsATile, "lines", r"draws on an image of \(32, 32\) pixels, and gives one of \(8, 8\)"),
     (DrawsInGrey, "lines", "draws an image of mode L, not RGB"),
     (DrawsIntoTheImage, "lines", "draws into the image that it is given"),
+    (CannotDrawItsTarget, "targets", "has a target that cannot be drawn .*no target here"),
+    (DrawsItsTargetInGrey, "targets", "draws a target on an image of mode L, not RGB"),
+    (DrawsItsTargetOnATile, "targets", r"on an image of \(32, 32\) pixels, and gives one of \(8, 8\)"),
+    (DrawsItsTargetIntoTheImage, "targets", "draws a target into the image that it is given"),
     (GivesATensor, "rows", r"has a result with tensor\(.*\) in the field 'angle'"),
     (GivesInfinity, "rows", "has a result that is not ready for JSON"),
     (HasMoreCellsThanColumns, "rows", "has 2 cells for the 1 columns"),

@@ -36,6 +36,13 @@ class Metrics(ABC):
         """All that `glocal eval` writes: the values, `images`, and further results of a subclass."""
         return {**self.compute(), "images": self.images}
 
+    def scores(self) -> Tensor | None:
+        """(N,): how well each image was predicted, in the order of `update`; the lowest is the worst. None: not known.
+
+        The task's `score` says what it is; of a measure that is lower for a better model, it is the negative.
+        """
+        return None
+
     def keep(self, images: int | None = None, **rows: Tensor) -> None:
         """Keep tensors (rows, …) of a batch under their names.
 

@@ -84,6 +84,16 @@ class Result:
 
         return write_lines(image, self.lines())
 
+    def captioned(self, image: "Image.Image") -> "Image.Image":
+        """The RGB image with the result drawn on it, as far as it has a place there, and `lines` below it.
+
+        image: the result's image, at any size.
+        """
+        from glocal.tasks.drawing import Entry, with_caption
+
+        drawn = image if type(self).draw is Result.draw else self.draw(image)
+        return with_caption(drawn, [Entry(f"{line.text}  {line.value}") for line in self.lines()])
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -119,7 +129,8 @@ class Match:
 class Pass:
     """A single pass over some images.
 
-    condition: tells it from the other passes of its measurement. args: what `Task.predict` gets.
+    condition: tells it from the other passes of its measurement. args: what `Task.predict` gets. names, indices: of
+    the measured images, in their order, as in `Batch`.
     """
 
     samples: "Samples | ShardedSamples"
@@ -132,6 +143,8 @@ class Pass:
     args: dict = field(default_factory=dict)
     seconds: float = 0.0
     unreadable: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    indices: list[int | None] = field(default_factory=list)
 
     def batches(self, batch_size: int, workers: int | None) -> "Iterator[Batch]":
         """The images in batches; adds to `unreadable` the files that could not be read, with the reasons."""
@@ -139,7 +152,16 @@ class Pass:
 
         for batch in evaluation_loader(self.samples, self.transform, batch_size, workers, targets=self.task.collate):
             self.unreadable += batch.skipped
+            self.names += batch.names
+            self.indices += batch.indices
             yield batch
+
+    @property
+    def scores_images(self) -> bool:
+        """Whether there will be a score for each image."""
+        from glocal.tasks.metrics import Metrics
+
+        return self.task.score is not None and type(self.metrics).scores is not Metrics.scores
 
     def update(self, outputs: "Tensor | Sequence[Tensor]", targets: Any) -> None:
         """Add a batch to the metrics. outputs: what `Task.predict` gives. targets: as in the data."""
@@ -249,6 +271,7 @@ class Task(ABC):
     headings: titles of the two columns of a result's lines.
     ranks: whether a result holds several answers, the most probable first; then `top_k` is their number.
     output_names: names of the tensors that `outputs` returns.
+    score: what the metrics' `scores` say of a single image; None if they give none.
     training_batch, images_at_once: default numbers of images in a batch, for training, and for measuring and
         predicting; None: the command's own. A task whose images have sizes of their own predicts them one by one.
     old_mark: the key by which version 0.1 marked the task in a checkpoint's part on the data.
@@ -264,6 +287,7 @@ class Task(ABC):
     headings: ClassVar[tuple[str, str]] = ("result", "value")
     ranks: ClassVar[bool] = False
     output_names: ClassVar[Sequence[str]] = ("logits",)
+    score: ClassVar[Measure | None] = None
     training_batch: ClassVar[int | None] = None
     images_at_once: ClassVar[int | None] = None
     old_mark: ClassVar[str | None] = None
@@ -361,6 +385,18 @@ class Task(ABC):
 
         return default_collate(targets)
 
+    def draw_target(
+        self, image: "Image.Image", target: Any, class_names: list[str], args: dict[str, Any]
+    ) -> "Image.Image":
+        """The RGB image with a target drawn on it, as far as it has a place there, and the rest in lines below it.
+
+        image: what the target is of, at any size. target: of one example, as `transform` gives it; by default, its
+        numbers are written. class_names: for people. args: those of `model_args`.
+        """
+        from glocal.tasks.drawing import Entry, text_of, with_caption
+
+        return with_caption(image, [Entry(text_of(target))])
+
     def check(self, options: Any, images_at_once: int) -> None:
         """Raise ValueError if options exclude each other or do not suit the batches. Called before training.
 
@@ -396,6 +432,18 @@ class Task(ABC):
         config: the options of `glocal eval`, which include the fields of `EvalOptions`.
         """
         return None
+
+    def draw_comparison(
+        self, image: "Image.Image", target: Any, result: Result, class_names: list[str], args: dict[str, Any]
+    ) -> "Image.Image":
+        """An image with its target on the left, and with a result on the right; arguments as in `draw_target`.
+
+        target: as `match` gives it, whose classes are `class_names`.
+        """
+        from glocal.tasks.drawing import Entry, beside, with_caption
+
+        panels = {"truth": self.draw_target(image, target, class_names, args), "prediction": result.captioned(image)}
+        return beside([with_caption(panel, [Entry(name)], above=True) for name, panel in panels.items()])
 
     def tables(self, result: "Measured") -> list[ResultTable]:
         """The tables that the terminal shows below the measures; by default none."""

@@ -405,6 +405,24 @@ def shows_its_results(case: TaskCase) -> None:
         require(image.tobytes() == before.tobytes(), "draws into the image that it is given, not into a copy.")
 
 
+def draws_targets(case: TaskCase) -> None:
+    """What `glocal train --show-batch` and `glocal eval --pictures` show."""
+    for split in ("train", "val"):
+        for example, (image, _) in zip(case.examples(split), case.images(split), strict=True):
+            image = image.resize(example.image.shape[:0:-1]) if split == "train" else image
+            before = image.copy()
+            drawn = tried(
+                lambda image=image, example=example: case.task.draw_target(
+                    image, example.target, case.class_names, case.task_args
+                ),
+                "has a target that cannot be drawn",
+            )
+            require(drawn.mode == "RGB", f"draws a target on an image of mode {drawn.mode}, not RGB.")
+            larger = drawn.width >= image.width and drawn.height >= image.height
+            require(larger, f"draws a target on an image of {image.size} pixels, and gives one of {drawn.size}.")
+            require(image.tobytes() == before.tobytes(), "draws a target into the image that it is given.")
+
+
 def writes_its_results(case: TaskCase) -> None:
     task = case.task
     for result in case.results():
@@ -468,6 +486,7 @@ PROPERTIES: dict[str, Callable[[TaskCase], None]] = {
     "results": gives_a_result_for_each_image,
     "finite": refuses_non_finite_outputs,
     "lines": shows_its_results,
+    "targets": draws_targets,
     "rows": writes_its_results,
     "writers": writes_its_files,
 }

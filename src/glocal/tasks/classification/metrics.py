@@ -62,6 +62,10 @@ class ClassificationMetrics(Metrics):
             "confusion": torch.cat([pairs, images[:, None]], 1).tolist(),
         }
 
+    def scores(self) -> Tensor:
+        """(N,) in percent: the probability of each image's label, float64."""
+        return 100 * (-self.kept("loss").double()).exp() if self.images else torch.zeros(0)
+
     def _correct(self) -> Tensor:
         return self.kept("label") == self.kept("prediction")
 

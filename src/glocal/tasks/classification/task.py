@@ -20,6 +20,8 @@ class Classification(LabelTask):
         Measure("mce", "mCE", " %", higher_is_better=False),
     )
 
+    score = Measure("score", "probability of the label", " %")
+
     def transform(self, preprocessing, class_names, augmentation=None):
         from glocal.tasks.labels.transform import LabelTransform
 

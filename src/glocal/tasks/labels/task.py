@@ -34,6 +34,25 @@ class LabelTask(Task):
     def measures_on(self, other):
         return isinstance(other, LabelTask)
 
+    def draw_target(self, image, target, class_names, args):
+        from glocal.tasks.drawing import Entry, with_caption
+
+        return with_caption(image, [Entry(name) for name in self.names_of(target, class_names)])
+
+    def draw_comparison(self, image, target, result, class_names, args):
+        from glocal.tasks.drawing import Entry, with_caption
+
+        truth = [Entry(f"truth: {', '.join(self.names_of(target, class_names))}")]
+        found = [Entry(f"{line.text}  {line.value}") for line in result.lines()]
+        found[0] = Entry(f"prediction: {found[0].text}")
+        return with_caption(with_caption(image, truth), found)
+
+    def names_of(self, target, class_names) -> list[str]:
+        """The classes of a target, a number or for several labels (classes,); what to say if there is none."""
+        if not self.several_labels:
+            return [class_names[int(target)]]
+        return [name for name, there in zip(class_names, target.tolist(), strict=True) if there] or ["(no label)"]
+
     @property
     def answer_fields(self):
         return {name: self.fields[name] for name in ("labels", "probabilities")}

@@ -41,6 +41,13 @@ class MultilabelMetrics(Metrics):
             raise InvalidValueError("none of the images has a label, so that there is no average precision")
         return {**super().report(), "per_class": per_class}
 
+    def scores(self) -> Tensor:
+        """(N,): the negative binary cross-entropy of each image, the mean over the classes."""
+        if not self.images:
+            return torch.zeros(0)
+        logits, targets = self.kept("logits").double(), self.kept("targets").double()
+        return -F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+
 
 def average_precisions(scores: Tensor, labels: Tensor) -> dict[int, float]:
     """Average precision in percent of each class that occurs: scores (N, classes), labels (N, classes)."""

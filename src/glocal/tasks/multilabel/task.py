@@ -13,6 +13,7 @@ class Multilabel(LabelTask):
     summary = "any number of labels for each image"
     Options = LabelOptions
     measures = (Measure("map", "mAP", " %"), LOSS)
+    score = LOSS
     several_labels = True
     old_mark = LabelTask.SEVERAL
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-OPACITY = 0.55  # of the classes' colours over the image
 NAMED = 12  # classes in the legend on a picture
 
 
@@ -37,16 +36,25 @@ class Segmentation(Result):
         return [Line(name, f"{100 * share:.1f} %", share) for name, share in pairs]
 
     def draw(self, image: "Image.Image") -> "Image.Image":
-        from PIL import Image
+        from glocal.tasks.segmentation.overlay import overlay
 
-        drawn = Image.blend(image, Image.fromarray(self.in_colors()), OPACITY)
+        drawn = overlay(image, self.labels, self.colors)
         return _with_legend(drawn, self.lines()[:NAMED], [tuple(self.colors[number]) for number in self.numbers])
+
+    def captioned(self, image: "Image.Image") -> "Image.Image":
+        from glocal.tasks.drawing import with_caption
+        from glocal.tasks.segmentation.overlay import legend, on_grey
+
+        names = [""] * len(self.colors)
+        for number, name in zip(self.numbers, self.classes, strict=True):
+            names[number] = name
+        return with_caption(on_grey(image, self.labels, self.colors), legend(self.labels, self.colors, names))
 
     def in_colors(self) -> "np.ndarray":
         """Each pixel in the colour of its class, (H, W, 3) uint8."""
-        import numpy as np
+        from glocal.tasks.segmentation.overlay import in_colors
 
-        return np.array(self.colors, np.uint8)[self.labels]
+        return in_colors(self.labels, self.colors)
 
     def to_png(self) -> bytes:
         """The label map as a PNG: numbers of classes as a palette's indices, 16 bits for more than 256 classes."""

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import Tensor
 
-from glocal.data.masks import distinct_colors
 from glocal.data.tiles import Tile
 from glocal.tasks.segmentation import rle
+from glocal.tasks.segmentation.overlay import colors_of
 from glocal.tasks.segmentation.result import Segmentation
 from glocal.tasks.task import Trained
 
@@ -48,12 +48,6 @@ def result(labels: np.ndarray, confidence: np.ndarray, trained: Trained) -> Segm
         confidences=[float(confidence[number]) for number in numbers],
         rles=rle.encode_classes(labels, numbers),
         labels=labels,
-        colors=colors_of(trained),
+        colors=colors_of(trained.task_args, len(trained.class_names)),
         numbers=numbers,
     )
-
-
-def colors_of(trained: Trained) -> list[list[int]]:
-    """The colour of each class: the data's, or else distinct ones."""
-    colors, count = trained.task_args.get("colors", []), len(trained.class_names)
-    return colors if len(colors) == count else distinct_colors(count)
