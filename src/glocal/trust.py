@@ -14,6 +14,7 @@ from glocal.errors import InvalidValueError
 DATA = ("data", "data_args", "calibration", "images")  # options that name data
 MODELS = ("model", "name", "models", "baseline")  # options that name models, besides those of tasks
 FILES = ("checkpoint",)  # options that name other files to read, besides those of tasks
+WRITTEN = ("json", "show_batch")  # options that name files to write
 HOW = "give it yourself, or --trust"
 
 
@@ -54,8 +55,9 @@ def check_option(label: str, config: type, name: str, value: Any) -> None:
             raise InvalidValueError(f"{label} names a model from elsewhere, {text!r}: {HOW}")
     if name == "overwrite" and value:
         raise InvalidValueError(f"{label} says overwrite: {HOW}")
-    if name == "json" and texts and os.path.lexists(texts[0]):
-        raise InvalidValueError(f"{label} names --json {texts[0]!r}, which already exists: {HOW}")
+    if name in WRITTEN and texts and os.path.lexists(texts[0]):
+        option = f"--{name.replace('_', '-')}"
+        raise InvalidValueError(f"{label} names {option} {texts[0]!r}, which already exists: {HOW}")
 
 
 def provenance(config: type, values: dict[str, tuple[Any, Path]]) -> list[str]:

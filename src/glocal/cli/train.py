@@ -44,8 +44,13 @@ def _measured(result) -> dict[str, str]:
 
 
 def run(config: LoopOptions) -> int:
-    from glocal.training.train import train
+    from glocal.training.train import show_batch, train
 
+    if config.show_batch is not None:
+        screen = console()
+        show_batch(config, screen)
+        screen.print(f"Saved in {config.show_batch}; nothing was trained", soft_wrap=True)
+        return 0
     if config.resume:  # what the command says is told from what it leaves out here only
         check_unchanged(config)
     screen = console()

@@ -49,6 +49,9 @@ class LoopOptions:
         overwrite: replace the run in the output folder; all other files in the folder stay
         resume: continue the run in the output folder with the options that it was started with; without --resume, an
             unfinished run continues only if all options are the same
+        show_batch: write a picture of the run's first images, as the model gets them, with their targets to this PNG
+            file, and end without training; the output folder is left as it is. What the loss changes is not shown:
+            --mixup, --cutmix and --label-smoothing
         quick: shorten the run to about a minute, to try all its steps: a few batches of small images, two epochs
         epochs: passes over the training images; 10 are enough for digits and for fine-tuning, photos from scratch need
             many more
@@ -123,6 +126,7 @@ class LoopOptions:
     output: str | None = None
     overwrite: bool = False
     resume: bool = False
+    show_batch: str | None = None
     quick: bool = False
     epochs: int = 10
     epoch_steps: int | None = None
@@ -191,6 +195,8 @@ class LoopOptions:
             if logger not in LOGGERS:
                 raise InvalidValueError(f"--loggers knows {', '.join(LOGGERS)}, not {logger!r}")
         part_of(self.max_bad, "--max-bad")
+        if self.show_batch is not None and not self.show_batch.lower().endswith(".png"):
+            raise InvalidValueError(f"--show-batch must be the name of a .png file, got {shown(self.show_batch)}")
         if self.overwrite and self.resume:
             raise InvalidValueError("--overwrite and --resume exclude each other")
 

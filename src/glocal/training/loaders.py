@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
 
 from glocal.data.loaders import end_workers, evaluation_loader, per_device_batch_size, training_loader
 from glocal.data.shards import ShardedSamples
@@ -10,6 +11,23 @@ from glocal.training.stopping import StopSignals
 
 if TYPE_CHECKING:
     from glocal.training.prepare import Run
+
+
+def loader_of(run: "Run", **options) -> DataLoader:
+    """The training batches of a run. options: of `training_loader`, beside those that the run decides."""
+    config, samples = run.config, run.source.splits["train"]
+    return training_loader(
+        samples,
+        run.task.transform(run.preprocessing, run.source.class_names, run.augmentation),
+        run.batch_size,
+        config.workers,
+        config.seed,
+        parts=config.accumulate,
+        repeats=config.repeated_augmentation,
+        weights=run.task.sample_weights(config, samples),
+        steps=config.epoch_steps,
+        **options,
+    )
 
 
 class RunData(LightningDataModule):
@@ -26,25 +44,10 @@ class RunData(LightningDataModule):
         )
 
     def train_dataloader(self):
-        run, config = self.run, self.run.config
-        samples = run.source.splits["train"]
-        loader = training_loader(
-            samples,
-            run.task.transform(run.preprocessing, run.source.class_names, run.augmentation),
-            run.batch_size,
-            config.workers,
-            config.seed,
-            parts=config.accumulate,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            repeats=config.repeated_augmentation,
-            weights=run.task.sample_weights(config, samples),
-            steps=config.epoch_steps,
-            **self.common,
-        )
+        loader = loader_of(self.run, rank=self.trainer.global_rank, world=self.trainer.world_size, **self.common)
         # Lightning sets the epoch from a run's second epoch on, but a resumed run may begin in any epoch.
         module = self.run.module
-        if isinstance(samples, ShardedSamples):
+        if isinstance(self.run.source.splits["train"], ShardedSamples):
             loader.dataset.set_epoch(module.data_epoch)
         else:
             loader.sampler.begin_at(module.data_epoch, module.data_batches * loader.batch_size)

@@ -28,7 +28,7 @@ SAMPLE_PATTERNS = ("*_label-*.png", "*-[0-9][0-9][0-9][0-9].png")
 SAMPLES_WITHOUT_LABEL = 8
 
 # Options that may differ when a run is continued: they say how it runs, not what it computes.
-HOW = {"output", "overwrite", "resume", "device", "workers", "save_every_minutes", "max_bad", "loggers"}
+HOW = {"output", "overwrite", "resume", "show_batch", "device", "workers", "save_every_minutes", "max_bad", "loggers"}
 
 
 def existing_run(folder: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from glocal.data.image import set_strict
 from glocal.data.open import open_for_training
 from glocal.data.samples import DataSource, Opening
 from glocal.device import is_rank_zero
-from glocal.errors import ExistingPathError, InvalidValueError
+from glocal.errors import ExistingPathError, InvalidValueError, MissingPathError
+from glocal.files import check_target
 from glocal.tasks import run_files
 from glocal.tasks.registry import all_formats, find_task
 from glocal.terminal import Console
@@ -120,6 +121,31 @@ def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
         if rank_zero:
             run_folder.write_summary(output, result)
     return result
+
+
+def show_batch(config: LoopOptions, console: Console | None = None) -> None:
+    """Write the picture that `show_batch` asks for, and train nothing; the output folder is not touched.
+
+    If the options or the data are wrong, ValueError, TypeError or OSError is raised as by `train`.
+    """
+    console = console or Console()
+    config = _as_launched(config)
+    check_target("--show-batch", config.show_batch)
+    if config.resume and run_folder.find_run(config.output, True) is None:
+        raise MissingPathError(f"--resume: {config.output} holds no run")
+    config = config.shrunk() if config.quick else config
+    set_strict(config.strict)
+    source = _open(config)
+
+    from glocal.training import first_batch
+    from glocal.training.prepare import prepare
+
+    for note in source.notes:
+        log.warning(note)
+    run = prepare(config, _model_name(config), source)
+    if is_rank_zero():
+        console.print(run.opening(), highlight=False, soft_wrap=True)
+        first_batch.write(run, config.show_batch)
 
 
 @contextmanager
