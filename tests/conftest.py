@@ -57,3 +57,25 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     save_checkpoint(folder / "model.safetensors", model.state_dict(), info)
     return folder
+
+
+@pytest.fixture(scope="session")
+def masks_checkpoint(tmp_path_factory):
+    """A run folder of a small model for masks of five classes, which takes images whole, with a side of 32 pixels."""
+    import glocal
+    from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
+
+    torch.manual_seed(0)
+    names = ["ground", "tree", "house", "road", "<b>car</b>"]
+    model = glocal.create("semantic_fpn", "van_pico", num_classes=len(names))
+    torch.nn.init.normal_(model.head.classifier.weight)
+    with torch.no_grad():  # so that an image has several classes
+        model.head.classifier.bias -= model.eval()(torch.randn(1, 3, 64, 64)).mean((0, 2, 3))
+    whole = {"shorter": 32, "longer": 128, "multiple": 1, "align": "pad", "antialias": False}
+    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3, "whole": whole}
+    colors = [[0, 0, 0], [0, 128, 0], [220, 20, 60], [128, 64, 128], [0, 0, 142]]
+    args = {"head": "semantic_fpn", "colors": colors, "ids": [0, 7, 11, 21, 300]}
+    info = CheckpointInfo("van_pico", names, preprocessing, task="segmentation", task_args=args)
+    folder = tmp_path_factory.mktemp("masks")
+    save_checkpoint(folder / "model.safetensors", model.state_dict(), info)
+    return folder

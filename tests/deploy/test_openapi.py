@@ -45,8 +45,9 @@ def app_of(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def described(checkpoint):
+def described(request):
     """What the service says of itself, and asks are sent to; it runs in a thread."""
+    checkpoint = request.getfixturevalue(getattr(request, "param", "checkpoint"))
     server = uvicorn.Server(uvicorn.Config(app_of(checkpoint), log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -59,7 +60,11 @@ def described(checkpoint):
 
 @pytest.mark.parametrize("examples", [10, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
-@pytest.mark.parametrize("path", ["/predict", "/embed"])
+@pytest.mark.parametrize(
+    ("described", "path"),
+    [("checkpoint", "/predict"), ("checkpoint", "/embed"), ("masks_checkpoint", "/predict")],
+    indirect=["described"],
+)
 def test_questions(described, path, mode, examples):
     """Codes, content types and bodies; what is right by the description is answered, what is wrong by it refused."""
     operation = described[path]["POST"]

@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import urllib.request
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -35,16 +36,10 @@ CLASSES = ["ant", "bee", "cat", "dog", "elk", "<b>fox</b>"]
 WIDTHS = [390, 1280]
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Of a service, in a thread."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=len(CLASSES))
-    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
-    folder = tmp_path_factory.mktemp("run")
-    info = CheckpointInfo("test_resnet", CLASSES, preprocessing)
-    save_checkpoint(folder / "model.safetensors", model.state_dict(), info)
-    app = create_app(ServeConfig(checkpoint=str(folder), engine="torch", threads=1))
+@contextmanager
+def serving(checkpoint):
+    """The address of a service, in a thread."""
+    app = create_app(ServeConfig(checkpoint=str(checkpoint), engine="torch", threads=1))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -55,6 +50,18 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=len(CLASSES))
+    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    folder = tmp_path_factory.mktemp("run")
+    info = CheckpointInfo("test_resnet", CLASSES, preprocessing)
+    save_checkpoint(folder / "model.safetensors", model.state_dict(), info)
+    with serving(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # as root, in a container
@@ -62,9 +69,9 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def page(browser, address):
-    """The page, opened; `told`: what it has written to the console, `asked`: the addresses it has asked."""
+@contextmanager
+def opened(browser, address):
+    """The page; `told`: what it has written to the console, `asked`: the addresses it has asked."""
     page = browser.new_page()
     page.told, page.asked = [], []
     page.on("console", lambda message: page.told.append(message.text))
@@ -73,6 +80,12 @@ def page(browser, address):
     page.goto(address)
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    with opened(browser, address) as page:
+        yield page
 
 
 def png(seed=0):
@@ -217,6 +230,79 @@ def test_fits(page, width, scheme, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for selector in ("h1", "#model", "#drop", ".name", ".label", ".value", ".error"):
         assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector  # WCAG 2, AA
+
+
+class TestOverlay:
+    """A model of segmentation: its classes in colour above the image."""
+
+    @pytest.fixture(scope="class")
+    def address(self, masks_checkpoint):
+        with serving(masks_checkpoint) as address:
+            yield address
+
+    @pytest.fixture
+    def page(self, browser, address):
+        with opened(browser, address) as page:
+            choose(page, ("a.png", png()))
+            page.locator(".overlay").wait_for()
+            yield page
+            assert page.told == []
+
+    def test_lies_exactly_above_the_image(self, page):
+        image, overlay = (page.locator(f".layers img:nth-child({place})") for place in (1, 2))
+        size = "image => [image.naturalWidth, image.naturalHeight]"
+        page.wait_for_function("[...document.querySelectorAll('.layers img')].every(image => image.naturalWidth)")
+        assert image.evaluate(size) == overlay.evaluate(size) == [60, 40]
+        assert image.bounding_box() == overlay.bounding_box()
+        for one in (image, overlay):
+            assert one.get_attribute("alt") == ""  # the legend says it in words
+
+    def test_the_legend_has_its_colors(self, page):
+        rows = page.locator(".found .row").all()
+        assert len(rows) > 1
+        pixels = page.evaluate("""async () => {
+            const image = document.querySelector(".overlay"), canvas = document.createElement("canvas");
+            await image.decode();
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            const context = canvas.getContext("2d");
+            context.drawImage(image, 0, 0);
+            const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+            return Array.from(data);
+        }""")
+        colors, counts = np.unique(np.reshape(pixels, (-1, 4)), axis=0, return_counts=True)
+        shares = {"rgb({}, {}, {})".format(*color[:3]): count / 24 for color, count in zip(colors, counts, strict=True)}
+        for row in rows:
+            color = row.locator(".swatch").evaluate("swatch => getComputedStyle(swatch).backgroundColor")
+            assert row.locator(".value").text_content() == f"{shares.pop(color):.1f} %"
+        assert not shares
+
+    def test_the_slider_by_keyboard_and_by_name(self, page):
+        slider = page.get_by_role("slider", name="Opacity")
+        overlay = page.locator(".overlay")
+        assert (slider.input_value(), overlay.evaluate("image => image.style.opacity")) == ("55", "0.55")
+        assert slider.get_attribute("aria-valuetext") == "55 %"
+        page.locator("#files").focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("End")
+        assert overlay.evaluate("image => getComputedStyle(image).opacity") == "1"
+        assert slider.get_attribute("aria-valuetext") == "100 %"
+        page.keyboard.press("Home")
+        assert overlay.evaluate("image => getComputedStyle(image).opacity") == "0"
+
+    def test_the_next_results_keep_the_opacity(self, page):
+        page.locator(".opacity input").fill("20")
+        choose(page, ("b.png", png(1)))
+        sync_api.expect(page.locator(".overlay")).to_have_count(2)
+        assert [one.input_value() for one in page.locator(".opacity input").all()] == ["20", "20"]
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", WIDTHS)
+    def test_fits(self, page, width, scheme):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for selector in (".name", ".label", ".value", ".opacity"):
+            assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector
 
 
 CONTRAST = """element => {

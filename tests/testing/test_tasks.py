@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from glocal.data.samples import Samples
@@ -678,6 +679,18 @@ class DrawsIntoTheImage(Showing):
             return image
 
 
+class ColorsByName(Showing):
+    class result_class(Turn):
+        def lines(self):
+            return [Line("turned by", "1°", color="red")]
+
+
+class HasASmallOverlay(Showing):
+    class result_class(Turn):
+        def overlay(self):
+            return Image.new("RGBA", (8, 8))
+
+
 class GivesATensor(ChangesResults):
     def change(self, results):
         return [Turn(angle=torch.tensor(result.angle)) for result in results]
@@ -817,6 +830,8 @@ WRONG = [
     (DrawsATile, "lines", r"draws on an image of \(32, 32\) pixels, and gives one of \(8, 8\)"),
     (DrawsInGrey, "lines", "draws an image of mode L, not RGB"),
     (DrawsIntoTheImage, "lines", "draws into the image that it is given"),
+    (ColorsByName, "lines", "has a result with a line whose color is 'red'"),
+    (HasASmallOverlay, "lines", "has a result with an overlay that is no RGBA image of the image's size"),
     (CannotDrawItsTarget, "targets", "has a target that cannot be drawn .*no target here"),
     (DrawsItsTargetInGrey, "targets", "draws a target on an image of mode L, not RGB"),
     (DrawsItsTargetOnATile, "targets", r"on an image of \(32, 32\) pixels, and gives one of \(8, 8\)"),

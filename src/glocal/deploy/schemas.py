@@ -37,13 +37,17 @@ class ShownLine(BaseModel):
     text: str
     value: str
     share: FiniteFloat | None = Field(description="Of 1, where the value is a part of a whole")
+    color: str | None = Field(description="#rrggbb, of what the line is about in the overlay")
 
 
 class Shown(BaseModel):
     """A result for people."""
 
     lines: list[ShownLine]
-    picture: str | None = Field(description="The image with the result on it, as a data: address")
+    picture: str | None = Field(
+        description="The image with the result on it, or alone where there is an overlay, as a data: address"
+    )
+    overlay: str | None = Field(description="What to show above the picture, in its size, as a data: address")
 
 
 class ShownResults(BaseModel):

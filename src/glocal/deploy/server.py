@@ -90,12 +90,11 @@ def _add_inference_routes(app: FastAPI, service: Service) -> None:
 
         def show(computed: Computed, content: bytes) -> dict:
             result = service.result(computed, top_k)
-            lines = [line._asdict() for line in result.lines()]
-            return {"lines": lines, "picture": service.picture(content, result)}
+            return {"lines": [line._asdict() for line in result.lines()], **service.pictures(content, result)}
 
         return await service.answer(request, show)
 
-    @app.post("/embed", **described)
+    @app.post("/embed", include_in_schema=service.embeds, **described)
     async def embed(request: Request) -> Embeddings:
         """The features of each image before the classifier."""
         if not service.embeds:

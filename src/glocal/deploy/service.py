@@ -161,15 +161,29 @@ class Service:
 
         return {"model": self.trained.name, "results": await asyncio.to_thread(shown)}
 
-    def picture(self, content: bytes, result: Result) -> str | None:
-        """The image with the result drawn on it, as a data: address; None if the task has no drawing of its own."""
-        if type(result).draw is Result.draw:
-            return None
-        drawn = result.draw(decode_image(content, "", self._refusal))
-        drawn.thumbnail((PICTURE, PICTURE))
-        file = io.BytesIO()
-        drawn.save(file, "JPEG", quality=85)
-        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    def pictures(self, content: bytes, result: Result) -> dict[str, str | None]:
+        """For the page, as data: addresses: the image with the result drawn on it, or the upright image and an overlay.
+
+        Both are None if the task has no drawing of its own.
+        """
+        overlay = result.overlay()
+        if overlay is None and type(result).draw is Result.draw:
+            return {"picture": None, "overlay": None}
+        picture = decode_image(content, "", self._refusal)
+        if overlay is None:
+            picture = result.draw(picture)
+        else:
+            overlay.thumbnail((PICTURE, PICTURE), Image.Resampling.NEAREST)  # no colours between those of the legend
+        picture.thumbnail((PICTURE, PICTURE))
+        addresses = {"picture": _address(picture, "JPEG", quality=85)}
+        return {**addresses, "overlay": None if overlay is None else _address(overlay, "PNG")}
+
+
+def _address(image: Image.Image, kind: str, **options) -> str:
+    """An image as a data: address."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _scans(jpeg: bytes) -> int:

@@ -56,11 +56,15 @@ LOSS = Measure("loss", "loss", digits=4, higher_is_better=False)  # of every tas
 
 
 class Line(NamedTuple):
-    """A line of a result for people: a text, its value as text, and the value as a number in 0…1 if it is a share."""
+    """A line of a result for people: a text and its value as text.
+
+    share: the value as a number in 0…1, if it is a share. color: "#rrggbb" of what the line is about, in `overlay`.
+    """
 
     text: str
     value: str
     share: float | None = None
+    color: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,10 @@ class Result:
 
         drawn = image if type(self).draw is Result.draw else self.draw(image)
         return with_caption(drawn, [Entry(f"{line.text}  {line.value}") for line in self.lines()])
+
+    def overlay(self) -> "Image.Image | None":
+        """What to show above the upright image, an RGBA image of its size; None if `draw` shows all there is."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -398,11 +398,16 @@ def shows_its_results(case: TaskCase) -> None:
             require(texts, "has a result with a line that is no Line of two texts.")
             share = line.share is None or 0 <= line.share <= 1
             require(share, f"has a result with a line whose share is {line.share}, not a number from 0 to 1.")
+            color = line.color is None or re.fullmatch("#[0-9a-f]{6}", line.color)
+            require(color, f"has a result with a line whose color is {line.color!r}, not like '#00ff7f'.")
         before = image.copy()
         drawn = tried(lambda result=result, image=image: result.draw(image), "has a result that cannot be drawn")
         require(drawn.size == image.size, f"draws on an image of {image.size} pixels, and gives one of {drawn.size}.")
         require(drawn.mode == "RGB", f"draws an image of mode {drawn.mode}, not RGB.")
         require(image.tobytes() == before.tobytes(), "draws into the image that it is given, not into a copy.")
+        overlay = tried(result.overlay, "has a result whose overlay fails")
+        fits = overlay is None or (overlay.mode, overlay.size) == ("RGBA", image.size)
+        require(fits, "has a result with an overlay that is no RGBA image of the image's size.")
 
 
 def draws_targets(case: TaskCase) -> None:

@@ -32,14 +32,21 @@ class Segmentation(Result):
     numbers: list[int] = field(default_factory=list, compare=False, repr=False)
 
     def lines(self) -> list[Line]:
-        pairs = zip(self.classes, self.shares, strict=True)
-        return [Line(name, f"{100 * share:.1f} %", share) for name, share in pairs]
+        colors = ["#{:02x}{:02x}{:02x}".format(*self.colors[number]) for number in self.numbers]
+        about = zip(self.classes, self.shares, colors, strict=True)
+        return [Line(name, f"{100 * share:.1f} %", share, color) for name, share, color in about]
 
     def draw(self, image: "Image.Image") -> "Image.Image":
         from glocal.tasks.segmentation.overlay import overlay
 
         drawn = overlay(image, self.labels, self.colors)
-        return _with_legend(drawn, self.lines()[:NAMED], [tuple(self.colors[number]) for number in self.numbers])
+        return _with_legend(drawn, self.lines()[:NAMED])
+
+    def overlay(self) -> "Image.Image":
+        """Each pixel in the colour of its class."""
+        from PIL import Image
+
+        return Image.fromarray(self.in_colors()).convert("RGBA")
 
     def captioned(self, image: "Image.Image") -> "Image.Image":
         from glocal.tasks.drawing import with_caption
@@ -70,7 +77,7 @@ class Segmentation(Result):
         return file.getvalue()
 
 
-def _with_legend(image: "Image.Image", lines: list[Line], colors: list[tuple]) -> "Image.Image":
+def _with_legend(image: "Image.Image", lines: list[Line]) -> "Image.Image":
     """The image with a box of colour and a line for each class in the top left corner."""
     from PIL import ImageDraw
 
@@ -83,8 +90,8 @@ def _with_legend(image: "Image.Image", lines: list[Line], colors: list[tuple]) -
     draw.rectangle(
         (0, 0, max(widths, default=0) + size + 3 * pad, len(lines) * (size + pad) + pad), fill=(0, 0, 0, 160)
     )
-    for place, (line, color) in enumerate(zip(lines, colors, strict=False)):
+    for place, line in enumerate(lines):
         top = pad + place * (size + pad)
-        draw.rectangle((pad, top, pad + size, top + size), fill=color, outline="white")
+        draw.rectangle((pad, top, pad + size, top + size), fill=line.color, outline="white")
         draw.text((size + 2 * pad, top - size // 8), f"{line.text}  {line.value}", fill="white", font=font)
     return image
