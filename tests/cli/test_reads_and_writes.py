@@ -22,11 +22,16 @@ COMMANDS = {
     "predict-output": ("predict {images} --checkpoint {run} --engine torch --output out/found.csv", ["out"]),
     "eval": ("eval {images} --checkpoint {run} --workers 0", []),
     "eval-files": ("eval {images} --checkpoint {run} --workers 0 --json out/result.json --plots out/plots", ["out"]),
+    "eval-pictures": ("eval {images} --checkpoint {run} --workers 0 --pictures out/worst", ["out"]),
     "predict-compiled": ("predict {images} --checkpoint {run} --engine openvino", ["cache"]),
     "export-openvino": ("export --checkpoint {run} --to openvino --dynamic none --output out/model.xml", ["out"]),
     "embed": ("embed {images} --checkpoint {run} --engine torch --output out/vectors", ["out"]),
     "export": ("export --checkpoint {run} --to torch --dynamic none --output out/model.pt2", ["out"]),
     "train": ("train {images} --model test_resnet --epochs 1 --img-size 32 --workers 0 --output out/run", ["out"]),
+    "train-show-batch": (
+        "train {images} --model test_resnet --img-size 32 --workers 0 --output out/run --show-batch out/batch.png",
+        ["out"],
+    ),
     "train-further": ("train {images} --checkpoint {run} --epochs 1 --workers 0 --output out/run", ["out"]),
 }
 # Of libraries for themselves: fonts, compiled files, and the name of the processor, which Python asks the system for.

@@ -140,6 +140,16 @@ class TestTraining:
 
 
 class TestMeasuring:
+    def test_show_batch(self, data, tmp_path):
+        file = tmp_path / "batch.png"
+        assert main([*training(data, tmp_path / "run"), "--show-batch", str(file)]) == 0
+        assert Image.open(file).width > 600
+        assert not (tmp_path / "run").exists()
+
+    def test_eval_has_no_pictures_without_scores(self, data, run, tmp_path, capsys):
+        assert main(["eval", str(data), "--checkpoint", str(run), "--pictures", str(tmp_path / "pictures")]) == 2
+        assert "error: --pictures: this measurement of angle has no score for each image" in capsys.readouterr().err
+
     def test_eval(self, data, run, tmp_path, capsys):
         file = tmp_path / "eval.json"
         assert main(["eval", str(data), "--checkpoint", str(run), "--workers", "0", "--json", str(file)]) == 0

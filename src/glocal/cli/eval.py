@@ -44,7 +44,7 @@ def run(config: MeasureOptions) -> int:
     result = evaluate(config, partial(track, unit="batches"))
     for table in _sizes(result) if isinstance(result, list) else _tables(result):
         screen.print(table)
-    for place in (config.json, config.plots):
+    for place in (config.json, config.plots, config.pictures):
         if place is not None:
             screen.print(f"Saved in {place}", soft_wrap=True)
     return 0

@@ -32,6 +32,8 @@ class MeasureOptions:
         json: file for the results: the task's measures, images_per_second, and the facts of the measurement
         plots: folder for figures: those of the task, for instance the confusion matrix of classification; with --sizes
             or --corruptions, also their curves
+        pictures: folder for pictures of the 16 images that are predicted worst, with annotation and prediction, as PNG
+            files whose names begin with 00 for the worst; --json then also lists them as worst
         compare: measure nothing; show the results in these --json files side by side (default: none)
     """
 
@@ -48,6 +50,7 @@ class MeasureOptions:
     device: str = "auto"
     json: str | None = None
     plots: str | None = None
+    pictures: str | None = None
     compare: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -56,6 +59,7 @@ class MeasureOptions:
         if self.split not in SPLITS:
             raise InvalidValueError(f"--split must be auto, train, val or all, got {self.split!r}")
         exclude(self, "sizes", "img_size")
+        exclude(self, "sizes", "pictures")
         if len(self.compare) == 1:
             raise InvalidValueError("--compare needs at least two files")
         self.size_list()

@@ -13,6 +13,7 @@ import torch
 from glocal.data.image import set_strict
 from glocal.device import resolve_device
 from glocal.errors import InvalidValueError, NotAFolderError
+from glocal.evaluation import pictures
 from glocal.evaluation.config import MeasureOptions
 from glocal.figures import check_matplotlib
 from glocal.files import check_target
@@ -21,6 +22,7 @@ from glocal.tasks.measurement import of_data
 from glocal.tasks.registry import refuse_foreign_options
 from glocal.tasks.run_files import own_data
 from glocal.tasks.task import Measured, Measurement, Pass, Trained
+from glocal.wording import printable
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,9 @@ BATCH_SIZE = 64
 
 
 def evaluate(config: MeasureOptions, track: Track | None = None) -> Measured | list[Measured]:
-    """Measure a model as an `EvalConfig` says, and write `json` and `plots`; with `sizes`, returns a result for each.
+    """Measure a model as an `EvalConfig` says, and write `json`, `plots` and `pictures`.
 
+    With `sizes`, returns a result for each.
     track: passes the batches on and may show the progress; its second argument is their number.
 
     Classes are matched by name, so the data may lack some of the model's classes. Raises ValueError or OSError if the
@@ -43,9 +46,14 @@ def evaluate(config: MeasureOptions, track: Track | None = None) -> Measured | l
     trained = load_trained(config.checkpoint, config.model)
     refuse_foreign_options(config, trained.task, "EvalOptions")
     measurement = trained.task.measurement(config, trained) or of_data(config, trained)
+    drawn = None if config.pictures is None else pictures.check(measurement)
     _run(measurement.passes, trained, device, config, track)
     results = _results(measurement, trained, config.data, str(device))
     result = results if config.sizes is not None else results[0]
+    if drawn is not None:
+        worst = pictures.worst_of(drawn)
+        result.values["worst"] = [{"image": printable(one.name), "score": one.score} for one in worst]
+        pictures.write(drawn, worst, trained, device, Path(config.pictures))
     if config.json is not None:
         Path(config.json).write_text(_to_json(result), encoding="utf-8")
     if config.plots is not None:
@@ -72,9 +80,11 @@ def _check_outputs(config: MeasureOptions) -> None:
         check_target("--json", config.json)
     if config.plots is not None:
         check_matplotlib()
-        if Path(config.plots).exists() and not Path(config.plots).is_dir():
-            raise NotAFolderError(f"--plots {config.plots} is a file: give a folder")
-        Path(config.plots).mkdir(parents=True, exist_ok=True)
+    for option, folder in (("--plots", config.plots), ("--pictures", config.pictures)):
+        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+            raise NotAFolderError(f"{option} {folder} is a file: give a folder")
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def _run(

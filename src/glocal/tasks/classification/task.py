@@ -20,7 +20,7 @@ class Classification(LabelTask):
         Measure("mce", "mCE", " %", higher_is_better=False),
     )
 
-    score = Measure("score", "probability of the label", " %")
+    score = Measure("score", "probability of the true label", " %")
 
     def transform(self, preprocessing, class_names, augmentation=None):
         from glocal.tasks.labels.transform import LabelTransform
