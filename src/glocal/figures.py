@@ -9,6 +9,10 @@ from glocal.errors import MissingExtraError
 from glocal.wording import printable
 
 MOST_LETTERS = 30  # of a class name
+LACKING = (
+    "the %s show boxes instead of some letters, such as %s: no installed font has these letters "
+    "(for Chinese, Japanese and Korean, install for instance Noto Sans CJK)"
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +54,7 @@ def text_as_it_is(text: str):
 
     fonts, lacking = _fonts_for({letter for letter in text if not letter.isspace()})
     if lacking:
-        log.warning(
-            "the plots show boxes instead of some letters, such as %s: no installed font has these letters "
-            "(for Chinese, Japanese and Korean, install for instance Noto Sans CJK)",
-            lacking[0],
-        )
+        log.warning(LACKING, "plots", lacking[0])
     finder = logging.getLogger("matplotlib.font_manager")  # reports that a font has another weight
     level = finder.level
     finder.setLevel(logging.ERROR)
@@ -66,23 +66,34 @@ def text_as_it_is(text: str):
         finder.setLevel(level)
 
 
-@cache
 def font_file(text: str) -> str | None:
-    """The file of an installed font that has the letters of a text, or most of them; None without matplotlib."""
+    """The file of an installed font that has the letters of a text, or most of them; None without matplotlib.
+
+    Warns, once for the same letters, if no font has a letter.
+    """
     try:
         from matplotlib import font_manager
     except ImportError:
         return None
-    letters = {letter for letter in text if not letter.isspace()}
-    best = font_manager.findfont("DejaVu Sans")
-    lacking = len(_lacking(best, letters))
-    files = sorted(font_manager.findSystemFonts(), key=lambda file: "Regular" not in file) if lacking else []
-    for file in files:
-        left = len(_lacking(file, letters))
-        if left < lacking:
+    own = font_manager.findfont("DejaVu Sans")
+    lacking = _lacking(own, {letter for letter in text if not letter.isspace()})
+    return _font_with(frozenset(lacking)) if lacking else own
+
+
+@cache
+def _font_with(letters: frozenset[str]) -> str:
+    """The file of the font that has the most of some letters that matplotlib's own font lacks, and Latin letters."""
+    from matplotlib import font_manager
+
+    best, lacking = font_manager.findfont("DejaVu Sans"), letters
+    for file in sorted(font_manager.findSystemFonts(), key=lambda file: "Regular" not in file):
+        left = _lacking(file, letters | set("aZ0%"))
+        if len(left) < len(lacking):
             best, lacking = file, left
         if not lacking:
             break
+    if lacking:
+        log.warning(LACKING, "pictures", min(lacking))
     return best
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glocal import figures
 from glocal.tasks.drawing import GAP, HATCHED, LEAST, Entry, beside, grid, readable, text_of, with_caption
 
 
@@ -73,6 +74,28 @@ class TestCaption:
     def test_long_names_are_told_apart_by_their_ends(self):
         first, second = (with_caption(noise(240, 9), [Entry("folder/" * 40 + end)]) for end in ("1.png", "2.png"))
         assert np.asarray(first).tobytes() != np.asarray(second).tobytes()
+
+    def test_letters_that_no_font_has_are_said_once(self, monkeypatch, caplog):
+        font_manager = pytest.importorskip("matplotlib.font_manager")
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+        figures._font_with.cache_clear()
+        for _ in range(2):
+            with_caption(noise(240, 9), [Entry("Katze 猫")])
+        figures._font_with.cache_clear()
+        assert len(caplog.records) == 1
+        assert "the pictures show boxes instead of some letters, such as 猫" in caplog.text
+
+    def test_a_font_that_has_the_letters_is_taken(self, monkeypatch):
+        font_manager = pytest.importorskip("matplotlib.font_manager")
+        asked = {"plain.ttf": set("abZ0%"), "Regular-hebrew.ttf": {"ק", "ט"}, "wide.ttf": set("aZ0%קט")}
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda: list(asked))
+        monkeypatch.setattr(figures, "_lacking", lambda file, letters: letters - asked.get(file, set()))
+        own = font_manager.findfont("DejaVu Sans")
+        monkeypatch.setitem(asked, own, set("Katze"))
+        figures._font_with.cache_clear()
+        assert figures.font_file("Katze") == own
+        assert figures.font_file("Katze קט") == "wide.ttf"
+        figures._font_with.cache_clear()
 
     def test_letters_beyond_ascii_are_not_all_the_same_box(self):
         pytest.importorskip("matplotlib")
