@@ -1,6 +1,5 @@
 """Exporting a model with its metadata: the name, the classes, the task, and the preprocessing of its images."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +24,16 @@ def export_model(config: ExportConfig, path: Path) -> ExportResult:
         trained = load_trained(config.checkpoint, config.model)
         name, preprocessing = trained.name, Preprocessing(**trained.preprocessing)
         metadata = {"task": trained.task.name} | trained.task.metadata(trained)
-        if config.features and not hasattr(trained.model, "forward_intermediates"):
+        if preprocessing.whole is not None:
+            _check_whole(config)
+        if config.features and not any(hasattr(trained.model, name) for name in ("maps", "forward_intermediates")):
             raise InvalidValueError(
                 f"--features: the model of the task {trained.task.name} gives no maps of its stages"
             )
         model = trained.task.outputs(trained.model)
-        names = None if config.features else trained.task.output_names
+        names = None if config.features else getattr(trained.model, "output_names", trained.task.output_names)
     if config.img_size is not None:
-        size = (preprocessing.input_size[0], config.img_size, config.img_size)
-        preprocessing = replace(preprocessing, input_size=size)
+        preprocessing = preprocessing.resized(config.img_size)
     metadata |= {"model": name, "preprocessing": preprocessing.to_dict(), "features": config.features}
     metadata["takes"] = "uint8 RGB images (B, H, W, 3)" if config.preprocess else "normalised images (B, C, H, W)"
     batch_size = config.batch_size or 1
@@ -56,3 +56,13 @@ def export_model(config: ExportConfig, path: Path) -> ExportResult:
         calibration,
         names,
     )
+
+
+def _check_whole(config: ExportConfig) -> None:
+    """Raise ValueError for what is not built for a model that takes images whole, each of a size of its own."""
+    for asked, name in ((config.preprocess, "--preprocess"), (config.precision == "int8", "--precision int8")):
+        if asked:
+            raise InvalidValueError(
+                f"{name} is for models with images of one size, and this model takes images whole: "
+                "`preprocessing` in the metadata of the file says how"
+            )

@@ -19,13 +19,15 @@ DYNAMIC = ("batch", "size")
 
 
 class Maps(nn.Module):
-    """Gives the maps of a model's stages, (B, C, H, W) each. model: follows timm's contract."""
+    """Gives the maps of a model's stages, (B, C, H, W) each. model: has `maps`, or follows timm's contract."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        if hasattr(self.model, "maps"):
+            return self.model.maps(x)
         return self.model.forward_intermediates(x, intermediates_only=True)
 
 

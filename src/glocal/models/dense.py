@@ -53,6 +53,11 @@ class DenseModel(nn.Module):
         outputs = self.head.all_predictions(maps) if isinstance(self.head, Mask2FormerHead) else self.head(maps)
         return outputs, None if self.auxiliary is None else self.auxiliary(maps)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the tensors that `model(images)` gives."""
+        return QueryPredictions._fields if isinstance(self.head, Mask2FormerHead) else ("logits",)
+
     # timm's contract, so far as a training needs it
 
     @property

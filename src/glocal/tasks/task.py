@@ -278,7 +278,7 @@ class Task(ABC):
         `result_class`.
     headings: titles of the two columns of a result's lines.
     ranks: whether a result holds several answers, the most probable first; then `top_k` is their number.
-    output_names: names of the tensors that `outputs` returns.
+    output_names: names of the tensors that `outputs` returns, unless the model has such an attribute of its own.
     score: what the metrics' `scores` say of a single image; None if they give none.
     training_batch, images_at_once: default numbers of images in a batch, for training, and for measuring and
         predicting; None: the command's own. A task whose images have sizes of their own predicts them one by one.
