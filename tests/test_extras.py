@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
         ("sklearn", "train"),
         ("imagecorruptions", "robustness"),
         ("webdataset", "data"),
+        ("rasterio", "geo"),
         ("onnxruntime", "export"),
         ("nncf", "int8"),
         ("fastapi", "serve"),

@@ -19,6 +19,7 @@ LOSSLESS = ("PNG", "GIF", "BMP", "TIFF")  # Pillow's names; other formats may ch
 CHANGING = ("jpeg", "webp")  # compressions of TIFF that change values
 MODES = ("1", "L", "P", "LA", "I", "RGB", "RGBA")
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads grey of 2 and 4 bits over 0…255, by its raw modes
+GDAL_NODATA = 42113  # tag of TIFF
 UNKNOWN = -2  # in tables: a value that is no class
 
 
@@ -173,6 +174,16 @@ def palette_of(path: str | Path | StoredMask) -> list[list[int]] | None:
     """[red, green, blue] of the entries of a mask's palette; None if it has none."""
     flat = _read(path, lambda image: image.getpalette("RGB") if image.mode == "P" else None)
     return None if flat is None else [flat[place : place + 3] for place in range(0, len(flat), 3)]
+
+
+def nodata_of(path: str | Path | StoredMask) -> int | None:
+    """The value that a TIFF mask declares to stand for no data (GDAL's tag), if it declares a whole number."""
+    text = _read(path, lambda image: getattr(image, "tag_v2", {}).get(GDAL_NODATA))
+    try:
+        value = float(str(text).strip("\x00 "))
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() and 0 <= value < 1 << 24 else None
 
 
 def equal_channel(raw: np.ndarray, name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
+from glocal.data.bands import Bands
 from glocal.errors import InvalidValueError
 
 # Of an image longer than this many times its width, both ends are cut off before resizing. A centre crop looks at the
@@ -57,7 +58,7 @@ class Preprocessing:
     """How a model wants its images: everything that `predict` must repeat of the training.
 
     input_size is (channels, height, width); mean and std are per channel, of pixels in 0…1. whole: images are not
-    cropped to `input_size`, which is then the size of the crops in training.
+    cropped to `input_size`, which is then the size of the crops in training. bands: of rasters, instead of RGB.
     """
 
     input_size: tuple[int, int, int]
@@ -67,12 +68,15 @@ class Preprocessing:
     crop_pct: float = 1.0
     crop_mode: str = "center"
     whole: Whole | None = None
+    bands: Bands | None = None
 
     def __post_init__(self):
         for name in ("input_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.whole, dict):
             object.__setattr__(self, "whole", Whole(**self.whole))
+        if isinstance(self.bands, dict):
+            object.__setattr__(self, "bands", Bands(**self.bands))
 
     @classmethod
     def of_model(cls, model: nn.Module, img_size: int | None = None) -> "Preprocessing":
@@ -96,8 +100,9 @@ class Preprocessing:
         return replace(self, input_size=(self.input_size[0], size, size), whole=whole)
 
     def to_dict(self) -> dict:
-        """The fields, ready for JSON; `whole` only where it is set, as earlier versions do not know it."""
-        return {name: value for name, value in asdict(self).items() if name != "whole" or value is not None}
+        """The fields, ready for JSON; `whole` and `bands` only where they are set, as earlier versions lack them."""
+        new = ("whole", "bands")
+        return {name: value for name, value in asdict(self).items() if name not in new or value is not None}
 
     def transform(self) -> transforms.Compose:
         """The path for measuring and predicting: RGB image to a float tensor of `input_size`.

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from glocal.data.bands import Bands
 from glocal.data.image import read_image
+from glocal.data.raster import Raster
 from glocal.data.shards import ShardedSamples
 
 
@@ -37,7 +39,8 @@ class Samples:
     task reads when it is needed, such as the `LabelMap` of `glocal.data.masks`.
 
     An image is a path, an (H, W, 3) uint8 array, or an object that is decoded when it is needed: its `load()` returns
-    an RGB image or raises UnreadableImageError, its `str()` is its name.
+    an RGB image, or the bands of a raster (`glocal.data.raster`), or raises UnreadableImageError; its `str()` is its
+    name.
     """
 
     images: list
@@ -64,8 +67,8 @@ class Samples:
             [tuple(new[i] for i in label) if isinstance(label, tuple) else new[label] for label in self.labels],
         )
 
-    def load(self, index: int) -> Image.Image:
-        """The image at `index` as RGB; raises UnreadableImageError."""
+    def load(self, index: int) -> Image.Image | np.ndarray:
+        """The image at `index`: as RGB, or the bands of a raster (H, W, C); raises UnreadableImageError."""
         image = self.images[index]
         if isinstance(image, str):
             return read_image(image)
@@ -78,7 +81,7 @@ class Samples:
 
     def content(self) -> tuple:
         """What tells the samples from others, wherever they lie: the names of files, and the annotations."""
-        names = [Path(image).name for image in self.images if isinstance(image, str)]
+        names = [Path(str(image)).name for image in self.images if isinstance(image, (str, Raster))]
         return names, [_content(label) for label in self.labels]
 
 
@@ -106,6 +109,7 @@ class DataSource:
     notes: what the user should know about the data, one line each.
     task: the name of the task that the annotations are for. class_names: empty where there are no classes.
     about: what else the data says about its classes, ready for JSON: `colors`, `ids`, `things`, …
+    bands: what is read of images that are rasters; None: they are RGB.
     """
 
     name: str
@@ -117,6 +121,7 @@ class DataSource:
     notes: Sequence[str] = ()
     task: str = "classification"
     about: dict = field(default_factory=dict)
+    bands: Bands | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from PIL import Image
 
+from glocal.data.prepare import Pixels
+from glocal.data.raster import Scene
 from glocal.errors import InvalidValueError
 
 MOST_PIXELS = 2**31 - 1  # of an image that is read to be cut; as 8-bit RGB it then takes 6 GB
@@ -16,11 +18,11 @@ MOST_PIXELS = 2**31 - 1  # of an image that is read to be cut; as 8-bit RGB it t
 class Tile:
     """A tile of an image.
 
-    image: the whole, in memory. box: (top, left, bottom, right) in the image, in pixels. middle: the part of the box
-    that no other tile's middle covers; all middles together are the image.
+    image: the whole, in memory or in an open file. box: (top, left, bottom, right) in the image, in pixels. middle: the
+    part of the box that no other tile's middle covers; all middles together are the image.
     """
 
-    image: Image.Image
+    image: Image.Image | Scene
     box: tuple[int, int, int, int]
     middle: tuple[int, int, int, int]
     name: str = ""
@@ -28,18 +30,18 @@ class Tile:
     def __str__(self) -> str:
         return self.name
 
-    def load(self) -> Image.Image:
-        """The pixels of the tile, as RGB."""
+    def load(self) -> Pixels:
+        """The pixels of the tile: as RGB, or the bands (H, W, C) of a raster."""
         top, left, bottom, right = self.box
         return self.image.crop((left, top, right, bottom))
 
 
-def is_large(image: Image.Image, side: int) -> bool:
+def is_large(image: Image.Image | Scene, side: int) -> bool:
     """Whether an image is cut: a side is longer than that of a tile."""
     return max(image.size) > side
 
 
-def tiles_of(image: Image.Image, side: int, overlap: int, name: str = "") -> Iterator[Tile]:
+def tiles_of(image: Image.Image | Scene, side: int, overlap: int, name: str = "") -> Iterator[Tile]:
     """The tiles of an image, row by row.
 
     side: of a tile, in pixels; at the edges of the image it is shifted back, so that all tiles of a long enough axis

@@ -4,20 +4,30 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
+from glocal.data.bands import Bands
 from glocal.data.image import read_image
+from glocal.data.raster import Raster, as_picture
 from glocal.files import make_folder, numbered_name, write_atomically
 from glocal.tasks.task import Result
 
 
-def with_pictures(results: Iterable[Result], folder: str) -> Iterator[Result]:
+def with_pictures(results: Iterable[Result], folder: str, bands: Bands | None = None) -> Iterator[Result]:
     """Pass results on; write each image with its result drawn on it to the folder, as a PNG file.
+
+    bands: that the model takes; None: the images are RGB.
 
     Raises NotADirectoryError if the folder is a file, OSError if it cannot be written to.
     """
     make_folder("--pictures", folder)
     for number, result in enumerate(results):
         if result.error is None:
-            picture = result.draw(read_image(result.source))
+            picture = result.draw(_read(result.source, bands))
             name = numbered_name(number, result.source, ".png")
             write_atomically(Path(folder) / name, partial(picture.save, format="PNG"))
         yield result
+
+
+def _read(path: str, bands: Bands | None) -> Image.Image:
+    return read_image(path) if bands is None else as_picture(Raster(path, bands).load())

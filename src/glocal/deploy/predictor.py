@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from glocal.data.bands import Bands
 from glocal.data.batch import Batch, Example
 from glocal.data.image import StoredImage, UnreadableImageError, convert_image, read_image
-from glocal.data.prepare import Prepare
+from glocal.data.prepare import Pixels, Prepare
 from glocal.data.preprocessing import Preprocessing
+from glocal.data.raster import Raster, Scene, scene_bands
 from glocal.data.tiles import Tile, is_large, large_images, tiles_of
 from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
@@ -28,7 +31,7 @@ from glocal.tasks.loading import check_finite, load_trained
 from glocal.tasks.task import Result
 
 BATCH_SIZE = 32
-ImageLike = str | Path | Image.Image | np.ndarray | StoredImage | Tile
+ImageLike = str | Path | Image.Image | np.ndarray | StoredImage | Tile | Raster
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Predictor:
         self.class_names = self.trained.descriptions
         self.batch_size = batch_size or self.trained.task.images_at_once or BATCH_SIZE
         self.preprocessing = Preprocessing(**self.trained.preprocessing)
-        self._prepare_rgb = Prepare(self.preprocessing)
+        self._prepare_pixels = Prepare(self.preprocessing)
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 5) -> list[Result]:
         """A result for each image: paths, PIL images, uint8 arrays (H, W), (H, W, 3) or (H, W, 4), or stored images.
@@ -134,18 +137,33 @@ class Predictor:
         for image in images:
             source = _source(image)
             try:
-                with large_images():
-                    pixels = _as_rgb(image)
+                with self._to_cut(image) as pixels:
+                    if not isinstance(pixels, Scene) and not is_large(pixels, self.tile):
+                        (result,) = self._whole([pixels], top_k)
+                    else:
+                        tiles = list(tiles_of(pixels, self.tile, self.overlap, source))
+                        parts = zip(tiles, map(_readable, self._whole(tiles, top_k)), strict=True)
+                        result = task.join(parts, pixels.size[::-1], self.trained)
             except UnreadableImageError as error:
                 yield task.result_class(source, error)
-                continue
-            if not is_large(pixels, self.tile):
-                (result,) = self._whole([pixels], top_k)
             else:
-                tiles = list(tiles_of(pixels, self.tile, self.overlap, source))
-                parts = zip(tiles, self._whole(tiles, top_k), strict=True)
-                result = task.join(parts, pixels.size[::-1], self.trained)
-            yield replace(result, source=source)
+                yield replace(result, source=source)
+
+    @contextmanager
+    def _to_cut(self, image: ImageLike) -> Iterator[Image.Image | Scene]:
+        """An image whose parts become tiles: of a raster, and of a georeferenced file, they are read one by one."""
+        bands = self.preprocessing.bands
+        if bands is None and isinstance(image, str | Path):
+            bands = scene_bands(image)
+        if bands is None:
+            with large_images():
+                pixels = _as_rgb(image)
+            yield pixels
+        elif isinstance(image, str | Path | Raster):
+            with Scene(str(image), bands) as scene:
+                yield scene
+        else:
+            raise InvalidTypeError("--tile reads rasters of the disk: give their paths")
 
     def embed(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Embedding]:
         """An iterator over the features of each image before the classifier; see `stream`."""
@@ -226,7 +244,7 @@ class Predictor:
         return [(source, next(rows) if error is None else error) for source, error in results]
 
     def _prepare(self, image: ImageLike) -> Example:
-        return self._prepare_rgb(_as_rgb(image))
+        return self._prepare_pixels(_as_pixels(image, self.preprocessing.bands))
 
     @cached_property
     def _outputs(self) -> Callable[[Tensor], Tensor | list[Tensor]]:
@@ -256,11 +274,34 @@ class Predictor:
         return compute
 
 
+def _readable(result: Result) -> Result:
+    """The result of a tile; raises UnreadableImageError if the tile could not be read."""
+    if result.error is not None:
+        raise result.error
+    return result
+
+
 def on_cpu(outputs: Any) -> list:
     """What `Task.predict` gives, as a list on the CPU."""
     if isinstance(outputs, Tensor):
         return [outputs.cpu()]
     return [one.cpu() if isinstance(one, Tensor) else [entry.cpu() for entry in one] for one in outputs]
+
+
+def _as_pixels(image: ImageLike, bands: Bands | None) -> Pixels:
+    """The image as RGB, or as the bands (H, W, C) that the model takes."""
+    if isinstance(image, Tile | Raster):
+        pixels = image.load()
+        if bands is None and isinstance(pixels, np.ndarray):
+            return Image.fromarray(np.ma.filled(pixels, 255))  # white, as transparent pixels
+        return pixels
+    if bands is None:
+        return _as_rgb(image)
+    if isinstance(image, str | Path):
+        return Raster(str(image), bands).load()
+    if not isinstance(image, np.ndarray):
+        raise InvalidTypeError(f"the model takes {bands}: a path, or an array (H, W, {len(bands.numbers)})")
+    return image
 
 
 def _as_rgb(image: ImageLike) -> Image.Image:
@@ -273,7 +314,7 @@ def _as_rgb(image: ImageLike) -> Image.Image:
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
         return convert_image(image)
-    if isinstance(image, StoredImage | Tile):
+    if isinstance(image, StoredImage):
         return image.load()
     if not isinstance(image, str | Path):
         raise InvalidTypeError(f"an image must be a path, a PIL image or a uint8 array, got {type(image).__name__}")
@@ -281,4 +322,4 @@ def _as_rgb(image: ImageLike) -> Image.Image:
 
 
 def _source(image: ImageLike) -> str:
-    return str(image) if isinstance(image, str | Path | StoredImage | Tile) else ""
+    return str(image) if isinstance(image, str | Path | StoredImage | Tile | Raster) else ""

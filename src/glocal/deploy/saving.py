@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from glocal.data.preprocessing import Preprocessing
 from glocal.deploy.config import PredictConfig
 from glocal.deploy.pictures import with_pictures
 from glocal.errors import ExistingPathError, InvalidValueError
@@ -55,7 +56,7 @@ def with_files(
     """
     with ExitStack() as stack:
         if pictures is not None:
-            results = with_pictures(results, pictures)
+            results = with_pictures(results, pictures, Preprocessing(**trained.preprocessing).bands)
             stack.callback(results.close)
         for writer, place in writers:
             if not writer.endings:

@@ -23,7 +23,7 @@ from glocal.deploy.engine import compile
 from glocal.deploy.graph import has_embedding, with_embedding
 from glocal.deploy.predictor import on_cpu
 from glocal.deploy.uploads import read_images
-from glocal.errors import MissingExtraError
+from glocal.errors import InvalidValueError, MissingExtraError
 from glocal.tasks.loading import check_finite
 from glocal.tasks.task import Result, Trained
 
@@ -56,6 +56,8 @@ class Service:
         self.trained = trained
         self.names = trained.descriptions
         self.preprocessing = Preprocessing(**trained.preprocessing)
+        if self.preprocessing.bands is not None:
+            raise InvalidValueError(f"the model takes {self.preprocessing.bands}, and a service gets RGB images")
         self.prepare = Prepare(self.preprocessing)
         self.embeds = has_embedding(trained)
         model = with_embedding(trained)

@@ -138,6 +138,11 @@ class _Whole(_Strict):
             raise InvalidValueError(f"whole: the longer side, {self.longer}, is less than the shorter, {self.shorter}")
 
 
+class _Bands(_Strict):
+    numbers: Annotated[list[Annotated[int, Meta(ge=1, lt=2**16)]], Meta(min_length=1, max_length=64)]
+    pixels: Literal["uint8", "uint16", "int16", "float32"]
+
+
 class _Preprocessing(_Strict):
     input_size: tuple[_Channels, _Side, _Side]
     mean: Annotated[list[_Level], Meta(min_length=1, max_length=64)]
@@ -146,8 +151,11 @@ class _Preprocessing(_Strict):
     crop_pct: Annotated[float, Meta(gt=0, le=2)] = 1.0
     crop_mode: Literal["center", "squash", "border"] = "center"
     whole: _Whole | None = None
+    bands: _Bands | None = None
 
     def __post_init__(self):
+        if self.bands is not None and len(self.bands.numbers) != self.input_size[0]:
+            raise InvalidValueError(f"{len(self.bands.numbers)} bands for {self.input_size[0]} channels")
         if self.whole is not None and self.interpolation not in ("bilinear", "bicubic", "nearest"):
             raise InvalidValueError(f"images that are taken whole are not resized by {self.interpolation}")
         for name in ("mean", "std"):

@@ -1,6 +1,6 @@
 """Making and checking all that a run needs, before it begins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ except ImportError:
 
 from glocal.data.loaders import per_device_batch_size
 from glocal.data.preprocessing import Preprocessing
+from glocal.data.raster import measure
 from glocal.data.samples import DataSource
 from glocal.data.splits import content_key
 from glocal.device import resolve_device
@@ -91,6 +92,8 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     model_args = arguments_of(config.checkpoint) | config.model_args
     if img_size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         model_args["img_size"] = img_size
+    if source.bands is not None:
+        model_args.setdefault("in_chans", len(source.bands.numbers))
     described = registered(name, model_args)  # refuses arguments that no checkpoint can hold
     kwargs = dict(model_args) if config.drop_path is None else {**model_args, "drop_path_rate": config.drop_path}
     task_args = task.model_args(config, source)
@@ -99,6 +102,7 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     else:
         model = task.model(task.backbone(name, source.class_names, **kwargs), source.class_names, **task_args)
     preprocessing = task.preprocessing(model, config, img_size)
+    preprocessing = _of_bands(preprocessing, model_args.get("in_chans", 3), source, config.seed)
     check_input_size(task.outputs(model), preprocessing.input_size)
     if config.grad_checkpointing:
         if not hasattr(model, "set_grad_checkpointing"):
@@ -132,6 +136,20 @@ def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     if config.parameter_rules:
         parameter_groups(module.model, config)  # refuses a rule that names nothing
     return Run(config, *described, task_args, task, source, preprocessing, augmentation, batch_size, module, device)
+
+
+def _of_bands(preprocessing: Preprocessing, channels: int, source: DataSource, seed: int) -> Preprocessing:
+    """The preprocessing for data of bands, whose means and spreads are measured; ValueError if the model has others."""
+    bands = source.bands
+    if bands is None:
+        return preprocessing
+    if channels != len(bands.numbers):
+        raise InvalidValueError(
+            f"in_chans is {channels}, and the images have {bands}: choose some with --data-args '{{bands: [1, 2]}}'"
+        )
+    mean, std = measure(source.splits["train"].images, seed)
+    size = (channels, *preprocessing.input_size[1:])
+    return replace(preprocessing, input_size=size, mean=mean, std=std, bands=bands)
 
 
 def _batch_size(images: int, task: Task, small: bool) -> int:

@@ -7,20 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from glocal.data import mask_classes
+from glocal.data import mask_classes, raster
 from glocal.data.class_lists import ClassList, cityscapes, class_list, file_beside, read_class_list, voc
 from glocal.data.groups import groups_of_files
-from glocal.data.image import is_image_name, is_strict, left_out, read_as
+from glocal.data.image import UnreadableImageError, is_image_name, is_strict, left_out, read_as
 from glocal.data.mask_classes import about_classes, coded
-from glocal.data.masks import MaskFile, mask_kind
+from glocal.data.masks import MaskFile, mask_kind, nodata_of
 from glocal.data.names import split_of
+from glocal.data.raster import Raster
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.splits import fingerprint, hold_out, hold_out_again, refuse_to_draw
 from glocal.data.walk import entries, files_below, is_folder
 from glocal.errors import InvalidValueError, MissingPathError, NotAFolderError
 from glocal.wording import counted, quoted, shown
 
-ARGS = ("images", "masks", "classes", *mask_classes.ARGS)
+ARGS = ("images", "masks", "classes", "bands", *mask_classes.ARGS)
 # Names of folders, in lower case.
 IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "photos", "leftimg8bit")
 MASKS = (
@@ -53,7 +54,7 @@ def matches(data: str) -> bool:
         if len(pairs) <= alone:
             return False
         mode, size = mask_kind(pairs[0].mask)
-        same_size = read_as(pairs[0].image, lambda image: image.size) in (size, size[::-1])
+        same_size = _size_of(pairs[0].image) in (size, size[::-1])
         return same_size and (not mode.startswith("RGB") or file_beside(root) is not None)
     except (ValueError, OSError):
         return False
@@ -334,13 +335,51 @@ def _source(root: Path, layout: _Layout, args: Mapping[str, Any]) -> DataSource:
     _note_alone(layout, notes)
     known = _known_classes(root, layout, args, notes)
     masks = [pair.mask for pair in layout.first.pairs]
-    classes, coding = coded(root, known, masks, args, notes)
+    classes, coding = coded(root, known, masks, _with_nodata(root, known, masks, args, notes), notes)
+    bands = raster.bands_of_files([pair.image for pair in layout.first.pairs], args.get("bands"))
+    if bands is not None:
+        numbers = ", ".join(map(str, bands.numbers))
+        notes.append(f"{root}: {bands} of each image: {numbers}; their colours are not changed in training")
     splits = {
-        split: Samples([pair.image for pair in part.pairs], [MaskFile(pair.mask, coding) for pair in part.pairs])
+        split: Samples(
+            [pair.image if bands is None else Raster(pair.image, bands) for pair in part.pairs],
+            [MaskFile(pair.mask, coding) for pair in part.pairs],
+        )
         for split, part in layout.parts.items()
     }
     about = about_classes(classes, coding, masks[0])
-    return DataSource(str(root), list(classes.names), splits, notes=notes, task="segmentation", about=about)
+    return DataSource(
+        str(root), list(classes.names), splits, notes=notes, task="segmentation", about=about, bands=bands
+    )
+
+
+def _with_nodata(
+    root: Path, known: ClassList | None, masks: Sequence[str], args: Mapping[str, Any], notes: list[str]
+) -> Mapping[str, Any]:
+    """The arguments, where pixels that the first mask declares to be no data count nowhere."""
+    try:
+        value = nodata_of(masks[0]) if raster.is_tiff(masks[0]) and mask_kind(masks[0])[0] != "RGB" else None
+    except UnreadableImageError:
+        return args
+    given = args.get("ignore", [])
+    ignored = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if value is None or value in ignored:
+        return args
+    ids = [] if known is None else range(len(known.names)) if known.ids is None else known.ids
+    if value in ids:
+        notes.append(f"{root}: {value} is a class, although the masks declare it as no data")
+        return args
+    return {**args, "ignore": [*ignored, value]}
+
+
+def _size_of(image: str) -> tuple[int, int]:
+    """(width, height) as stored."""
+    try:
+        return read_as(image, lambda image: image.size)
+    except UnreadableImageError:
+        if raster.is_tiff(image) and raster.is_installed():
+            return raster.size_of(image)
+        raise
 
 
 def _note_alone(layout: _Layout, notes: list[str]) -> None:
@@ -372,4 +411,4 @@ def _known_classes(root: Path, layout: _Layout, args: Mapping[str, Any], notes: 
 
 def _names(root: Path, samples: Samples) -> list[str]:
     """The names of a folder's images, the same wherever the folder lies."""
-    return [Path(image).relative_to(root).as_posix() for image in samples.images]
+    return [Path(str(image)).relative_to(root).as_posix() for image in samples.images]

@@ -10,6 +10,7 @@ from torch import Tensor
 from glocal.data.image import UnreadableImageError
 from glocal.data.loaders import default_workers
 from glocal.data.masks import IGNORE
+from glocal.data.prepare import size_of
 from glocal.data.samples import Samples
 from glocal.data.sampling import rare_class_weights
 from glocal.data.shards import ShardedSamples
@@ -38,7 +39,7 @@ def pixels_of_classes(samples: Samples | ShardedSamples, classes: int = 0) -> np
     def count(index: int) -> np.ndarray:
         try:
             image = samples.images[index]
-            size = image.shape[:2] if isinstance(image, np.ndarray) else samples.load(index).size[::-1]
+            size = image.shape[:2] if isinstance(image, np.ndarray) else size_of(samples.load(index))
             labels = samples.labels[index].load(size)
         except UnreadableImageError:
             return np.zeros(0, np.int64)

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
+from glocal.data.bands import Bands
 from glocal.data.masks import IGNORE
+from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import DataSource
 from glocal.errors import InvalidValueError
 from glocal.tasks.matching import outputs_of
@@ -18,12 +20,23 @@ from glocal.tasks.task import Match, Measurement, Trained
 
 def match(source: DataSource, trained: Trained) -> Match:
     """Match classes by name: the data may lack some of the model's classes."""
+    bands = Preprocessing(**trained.preprocessing).bands
+    if _kind_of(source.bands) != _kind_of(bands):
+        raise InvalidValueError(
+            f"the model takes {bands or 'RGB images'}, and {source.name} has {source.bands or 'RGB images'}: "
+            "--data-args '{bands: [1, 2, 3]}' chooses bands"
+        )
     places = torch.tensor([*outputs_of(source, trained), IGNORE])  # the last is the place of IGNORE, -1
 
     def apply(outputs, targets):
         return outputs, [places.to(target.device)[target.long()] for target in targets]
 
     return Match(trained.descriptions, apply)
+
+
+def _kind_of(bands: Bands | None) -> tuple[int, str]:
+    """How many channels an image has, and the type of its pixels."""
+    return (3, "RGB") if bands is None else (len(bands.numbers), bands.pixels)
 
 
 def measurement(config: Any, trained: Trained) -> Measurement:

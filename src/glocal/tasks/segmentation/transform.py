@@ -8,7 +8,6 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
@@ -17,7 +16,7 @@ from torchvision.transforms.v2 import functional as v2
 from glocal.backbone import Backbone
 from glocal.data.batch import Example
 from glocal.data.masks import IGNORE, LabelMap
-from glocal.data.prepare import Prepare
+from glocal.data.prepare import Pixels, Prepare, ignore_void, size_of, to_tensor
 from glocal.data.preprocessing import Preprocessing, Whole
 
 TRIES = 10  # crops that are looked at; the next is taken as it is
@@ -48,9 +47,10 @@ class SegmentationAugmentation:
 
 
 class JointTransform:
-    """Changes an RGB image and a map of its pixels alike, at random, to (3, h, w) float32 and (h, w) int64.
+    """Changes an image and a map of its pixels alike, at random, to (C, h, w) float32 and (h, w) int64.
 
-    (h, w) is the input size of the preprocessing. Changes in order: resize, crop, flip, photometric distortion,
+    The image is RGB, or bands of a raster, which get no photometric distortion. (h, w) is the input size of the
+    preprocessing. Changes in order: resize, crop, flip, photometric distortion,
     normalisation, padding at the right and at the bottom with 0, and with IGNORE in the map. The rules are those of
     the trainings of TransNeXt, VAN and TransXNet (docs/decisions/segmentation-augmentation.md). All random numbers are
     torch's.
@@ -60,14 +60,15 @@ class JointTransform:
         self.size = tuple(preprocessing.input_size[1:])
         self.mean, self.std = list(preprocessing.mean), list(preprocessing.std)
         self.augmentation = augmentation
+        self.preprocessing = preprocessing
 
-    def change(self, image: Image.Image, labels: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def change(self, image: Pixels, labels: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The changed image, and the changed map of labels (H, W), int32 with IGNORE.
 
         classes: the class of each label, for the choice of the crop; None: the labels are classes.
         """
         change = self.augmentation
-        pixels = v2.pil_to_tensor(image)
+        pixels = to_tensor(image, self.preprocessing)
 
         scale = change.scale or (max(self.size), min(self.size))
         size = resized(tuple(labels.shape), scale, _uniform(*change.resize_range))
@@ -79,8 +80,9 @@ class JointTransform:
         pixels, labels = pixels[..., place[0], place[1]], labels[place]
         if _chance(change.hflip):
             pixels, labels = pixels.flip(-1), labels.flip(-1)
-        pixels = pixels.float() / 255
-        if change.photometric:
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float() / 255
+        if change.photometric and self.preprocessing.bands is None:
             pixels = photometric_distortion(pixels)
         pixels = v2.normalize(pixels, self.mean, self.std)
         border = (0, self.size[1] - labels.shape[1], 0, self.size[0] - labels.shape[0])  # left, right, top, bottom
@@ -88,12 +90,17 @@ class JointTransform:
 
 
 class TrainingTransform(JointTransform):
-    """Makes an `Example` of an RGB image and its label map: image (3, h, w) float32, target (h, w) int64."""
+    """Makes an `Example` of an image and its label map: image (C, h, w) float32, target (h, w) int64."""
 
-    def __call__(self, image: Image.Image, annotation: LabelMap) -> Example:
+    def __call__(self, image: Pixels, annotation: LabelMap) -> Example:
         """Raises UnreadableImageError if the annotation has no label map of the image's size."""
-        labels = torch.from_numpy(np.array(annotation.load((image.height, image.width)), np.int32, order="C"))
-        return Example(*self.change(image, labels))
+        return Example(*self.change(image, label_tensor(image, annotation)))
+
+
+def label_tensor(image: Pixels, annotation: LabelMap) -> Tensor:
+    """The labels of an image, (H, W) int32, IGNORE also where it holds no data."""
+    labels = ignore_void(annotation.load(size_of(image)), image, IGNORE)
+    return torch.from_numpy(np.array(labels, np.int32, order="C"))
 
 
 def table_of(values: Tensor) -> Tensor:
@@ -169,7 +176,7 @@ def _chance(probability: float) -> bool:
 
 
 class MeasuringTransform:
-    """Makes an `Example` of an RGB image and its label map for measuring: the target has the size of the image, int32.
+    """Makes an `Example` of an image and its label map for measuring: the target has the size of the image, int32.
 
     scales: factors of the preprocessing's size; the example then has the image at each of these sizes in `more`.
     """
@@ -178,9 +185,9 @@ class MeasuringTransform:
         self.prepare = Prepare(preprocessing)
         self.scales = [Prepare(replace(preprocessing, whole=preprocessing.whole.scaled(scale))) for scale in scales]
 
-    def __call__(self, image: Image.Image, annotation: LabelMap) -> Example:
+    def __call__(self, image: Pixels, annotation: LabelMap) -> Example:
         """Raises UnreadableImageError if the annotation has no label map of the image's size."""
-        labels = torch.from_numpy(np.array(annotation.load((image.height, image.width)), np.int32, order="C"))
+        labels = label_tensor(image, annotation)
         more = tuple(prepare(image) for prepare in self.scales)
         return self.prepare(image, labels)._replace(more=more)
 
