@@ -746,6 +746,10 @@ class HasAWriterThatCannotWrite(Angle):
     writers: ClassVar = {"text": Writer(writes_copies, "a text, but into a folder")}
 
 
+class HasAWriterForImagesWithoutAPlace(Angle):
+    writers: ClassVar = {"text": Writer(writes_copies, "a text", (".txt",), georeferenced=True)}
+
+
 WRONG = [
     (HasNoSummary, "names", "has an empty summary"),
     (HasANameOfTwoWords, "names", "has the name 'Angle of images'"),
@@ -842,6 +846,7 @@ WRONG = [
     (HasAFunctionForAWriter, "writers", "has function among its writers"),
     (HasAWriterOfTwoWords, "writers", "has a writer 'a text', a name that --save cannot have"),
     (HasAWriterThatKeepsAll, "writers", "has the writer 'text', which takes results before they are asked for"),
+    (HasAWriterForImagesWithoutAPlace, "writers", "has the writer 'text', which takes images that have no coordinates"),
     (HasAWriterThatWritesNothing, "writers", "has the writer 'text', which writes nothing"),
     (HasAWriterOfCopies, "writers", "has the writer 'text', which does not pass results on as they are"),
     (HasAWriterThatCannotWrite, "writers", "has the writer 'text', which fails"),

@@ -99,7 +99,8 @@ class PredictConfig(ImagesConfig):
             own, and join the results; for tasks that give a result for every place, such as segmentation
         overlap: pixels that neighbouring tiles have in common (default: a quarter of --tile)
         save: KIND=PLACE, a further kind of files of the results; may be repeated. Segmentation has labels=FOLDER and
-            ids=FOLDER (PNG files), coco=FILE.json and polygons=FILE.geojson (default: none)
+            ids=FOLDER (PNG files), coco=FILE.json, polygons=FILE.geojson, and for georeferenced images geotiff=FOLDER
+            and geojson=FILE.geojson (default: none)
         overwrite: begin anew in the output folder, replace the output file, or what --save names
         output: a file for the results, .csv, .json or .jsonl; or a folder for Parquet files, where files of the same
             run are not computed again

@@ -243,11 +243,13 @@ class Writer(NamedTuple):
     write: takes results one by one, writes them, and passes them on; it keeps none, as they may be millions. Its second
     argument is the place: a folder, which is there, or a file, which appears when it is complete
     (`glocal.files.written_atomically`). about: what is written, for people. endings: of the file; none for a folder.
+    georeferenced: whether it is for images in georeferenced files alone; it then refuses others by a `UserError`.
     """
 
     write: "Callable[[Iterator[Result], Path, Trained], Iterator[Result]]"
     about: str
     endings: tuple[str, ...] = ()
+    georeferenced: bool = False
 
 
 @dataclass(frozen=True)

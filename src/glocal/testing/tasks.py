@@ -4,7 +4,7 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from operator import length_hint
@@ -24,6 +24,7 @@ from glocal.data.samples import Samples
 from glocal.deploy.config import KIND
 from glocal.deploy.graph import trace, with_embedding
 from glocal.deploy.runtimes import as_list
+from glocal.errors import UserError
 from glocal.evaluation.config import MeasureOptions
 from glocal.options import joined
 from glocal.tasks.metrics import Metrics
@@ -78,6 +79,17 @@ def tried(call: Callable[[], Any], sentence: str) -> Any:
         return call()
     except Exception as error:
         raise AssertionError(f"{sentence} ({problem(error)}).") from error
+
+
+def refuses(write: Callable[[], Iterable], sentence: str) -> bool:
+    """Whether reading what a call returns is refused by a `UserError`; AssertionError for any other error."""
+    try:
+        list(write())
+    except UserError:
+        return True
+    except Exception as error:
+        raise AssertionError(f"{sentence} ({problem(error)}).") from error
+    return False
 
 
 # What the task says of itself
@@ -454,6 +466,10 @@ def writes_its_files(case: TaskCase) -> None:
                 place.mkdir()
             fails, results = f"has the writer {kind!r}, which fails", [unreadable, *case.results()]
             left = iter(results)
+            if writer.georeferenced:
+                write = partial(writer.write, left, place, case.trained)
+                require(refuses(write, fails), f"has the writer {kind!r}, which takes images that have no coordinates.")
+                continue
             passed = tried(partial(writer.write, left, place, case.trained), fails)
             for number, result in enumerate(results, 1):
                 given = tried(partial(next, passed, None), fails)

@@ -142,13 +142,17 @@ class SegmentationTask(DenseTask):
 
     @property
     def writers(self):
-        from glocal.tasks.segmentation import writers
+        from glocal.tasks.segmentation import geo, writers
 
         return {
             "labels": Writer(writers.write_labels, "a PNG per image, with the numbers of the classes"),
             "ids": Writer(writers.write_ids, "a PNG per image, with the values of the data's masks"),
             "coco": Writer(writers.write_coco, "a data set of COCO, with run lengths", (".json",)),
             "polygons": Writer(writers.write_polygons, "polygons in pixels", (".geojson", ".json")),
+            "geotiff": Writer(
+                geo.write_geotiff, "a GeoTIFF per image, with the numbers of the classes", georeferenced=True
+            ),
+            "geojson": Writer(geo.write_geojson, "polygons in longitude and latitude", (".geojson", ".json"), True),
         }
 
     def join(self, parts, size, trained):

@@ -64,8 +64,8 @@ def write_coco(results: Results, path: Path, trained: Trained) -> Results:
     ids = ids if len(ids) == len(names) else list(range(1, len(names) + 1))
     categories = [{"id": id, "name": name} for id, name in zip(ids, names, strict=True)]
     with written_atomically(path) as file, SpooledTemporaryFile(AT_ONCE, dir=path.parent) as images:
-        file.write(b'{"categories": ' + _json(categories) + b', "annotations": [')
-        annotations, images_so_far, count = _Entries(file), _Entries(images), 0
+        file.write(b'{"categories": ' + to_json(categories) + b', "annotations": [')
+        annotations, images_so_far, count = Entries(file), Entries(images), 0
         for place, result in enumerate(results, 1):
             if result.error is None:
                 height, width = result.size
@@ -95,7 +95,7 @@ def write_polygons(results: Results, path: Path, trained: Trained) -> Results:
     """A FeatureCollection of GeoJSON, in pixels: a MultiPolygon for each class of an image; see `polygons_of`."""
     with written_atomically(path) as file:
         file.write(b'{"type": "FeatureCollection", "features": [')
-        features = _Entries(file)
+        features = Entries(file)
         for result in results:
             if result.error is None:
                 found = dict(polygons_of(result.labels))
@@ -109,16 +109,17 @@ def write_polygons(results: Results, path: Path, trained: Trained) -> Results:
         file.write(b"\n]}\n")
 
 
-class _Entries:
+class Entries:
     """The entries of a list in a JSON file, each on a line of its own."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.before = file, b"\n"
 
     def add(self, entry: dict) -> None:
-        self.file.write(self.before + _json(entry))
+        self.file.write(self.before + to_json(entry))
         self.before = b",\n"
 
 
-def _json(value: object) -> bytes:
+def to_json(value: object) -> bytes:
+    """A value as JSON in UTF-8, with the texts that are not Unicode escaped."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")

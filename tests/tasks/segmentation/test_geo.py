@@ -1,0 +1,276 @@
+"""Georeferenced images: training on bands, and label maps where they lie on the Earth."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+from rasterio.transform import Affine
+from rasterio.warp import transform, transform_geom
+from torch import nn
+
+from glocal.cli import main
+from glocal.data.masks import IGNORE
+from glocal.data.open import open_for_training
+from glocal.data.preprocessing import Preprocessing, Whole
+from glocal.data.samples import Opening
+from glocal.deploy.predictor import Predictor
+from glocal.tasks import find_task
+from glocal.tasks.segmentation.geo import void_value
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+UTM = CRS.from_epsg(32632)
+NORTH_UP = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+TURNED = Affine.translation(500_000, 5_000_000) @ Affine.rotation(20) @ Affine.scale(10, -10)
+
+
+def write(path, pixels, **about):
+    """A TIFF of pixels (C, H, W)."""
+    count, height, width = pixels.shape
+    about = {"driver": "GTiff", "count": count, "width": width, "height": height, "dtype": pixels.dtype, **about}
+    with rasterio.open(path, "w", **about) as file:
+        file.write(pixels)
+    return str(path)
+
+
+def bands(size, water, seed=0, kind="uint16"):
+    """Four bands of which the last is bright where there is water."""
+    pixels = np.random.RandomState(seed).randint(1000, 3000, (4, *size))
+    pixels[3][water] += 20_000
+    return pixels.astype(kind)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("geo") / "data"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(8):
+        mask = np.zeros((1, 60, 50), np.uint8)
+        mask[:, 10:30, 5 + number : 25 + number] = 1
+        pixels = bands((60, 50), mask[0] == 1, number)
+        pixels[:, :5] = 0  # no data
+        mask[:, -3:] = 9
+        about = {"crs": UTM, "transform": NORTH_UP}
+        write(folder / "images" / f"{number}.tif", pixels, nodata=0, **about)
+        write(folder / "masks" / f"{number}.tif", mask, nodata=9, **about)
+    (folder / "classes.txt").write_text("ground\nwater\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("geo") / "run"
+    options = ["--model", "van_pico", "--img-size", "32", "--epochs", "1", "--batch-size", "4", "--workers", "0"]
+    assert main(["train", str(data), "--output", str(output), *options]) == 0
+    return output
+
+
+class Last(nn.Module):
+    """The second class where the last band is bright."""
+
+    def forward(self, images):
+        last = images[:, -1:]
+        return torch.cat([-last, last], 1)
+
+
+@pytest.fixture
+def predict(run, monkeypatch):
+    """`glocal predict` by `Last`, whose pixels are those of the image if the tile has the side 32."""
+    monkeypatch.setattr(Predictor, "_outputs", Last())
+
+    def call(*options):
+        return main(["predict", *map(str, options), "--checkpoint", str(run), "--engine", "torch", "--tile", "32"])
+
+    return call
+
+
+class TestTraining:
+    def test_the_bands_are_in_the_run(self, run):
+        predictor = Predictor(run)
+        found = predictor.preprocessing
+        assert found.bands.numbers == (1, 2, 3, 4)
+        assert found.bands.pixels == "uint16"
+        assert found.input_size == (4, 32, 32)
+        assert found.mean[0] == pytest.approx(2000 / 65535, rel=0.05)
+        assert found.mean[3] > 1.5 * found.mean[0]
+        assert found.std[3] > 5 * found.std[0]
+
+    def test_no_data_of_image_and_mask_counts_nowhere(self, data):
+        source = open_for_training(str(data), formats=find_task("segmentation").formats)
+        samples = source.splits["train"]
+        image, labels = samples.load(0), samples.labels[0].load((60, 50))
+        assert (labels[-3:] == IGNORE).all()
+        assert (labels[:5] == 0).all()
+        preprocessing = Preprocessing(
+            (4, 50, 50), (0.1,) * 4, (1.0,) * 4, "bilinear", whole=Whole(50, 60), bands=source.bands
+        )
+        example = find_task("segmentation").transform(preprocessing, source.class_names)(image, samples.labels[0])
+        assert (example.target == IGNORE).all(1).nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 57, 58, 59]
+        assert not example.image[:, :5].any()
+
+    def test_eval_measures_on_the_same_bands(self, run, data, tmp_path):
+        assert main(["eval", str(data), "--checkpoint", str(run), "--json", str(tmp_path / "out.json")]) == 0
+        assert json.loads((tmp_path / "out.json").read_text())["images"] == 2
+
+    def test_eval_refuses_other_bands(self, run, data, capsys):
+        options = ["--checkpoint", str(run), "--data-args", "{bands: [1, 2]}"]
+        assert main(["eval", str(data), *options]) == 2
+        assert "the model takes 4 bands of the type uint16, and" in capsys.readouterr().err
+
+    def test_another_number_of_channels_is_refused(self, data, tmp_path, capsys):
+        options = ["--model", "van_pico", "--model-args", "{in_chans: 3}", "--output", str(tmp_path / "run")]
+        assert main(["train", str(data), *options]) == 2
+        assert "in_chans is 3, and the images have 4 bands" in capsys.readouterr().err
+
+    def test_chosen_bands(self, data):
+        source = open_for_training(
+            str(data), Opening(args={"bands": [4, 1]}), formats=find_task("segmentation").formats
+        )
+        assert source.splits["train"].load(0).shape == (60, 50, 2)
+
+
+class TestPredictions:
+    @pytest.mark.parametrize("place", [NORTH_UP, TURNED], ids=["north up", "turned"])
+    def test_geotiff_lies_where_its_image_lies(self, predict, tmp_path, place):
+        water = np.zeros((100, 70), bool)
+        water[20:50, 10:60] = True
+        pixels = bands(water.shape, water)
+        pixels[:, :, 65:] = 0
+        scene = write(tmp_path / "scene.tif", pixels, crs=UTM, transform=place, nodata=0)
+        assert predict(scene, "--save", f"geotiff={tmp_path / 'out'}") == 0
+        with rasterio.open(tmp_path / "out" / "00000-scene.tif") as file:
+            assert file.crs == UTM
+            assert file.transform.almost_equals(place)
+            assert file.nodata == 255
+            assert file.tags(1) == {"CLASS_0": "ground", "CLASS_1": "water"}
+            assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+            labels = file.read(1)
+            assert len(set(file.colormap(1).values())) > 2
+        assert (labels[:, 65:] == 255).all()
+        assert np.array_equal(labels[:, :65], water[:, :65])
+        assert [file.name for file in (tmp_path / "out").iterdir()] == ["00000-scene.tif"]
+
+    def test_a_large_geotiff_has_overviews(self, predict, tmp_path):
+        scene = write(tmp_path / "scene.tif", bands((40, 1200), np.zeros((40, 1200), bool)), crs=UTM, transform=TURNED)
+        assert predict(scene, "--save", f"geotiff={tmp_path / 'out'}") == 0
+        with rasterio.open(tmp_path / "out" / "00000-scene.tif") as file:
+            assert file.overviews(1)
+            assert file.profile["compress"] == "deflate"
+
+    @pytest.mark.parametrize("place", [NORTH_UP, TURNED], ids=["north up", "turned"])
+    def test_geojson_is_in_longitude_and_latitude(self, predict, tmp_path, place):
+        water = np.zeros((100, 70), bool)
+        water[20:50, 10:60] = True
+        water[30:40, 20:30] = False  # a hole
+        scene = write(tmp_path / "scene.tif", bands(water.shape, water), crs=UTM, transform=place)
+        assert predict(scene, "--save", f"geojson={tmp_path / 'out.geojson'}") == 0
+        features = json.loads((tmp_path / "out.geojson").read_text())["features"]
+        (lake,) = [feature for feature in features if feature["properties"]["class"] == "water"]
+        assert lake["properties"]["source"] == scene
+        assert len(lake["geometry"]["coordinates"]) == 2
+        # The corners, each by itself: longitude first.
+        corners = [place @ point for point in ((10, 20), (60, 20), (60, 50), (10, 50))]
+        expected = np.array(transform(UTM, "EPSG:4326", *zip(*corners, strict=True))).T
+        found = np.array(lake["geometry"]["coordinates"][0])
+        assert expected[:, 0].min() > 8.9
+        assert all(np.abs(found - corner).sum(1).min() < 1e-7 for corner in expected)
+        # And back: the same pixels.
+        back = transform_geom("EPSG:4326", UTM, lake["geometry"])
+        assert np.array_equal(rasterize([back], water.shape, transform=place), water)
+
+    def test_rings_turn_as_rfc_7946_says(self, predict, tmp_path):
+        water = np.zeros((40, 40), bool)
+        water[5:35, 5:35] = True
+        water[15:20, 15:20] = False
+        scene = write(tmp_path / "scene.tif", bands(water.shape, water), crs=UTM, transform=NORTH_UP)
+        assert predict(scene, "--save", f"geojson={tmp_path / 'out.geojson'}") == 0
+        for feature in json.loads((tmp_path / "out.geojson").read_text())["features"]:
+            outer, *inner = (np.array(ring) for ring in feature["geometry"]["coordinates"])
+            areas = [np.sum(ring[:-1, 0] * ring[1:, 1] - ring[1:, 0] * ring[:-1, 1]) for ring in (outer, *inner)]
+            assert areas[0] > 0
+            assert all(area < 0 for area in areas[1:])
+
+    def test_pixels_without_data_are_in_no_polygon(self, predict, tmp_path):
+        pixels = bands((40, 40), np.zeros((40, 40), bool))
+        pixels[:, :10] = 0
+        scene = write(tmp_path / "scene.tif", pixels, crs=UTM, transform=NORTH_UP, nodata=0)
+        assert predict(scene, "--save", f"geojson={tmp_path / 'out.geojson'}") == 0
+        (ground,) = json.loads((tmp_path / "out.geojson").read_text())["features"]
+        back = transform_geom("EPSG:4326", UTM, ground["geometry"])
+        covered = rasterize([back], (40, 40), transform=NORTH_UP)
+        assert not covered[:10].any()
+        assert covered[10:].all()
+
+    def test_pictures_show_the_bands(self, predict, tmp_path):
+        scene = write(tmp_path / "scene.tif", bands((40, 50), np.zeros((40, 50), bool)), crs=UTM, transform=NORTH_UP)
+        assert predict(scene, "--pictures", tmp_path / "out") == 0
+        (picture,) = (tmp_path / "out").iterdir()
+        assert Image.open(picture).size == (50, 40)
+
+
+class TestRefused:
+    @pytest.mark.parametrize("kind", ["geotiff=out", "geojson=out.geojson"])
+    def test_an_image_without_coordinates(self, predict, tmp_path, capsys, kind):
+        scene = write(tmp_path / "scene.tif", bands((40, 40), np.zeros((40, 40), bool)))
+        name, _, place = kind.partition("=")
+        assert predict(scene, "--save", f"{name}={tmp_path / place}") == 2
+        assert f"--save {name}: {scene} has no coordinate system (CRS)" in capsys.readouterr().err
+        assert not (tmp_path / "out.geojson").exists()
+
+    @pytest.mark.parametrize(
+        ("pixels", "said"),
+        [
+            (np.zeros((3, 40, 40), np.uint16), "the file has 3 bands, and band 4 is asked for"),
+            (np.zeros((4, 40, 40), np.uint8), "pixels of the type uint8, expected uint16"),
+        ],
+        ids=["bands", "type"],
+    )
+    def test_an_image_with_other_bands_is_an_error_of_its_own(self, predict, tmp_path, capsys, pixels, said):
+        scene = write(tmp_path / "scene.tif", pixels, crs=UTM, transform=NORTH_UP)
+        assert predict(scene) == 1
+        assert said in capsys.readouterr().err
+
+    def test_a_part_that_is_broken(self, predict, tmp_path, capsys):
+        path = tmp_path / "scene.tif"
+        write(path, bands((400, 400), np.zeros((400, 400), bool)), crs=UTM, transform=NORTH_UP)
+        path.write_bytes(path.read_bytes()[:-300_000])
+        assert predict(path) == 1
+        assert "scene.tif: broken TIFF" in capsys.readouterr().err
+
+    def test_a_service_has_no_bands(self, run, capsys):
+        assert main(["serve", "--checkpoint", str(run), "--port", "0"]) == 2
+        assert "the model takes 4 bands of the type uint16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("classes", "value"), [(2, 255), (255, 255), (256, 65535)])
+def test_pixels_without_data_are_no_class(classes, value):
+    assert void_value(classes) == value
+
+
+@pytest.mark.slow
+def test_400_megapixels_of_four_bands_within_3_gigabytes(run, tmp_path):
+    path, side = tmp_path / "scene.tif", 20_000
+    about = {"width": side, "height": side, "count": 4, "dtype": "uint16", "crs": UTM, "transform": NORTH_UP}
+    with rasterio.open(path, "w", driver="GTiff", tiled=True, compress="deflate", zlevel=1, nodata=0, **about) as file:
+        for top in range(0, side, 1000):
+            strip = np.full((4, 1000, side), 2000, np.uint16)
+            strip[3, :, 5000:9000] = 22_000
+            strip[:, :, -100:] = 0
+            file.write(strip, window=rasterio.windows.Window(0, top, side, 1000))
+    saved = ["--save", f"geotiff={tmp_path / 'out'}", "--save", f"geojson={tmp_path / 'out.geojson'}"]
+    options = ["--checkpoint", str(run), "--tile", "1024", "--engine", "torch", *saved]
+    subprocess.run([sys.executable, "-m", "glocal", "predict", str(path), *options], check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # GiB
+    with rasterio.open(tmp_path / "out" / "00000-scene.tif") as file:
+        assert file.shape == (side, side)
+        assert (file.read(1, window=rasterio.windows.Window(side - 100, 0, 100, 100)) == 255).all()
+    assert peak < 3
