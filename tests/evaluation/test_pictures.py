@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -13,6 +14,7 @@ from glocal.cli import main
 from glocal.data.preprocessing import Preprocessing
 from glocal.evaluation.pictures import MOST
 from glocal.tasks import find_task
+from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 from glocal.tasks.drawing import GAP
 from glocal.tasks.loading import load_trained
 
@@ -97,10 +99,12 @@ class TestLabels:
         assert len(places) == 1
 
     def test_images_in_memory_are_numbered(self, tmp_path):
-        run = tmp_path / "run"
-        options = ["--model", "test_resnet", "--quick", "--device", "cpu", "--workers", "0"]
-        assert main(["train", "digits", "--output", str(run), *options]) == 0
-        found = measure("digits", run, tmp_path / "worst")
+        model = timm.create_model("test_resnet", num_classes=10)
+        preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+        info = CheckpointInfo("test_resnet", [str(digit) for digit in range(10)], preprocessing)
+        (tmp_path / "run").mkdir()
+        save_checkpoint(tmp_path / "run" / "model.safetensors", model.state_dict(), info)
+        found = measure("digits", tmp_path / "run", tmp_path / "worst")
         numbers = [int(entry["image"].removeprefix("image ")) for entry in found["worst"]]
         assert len(set(numbers)) == MOST
         assert (tmp_path / "worst" / f"00-image {numbers[0]}.png").is_file()

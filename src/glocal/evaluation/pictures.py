@@ -36,7 +36,7 @@ class Worst:
 
 
 def check(measurement: Measurement) -> Pass:
-    """The pass of a measurement whose images can be drawn; ValueError if there is none, or more than one."""
+    """The pass of a measurement, which will keep which images it measures; ValueError if these cannot be drawn."""
     if len(measurement.passes) > 1:
         raise InvalidValueError(
             "--pictures is for one pass over the images, not for --sizes, --corruptions and --set imagenet-c"
@@ -46,6 +46,7 @@ def check(measurement: Measurement) -> Pass:
         raise InvalidValueError("--pictures reads the worst images again, which shards do not allow")
     if not one.scores_images:
         raise InvalidValueError(f"--pictures: this measurement of {one.task.name} has no score for each image")
+    one.indices = []
     return one
 
 
@@ -54,7 +55,11 @@ def worst_of(one: Pass, count: int = MOST) -> list[Worst]:
     scores = one.metrics.scores()
     sign = 1 if one.task.score.higher_is_better else -1
     order = scores.argsort(stable=True)[:count].tolist()
-    return [Worst(one.indices[row], one.names[row], sign * scores[row].item()) for row in order]
+    places = [one.indices[row] for row in order]
+    return [
+        Worst(place, one.samples.name(place), sign * scores[row].item())
+        for row, place in zip(order, places, strict=True)
+    ]
 
 
 def write(one: Pass, worst: list[Worst], trained: Trained, device: torch.device, folder: Path) -> None:

@@ -137,8 +137,8 @@ class Match:
 class Pass:
     """A single pass over some images.
 
-    condition: tells it from the other passes of its measurement. args: what `Task.predict` gets. names, indices: of
-    the measured images, in their order, as in `Batch`.
+    condition: tells it from the other passes of its measurement. args: what `Task.predict` gets. indices:
+    places of the measured images in the samples, in their order; None: they are not kept.
     """
 
     samples: "Samples | ShardedSamples"
@@ -151,8 +151,7 @@ class Pass:
     args: dict = field(default_factory=dict)
     seconds: float = 0.0
     unreadable: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    indices: list[int | None] = field(default_factory=list)
+    indices: list[int | None] | None = None
 
     def batches(self, batch_size: int, workers: int | None) -> "Iterator[Batch]":
         """The images in batches; adds to `unreadable` the files that could not be read, with the reasons."""
@@ -160,8 +159,8 @@ class Pass:
 
         for batch in evaluation_loader(self.samples, self.transform, batch_size, workers, targets=self.task.collate):
             self.unreadable += batch.skipped
-            self.names += batch.names
-            self.indices += batch.indices
+            if self.indices is not None:
+                self.indices += batch.indices
             yield batch
 
     @property

@@ -30,10 +30,11 @@ def test_the_worst_are_shown_with_truth_and_prediction(run, data, options, tmp_p
     assert len(worst) == 5  # the held-out images
     scores = [entry["score"] for entry in worst]
     assert scores == sorted(scores)
-    for number, entry in enumerate(worst):
+    paths = [entry["image"] for entry in worst]
+    results = [None] * 5 if options else Predictor(run, device="cpu", engine="torch")(paths)
+    for number, (entry, result) in enumerate(zip(worst, results, strict=True)):
         image = Image.open(entry["image"])
         target = np.asarray(Image.open(data / "masks" / entry["image"].rpartition("/")[2]))
-        (result,) = Predictor(run, device="cpu", engine="torch")(entry["image"])
         if not options:
             assert entry["score"] == pytest.approx(mean_iou(result.labels, target), rel=1e-4)
         picture = np.asarray(Image.open(tmp_path / "worst" / f"{number:02}-{entry['image'][-7:-4]}.png"))
