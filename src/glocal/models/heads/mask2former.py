@@ -46,7 +46,8 @@ def sine_position(height: int, width: int, dim: int, like: Tensor) -> Tensor:
 
     def axis(length: int) -> Tensor:  # (length, half), sine and cosine in turns
         place = torch.arange(1, length + 1, device=like.device, dtype=dtype)
-        angle = (place * (2 * math.pi) / (length + 1e-6)).unsqueeze(1) / period
+        # The last place is the length. In graphs for any size, not all runtimes make a float of a size.
+        angle = (place * (2 * math.pi) / (place[-1:] + 1e-6)).unsqueeze(1) / period
         return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), 2).flatten(1)
 
     y = axis(height).t().reshape(1, half, height, 1).expand(1, half, height, width)
@@ -98,7 +99,7 @@ class DeformableAttention(nn.Module):
         # per level, as the sizes of a graph may be open
         offsets = self.offsets(query).view(*shape, 2).unbind(3)
         places = [
-            reference.view(1, -1, 1, 1, 2) + torch.stack((offset[..., 0] / width, offset[..., 1] / height), -1)
+            reference.view(1, -1, 1, 1, 2) + offset / extent(height, width, offset)
             for offset, (height, width) in zip(offsets, sizes, strict=True)
         ]
         return self.proj(deformable_attention(values, sizes, torch.stack(places, 3), weights))
@@ -190,9 +191,16 @@ class PixelDecoder(nn.Module):
 
 def centres(height: int, width: int, like: Tensor) -> Tensor:
     """The (x, y) of the centres of a map's positions, row by row, (1, H·W, 2)."""
-    y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
-    x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
-    return torch.stack((x.expand(height, width), y.unsqueeze(1).expand(height, width)), -1).reshape(1, -1, 2)
+    y = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5
+    x = torch.arange(width, device=like.device, dtype=like.dtype) + 0.5
+    places = torch.stack((x.expand(height, width), y.unsqueeze(1).expand(height, width)), -1)
+    return (places / extent(height, width, like)).reshape(1, -1, 2)
+
+
+def extent(height: int, width: int, like: Tensor) -> Tensor:
+    """(width, height) as a tensor (2,) of the dtype of `like`; in graphs for any size, runtimes divide by tensors."""
+    last = [torch.arange(1, side + 1, device=like.device)[-1] for side in (width, height)]
+    return torch.stack(last).to(like.dtype)
 
 
 class DecoderLayer(nn.Module):
