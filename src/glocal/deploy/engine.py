@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, ENGINES
+from glocal.deploy.files import IMAGES_OF_DECISIONS, ExportMismatchError, decides, difference, export, random_images
 from glocal.deploy.files import TOLERANCES as TOLERANCES_OF_FILES
-from glocal.deploy.files import ExportMismatchError, difference, export, random_images
 from glocal.deploy.graph import device_of, measuring
 from glocal.deploy.record import write_openvino
 from glocal.deploy.reparameterize import fuse
@@ -112,23 +112,29 @@ def compile(
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and the model's results for it. is_list: whether the model returns a list of tensors."""
+    """Some images and the model's results for them.
 
-    images: Tensor
-    results: list[Tensor]
+    is_list: whether the model returns a list of tensors. decides: whether it decides by signs.
+    """
+
+    images: list[Tensor]
+    results: list[list[Tensor]]
     is_list: bool
+    decides: bool
 
     @classmethod
     def of(cls, model: nn.Module, input_size: tuple[int, int, int] | None) -> "Sample":
         # If the model takes any size, a small image is enough.
-        (images,) = random_images([(1, *(input_size or (_channels(model), 64, 64)))])
+        shape = 1, *(input_size or (_channels(model), 64, 64))
+        images = list(random_images([shape] * (IMAGES_OF_DECISIONS if decides(model) else 1)))
         with measuring(model), torch.no_grad():
-            results = model(images.to(device_of(model)))
-        return cls(images, [tensor.cpu() for tensor in runtimes.as_list(results)], not isinstance(results, Tensor))
+            results = [model(image.to(device_of(model))) for image in images]
+        tensors = [[tensor.cpu() for tensor in runtimes.as_list(result)] for result in results]
+        return cls(images, tensors, not isinstance(results[0], Tensor), decides(model))
 
     def difference(self, run: Run) -> float:
-        """The largest difference of a function from the model, in standard deviations of the model's results."""
-        return difference([self.results], run, [self.images])
+        """The difference of a function from the model, in standard deviations of the model's results."""
+        return difference(self.results, run, self.images, self.decides)
 
 
 def choose(engine: str) -> str:

@@ -26,6 +26,9 @@ from glocal.wording import one_line
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2, "int8": 2.5}  # unrelated results differ by 4 and more
 IMAGES_COMPARED = 64  # of the images for calibration
 TOLERANCE_OF_LEVELS = 1e-2  # with preprocessing in the file, which rounds some pixels to another level of 255
+# Of a model that decides by signs: how many times the difference of the typical image the others may have, in all but
+# this part of their values; and on how many images it is compared at least (docs/decisions/rounded-decisions.md).
+FLIPPED, FLIPPED_PART, IMAGES_OF_DECISIONS = 100.0, 0.05, 8
 METADATA_KEY = "glocal"
 
 
@@ -33,7 +36,8 @@ METADATA_KEY = "glocal"
 class ExportResult:
     """A file that was written and checked.
 
-    difference: the largest difference from PyTorch in all comparisons, in standard deviations of PyTorch's results.
+    difference: the largest difference from PyTorch in all comparisons, in standard deviations of PyTorch's results; for
+        a model that decides by signs, that of the typical image (see `difference`).
     compared: the shapes (B, C, H, W) of the comparisons.
     """
 
@@ -121,11 +125,15 @@ def export(
         if calibration is not None:
             batches = [torch.from_numpy(images) for images in calibration[: max(1, IMAGES_COMPARED // batch)]]
         else:
-            batches = list(random_images(_shapes(input_size, batch, dynamic), raw))
+            shapes = _shapes(input_size, batch, dynamic)
+            if decides(model):
+                shapes *= math.ceil(IMAGES_OF_DECISIONS / sum(shape[0] for shape in shapes))
+            batches = list(random_images(shapes, raw))
         difference = compare(model, runtimes.load(written), batches)
         if to == "openvino" and dynamic:  # OpenVINO computes another graph if it knows the size
             known = runtimes.openvino(written, tuple(batches[0].shape))
-            difference = max(difference, compare(model, known, batches[:1]))
+            same = [images for images in batches if images.shape == batches[0].shape]
+            difference = max(difference, compare(model, known, same if decides(model) else same[:1]))
         tolerance = max(TOLERANCES[precision], TOLERANCE_OF_LEVELS if raw else 0.0)
         if not difference <= tolerance:
             raise ExportMismatchError(
@@ -156,23 +164,35 @@ def random_images(shapes: list[tuple[int, ...]], raw: bool = False) -> Iterable[
 
 
 def compare(model: nn.Module, other: Callable[[np.ndarray], Sequence[np.ndarray]], batches: Iterable[Tensor]) -> float:
-    """The largest difference of two models on batches of images, in standard deviations of the first model's results.
+    """The difference of two models on batches of images; see `difference`.
 
-    Infinite if the shapes differ or the second result is not finite. Raises ExportMismatchError if the second model
-    fails, RuntimeError if the first result is not finite.
+    Raises ExportMismatchError if the second model fails, RuntimeError if the first result is not finite.
     """
     batches, device = list(batches), device_of(model)
     with measuring(model), torch.no_grad():
         expected = [[tensor.cpu() for tensor in runtimes.as_list(model(images.to(device)))] for images in batches]
-    return difference(expected, other, batches)
+    return difference(expected, other, batches, decides(model))
+
+
+def decides(model: nn.Module) -> bool:
+    """Whether a part of a model says that it decides by signs: then rounding changes some results by far more."""
+    return any(getattr(module, "decides_by_signs", False) for module in model.modules())
 
 
 def difference(
     expected: Sequence[Sequence[Tensor]],
     other: Callable[[np.ndarray], Sequence[np.ndarray]],
     batches: Sequence[Tensor],
+    decides: bool = False,
 ) -> float:
-    """As `compare`, with the first model's results of each batch as `expected`."""
+    """The largest difference of a model from results, in standard deviations of these.
+
+    expected: the results for each batch. other: the model. decides: whether the results come from decisions by signs.
+    Then it is the largest difference of the typical image, the median of all; or, if this is more, a hundredth of the
+    largest difference of any image without a twentieth of its values.
+
+    Infinite if the shapes differ or the model's result is not finite.
+    """
     pairs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in expected[0]]  # for every output: the results of all batches
     for ours, images in zip(expected, batches, strict=True):
         try:
@@ -186,19 +206,24 @@ def difference(
             return math.inf
         for pair, *new in zip(pairs, ours, theirs, strict=True):
             pair.append((new[0].double(), new[1]))
-    return max(_difference(*map(_joined, zip(*pair, strict=True))) for pair in pairs)
+    return max(_difference(pair, decides) for pair in pairs)
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> float:
+def _difference(pairs: Sequence[tuple[Tensor, Tensor]], decides: bool) -> float:
+    """The difference of one output. pairs: expected and found, of all batches."""
+    ours = torch.cat([expected.flatten() for expected, _ in pairs])
     check_finite(ours)
     # At least a thousandth of the largest result, in case all results are nearly equal.
     scale = max(float(ours.std(correction=0)), 1e-3 * float(ours.abs().max()), 1e-30)
-    difference = float((theirs - ours).abs().max()) / scale
-    return math.inf if math.isnan(difference) else difference
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
+    errors = [(found - expected).abs() / scale for expected, found in pairs]
+    if not all(bool(error.isfinite().all()) for error in errors):
+        return math.inf
+    if not decides:
+        return max(float(error.max()) for error in errors)
+    images = [image.flatten().sort().values for error in errors for image in error]
+    typical = torch.stack([image[-1] for image in images]).median()
+    most = max(float(image[math.ceil((1 - FLIPPED_PART) * len(image)) - 1]) for image in images)
+    return max(float(typical), most / FLIPPED)
 
 
 def _shapes(input_size: tuple[int, int, int], batch: int, dynamic: Collection[str]) -> list[tuple[int, ...]]:

@@ -240,6 +240,8 @@ class Mask2FormerHead(nn.Module):
     `forward(maps)` returns the `QueryPredictions` of the last layer.
     """
 
+    decides_by_signs = True  # where a query looks: rounding may change it (see `glocal.deploy.files.difference`)
+
     def __init__(
         self,
         dims: Sequence[int],
