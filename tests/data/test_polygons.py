@@ -1,9 +1,12 @@
 """Polygons of label maps hold exactly the pixels of their parts."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from skimage import filters, measure
 
+from glocal.data import polygons as module
 from glocal.data.polygons import polygons_of
 from glocal.data.segments import mask_of_polygons
 
@@ -68,6 +71,25 @@ def test_rings_are_simple_and_turn_at_each_corner(labels):
                 steps = np.diff(np.array(ring), axis=0)
                 assert ((steps == 0).sum(1) == 1).all()
                 assert not (steps[1:] * steps[:-1]).any()
+
+
+@pytest.mark.parametrize("pixels", [1, 100, 300])
+@pytest.mark.parametrize("labels", MAPS.values(), ids=MAPS)
+def test_strips_give_the_same(labels, pixels, monkeypatch):
+    whole = list(polygons_of(labels))
+    monkeypatch.setattr(module, "STRIP", pixels)
+    assert list(polygons_of(labels)) == whole
+
+
+def test_memory_does_not_grow_with_the_pixels(monkeypatch):
+    monkeypatch.setattr(module, "STRIP", 2**17)
+    labels = np.zeros((2000, 2000), np.uint8)
+    labels[100:1900, 100:1900] = 1
+    tracemalloc.start()
+    assert len(dict(polygons_of(labels))) == 2
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * labels.nbytes  # a single array of runs would have eight times as much
 
 
 def test_parts_that_touch_in_a_corner_are_separate():

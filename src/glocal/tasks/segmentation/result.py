@@ -68,10 +68,10 @@ class Segmentation(Result):
         from PIL import Image
 
         if len(self.colors) <= 256:
-            image = Image.fromarray(self.labels.astype("uint8"))
+            image = Image.fromarray(self.labels.astype("uint8", copy=False))
             image.putpalette([level for color in self.colors for level in color])
         else:
-            image = Image.fromarray(self.labels.astype("uint16"))
+            image = Image.fromarray(self.labels.astype("uint16", copy=False))
         file = io.BytesIO()
         image.save(file, "PNG")
         return file.getvalue()
