@@ -28,10 +28,10 @@ class Other(Classification):
 
 
 def test_a_task_is_found_by_its_name():
-    assert [task.name for task in registered_tasks()] == ["classification", "multilabel", "segmentation"]
+    assert [task.name for task in registered_tasks()] == ["classification", "multilabel", "segmentation", "panoptic"]
     assert find_task("classification") is CLASSIFICATION
     with pytest.raises(
-        ValueError, match="unknown task 'detection'; the tasks are classification, multilabel, segmentation"
+        ValueError, match="unknown task 'detection'; the tasks are classification, multilabel, segmentation, panoptic"
     ):
         find_task("detection")
 
@@ -45,7 +45,7 @@ def test_a_name_is_taken_once():
 def test_an_option_means_one_thing():
     with pytest.raises(ValueError, match="--mixup of Clash means something else elsewhere"):
         register_task(Other())
-    assert len(registered_tasks()) == 3
+    assert len(registered_tasks()) == 4
     with pytest.raises(ValueError, match="--mixup"):
         train_config(CLASSIFICATION, Other())
 

@@ -60,6 +60,7 @@ COMPUTES = dict(
     warmup_ratio=0.01, decay_1d=True, parameter_rules=["*norm* decay=0"],
     head="upernet", mask_loss="ce+dice", aux_weight=0.2, class_weights="sqrt", whole="96,384", size_multiple=32,
     size_align="resize", window="96,64", resize_range="0.5,1.5", max_class_share=0.9, photometric=False,
+    segment_threshold=0.7, overlap_threshold=0.6,
 )  # fmt: skip
 # Of options that ask for another: the options of the run, and those of the next command.
 CHANGED_WITH = {
@@ -68,7 +69,8 @@ CHANGED_WITH = {
     "milestones": [dict(schedule="multistep", milestones=epochs) for epochs in ("2", "3")],
 }
 # What may differ in a run that goes on: where it writes, and how it is computed.
-MAY_CHANGE = {"output", "overwrite", "resume", "device", "workers", "save_every_minutes", "max_bad", "loggers", "trust"}
+MAY_CHANGE = {"output", "overwrite", "resume", "show_batch", "device", "workers", "save_every_minutes", "max_bad"}
+MAY_CHANGE |= {"loggers", "trust"}
 
 
 def test_the_options_that_a_run_goes_on_with_are_all_told_apart():

@@ -2,10 +2,11 @@
 
 from glocal.tasks.classification.task import CLASSIFICATION
 from glocal.tasks.multilabel.task import MULTILABEL
+from glocal.tasks.panoptic.task import PANOPTIC
 from glocal.tasks.registry import find_task, register_task, registered_tasks
 from glocal.tasks.segmentation.task import SEGMENTATION
 
-for _task in (CLASSIFICATION, MULTILABEL, SEGMENTATION):
+for _task in (CLASSIFICATION, MULTILABEL, SEGMENTATION, PANOPTIC):
     register_task(_task)
 
 __all__ = ["find_task", "register_task", "registered_tasks"]

@@ -1,11 +1,14 @@
 """What tasks for every pixel have in common: a backbone with a head, whole images, and their random changes."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glocal.errors import InvalidValueError
 from glocal.tasks.segmentation.options import range_of_sizes, sides_of
 from glocal.tasks.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CROP = 512  # pixels of a side, if nothing else is said
 LONGEST = 4  # times the shorter side
@@ -20,6 +23,12 @@ class DenseTask(Task):
     @abstractmethod
     def head_of(self, options: Any) -> str:
         """The name of the head that the options ask for."""
+
+    @abstractmethod
+    def drawn_map(
+        self, target: Any, class_names: list[str], args: dict[str, Any]
+    ) -> "tuple[np.ndarray, list[list[int]], list[str]]":
+        """What pictures show of a target: labels (H, W) with IGNORE, and the colour and the name of each label."""
 
     # The model
 
@@ -70,3 +79,19 @@ class DenseTask(Task):
             hflip=0.5 if hflip is None else hflip,
             photometric=options.photometric,
         )
+
+    def draw_target(self, image, target, class_names, args):
+        from glocal.tasks.drawing import beside, with_caption
+        from glocal.tasks.segmentation.overlay import legend, on_grey
+
+        labels, colors, names = self.drawn_map(target, class_names, args)
+        return with_caption(beside([image, on_grey(image, labels, colors)], 0), legend(labels, colors, names))
+
+    def draw_comparison(self, image, target, result, class_names, args):
+        from glocal.tasks.drawing import Entry, beside, with_caption
+        from glocal.tasks.segmentation.overlay import legend, on_grey
+
+        labels, colors, names = self.drawn_map(target, class_names, args)
+        truth = with_caption(on_grey(image, labels, colors), legend(labels, colors, names))
+        panels = {"image": image, "truth": truth, "prediction": result.captioned(image)}
+        return beside([with_caption(panel, [Entry(name)], above=True) for name, panel in panels.items()])

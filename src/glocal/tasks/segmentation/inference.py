@@ -97,12 +97,21 @@ def predict(compute: Callable[[Tensor], Any], batch: Batch, args: dict[str, Any]
         for i, geometry in enumerate(batch.geometry):
             found[i] = decided(in_windows(compute, own_size(batch.images[i], geometry)[None], window), geometry)
     else:
-        for places in of_one_size(batch):
-            images = torch.stack([own_size(batch.images[i], batch.geometry[i]) for i in places])
-            outputs = checked(compute(images.contiguous(memory_format=torch.channels_last)))
-            for row, i in enumerate(places):
-                found[i] = decided(one_image(outputs, row), batch.geometry[i])
+        for i, outputs in outputs_of_images(compute, batch):
+            found[i] = decided(outputs, batch.geometry[i])
     return [[one.labels for one in found], [one.confidence for one in found]]
+
+
+def outputs_of_images(compute: Callable[[Tensor], Any], batch: Batch) -> Iterator[tuple[int, Any]]:
+    """The place of each image of a batch, and the model's outputs for it alone; those of one size are computed at once.
+
+    RuntimeError for NaN and infinity.
+    """
+    for places in of_one_size(batch):
+        images = torch.stack([own_size(batch.images[i], batch.geometry[i]) for i in places])
+        outputs = checked(compute(images.contiguous(memory_format=torch.channels_last)))
+        for row, i in enumerate(places):
+            yield i, one_image(outputs, row)
 
 
 def of_one_size(batch: Batch) -> Iterator[list[int]]:

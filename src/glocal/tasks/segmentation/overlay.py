@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from glocal.data.masks import IGNORE, distinct_colors
-from glocal.tasks.drawing import HATCHED, Entry
+from glocal.tasks.drawing import HATCHED, Entry, text_size
+from glocal.tasks.task import Line
 
 OPACITY = 0.55  # of the classes' colours over the image
 NAMED = 12  # classes in the legend of a picture
@@ -54,21 +55,47 @@ def on_grey(image: Image.Image, labels: np.ndarray, colors: Sequence[Sequence[in
     return overlay(image.convert("L").convert("RGB"), labels, colors)
 
 
-def legend(labels: np.ndarray, colors: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[Entry]:
-    """The classes that occur, with their colours and shares of the pixels, the largest first."""
-    counts = np.bincount(labels[labels != IGNORE], minlength=len(class_names))
+def legend(
+    labels: np.ndarray,
+    colors: Sequence[Sequence[int]],
+    names: Sequence[str],
+    kind: str = "classes",
+    rest: str = "ignored",
+) -> list[Entry]:
+    """The labels that occur, with their colours and shares of the pixels, the largest first.
+
+    kind: what labels are, for people. rest: what pixels with IGNORE are.
+    """
+    counts = np.bincount(labels[labels != IGNORE], minlength=len(names))
     present = [int(number) for number in np.argsort(-counts, kind="stable") if counts[number]]
     entries = [
-        Entry(f"{class_names[number]}  {_share(counts[number] / labels.size)}", tuple(colors[number]))
+        Entry(f"{names[number]}  {_share(counts[number] / labels.size)}", tuple(colors[number]))
         for number in present[:NAMED]
     ]
     ignored = 1 - counts.sum() / labels.size
     if len(present) > NAMED:
-        entries.append(Entry(f"and {len(present) - NAMED} more classes"))
+        entries.append(Entry(f"and {len(present) - NAMED} more {kind}"))
     if ignored:
-        entries.append(Entry(f"ignored  {_share(ignored)}", HATCHED))
+        entries.append(Entry(f"{rest}  {_share(ignored)}", HATCHED))
     return entries
 
 
 def _share(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def with_legend(image: Image.Image, lines: Sequence[Line]) -> Image.Image:
+    """The image with a box of colour and a line for each of the first parts in the top left corner."""
+    lines = lines[:NAMED]
+    font, size = text_size(image)
+    draw = ImageDraw.Draw(image, "RGBA")
+    pad = size // 3
+    widths = [draw.textlength(f"{line.text}  {line.value}", font) for line in lines]
+    draw.rectangle(
+        (0, 0, max(widths, default=0) + size + 3 * pad, len(lines) * (size + pad) + pad), fill=(0, 0, 0, 160)
+    )
+    for place, line in enumerate(lines):
+        top = pad + place * (size + pad)
+        draw.rectangle((pad, top, pad + size, top + size), fill=line.color, outline="white")
+        draw.text((size + 2 * pad, top - size // 8), f"{line.text}  {line.value}", fill="white", font=font)
+    return image

@@ -76,11 +76,12 @@ def panoptic_quality(prediction: Segments, target: Segments, classes: int) -> Co
 class PanopticMetrics(Metrics):
     """Panoptic quality of images; memory is four numbers per class.
 
-    things: (C,), whether a class has objects that are counted; the others are stuff.
+    things: (C,), whether a class has objects that are counted; the others are stuff. None: not known, so that nothing
+    is measured of either alone.
     """
 
-    def __init__(self, class_names: Sequence[str], things: Sequence[bool]):
-        self.things = torch.tensor(list(things), dtype=torch.bool)
+    def __init__(self, class_names: Sequence[str], things: Sequence[bool] | None = None):
+        self.things = None if things is None else torch.tensor(list(things), dtype=torch.bool)
         super().__init__(class_names)
 
     def reset(self) -> None:
@@ -92,7 +93,14 @@ class PanopticMetrics(Metrics):
     def update(self, outputs: Iterable[Segments], targets: Iterable[Segments]) -> None:
         """Add the predicted segments and the target's segments of B images; B may be 0."""
         for prediction, target in zip(outputs, targets, strict=True):
-            self.add(1, **panoptic_quality(prediction, target, len(self.class_names))._asdict())
+            counts = panoptic_quality(prediction, target, len(self.class_names))
+            occurs, values = _qualities(counts)
+            self.add(1, **counts._asdict())
+            self.keep(0, score=torch.tensor([_mean(values["pq"], occurs)], dtype=torch.float64))
+
+    def scores(self) -> Tensor:
+        """(N,) in percent: the panoptic quality of each image alone."""
+        return self.kept("score") if self.images else torch.zeros(0)
 
     def compute(self) -> dict[str, float]:
         """pq, sq, rq of all classes, pq_things and pq_stuff, in percent; empty without images.
@@ -101,19 +109,20 @@ class PanopticMetrics(Metrics):
         """
         if not self.images:
             return {}
-        occurs, values = self._of_classes()
+        occurs, values = _qualities(self._counts())
         means = {name: _mean(value, occurs) for name, value in values.items()}
-        means["pq_things"] = _mean(values["pq"], occurs & self.things)
-        means["pq_stuff"] = _mean(values["pq"], occurs & ~self.things)
+        if self.things is not None:
+            means["pq_things"] = _mean(values["pq"], occurs & self.things)
+            means["pq_stuff"] = _mean(values["pq"], occurs & ~self.things)
         return means
 
     def report(self) -> dict[str, Any]:
         """The values, images, and per_class: name, thing, pq, sq, rq (percent), matched, false and missed segments."""
-        occurs, values = self._of_classes()
+        occurs, values = _qualities(self._counts())
         per_class = [
             {
                 "name": self.class_names[c],
-                "thing": bool(self.things[c]),
+                "thing": None if self.things is None else bool(self.things[c]),
                 **{name: value[c].item() for name, value in values.items()},
                 **{name: int(self.added(name)[c]) for name in ("matched", "false", "missed")},
             }
@@ -121,13 +130,17 @@ class PanopticMetrics(Metrics):
         ]
         return {**super().report(), "per_class": per_class}
 
-    def _of_classes(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Which classes occur, (C,), and pq, sq and rq of each class in percent."""
-        iou, matched, false, missed = (self.added(name).double() for name in Counts._fields)
-        size = matched + false / 2 + missed / 2
-        sq = iou / matched.clamp(min=1)
-        rq = matched / size.clamp(min=0.5)
-        return size > 0, {"pq": 100 * sq * rq, "sq": 100 * sq, "rq": 100 * rq}
+    def _counts(self) -> Counts:
+        return Counts(*(self.added(name) for name in Counts._fields))
+
+
+def _qualities(counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
+    """Which classes occur, (C,), and pq, sq and rq of each class in percent."""
+    iou, matched, false, missed = (count.double() for count in counts)
+    size = matched + false / 2 + missed / 2
+    sq = iou / matched.clamp(min=1)
+    rq = matched / size.clamp(min=0.5)
+    return size > 0, {"pq": 100 * sq * rq, "sq": 100 * sq, "rq": 100 * rq}
 
 
 def _check(segments: Segments, classes: int) -> None:

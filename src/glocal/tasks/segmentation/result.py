@@ -1,6 +1,7 @@
 """The result of segmentation for an image."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,6 @@ from glocal.tasks.task import Line, Result
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
-
-NAMED = 12  # classes in the legend on a picture
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,12 @@ class Segmentation(Result):
     numbers: list[int] = field(default_factory=list, compare=False, repr=False)
 
     def lines(self) -> list[Line]:
-        colors = ["#{:02x}{:02x}{:02x}".format(*self.colors[number]) for number in self.numbers]
-        about = zip(self.classes, self.shares, colors, strict=True)
-        return [Line(name, f"{100 * share:.1f} %", share, color) for name, share, color in about]
+        return lines_of(self.classes, self.shares, [self.colors[number] for number in self.numbers])
 
     def draw(self, image: "Image.Image") -> "Image.Image":
-        from glocal.tasks.segmentation.overlay import overlay
+        from glocal.tasks.segmentation.overlay import overlay, with_legend
 
-        drawn = overlay(image, self.labels, self.colors)
-        return _with_legend(drawn, self.lines()[:NAMED])
+        return with_legend(overlay(image, self.labels, self.colors), self.lines())
 
     def overlay(self) -> "Image.Image":
         """Each pixel in the colour of its class."""
@@ -77,21 +73,9 @@ class Segmentation(Result):
         return file.getvalue()
 
 
-def _with_legend(image: "Image.Image", lines: list[Line]) -> "Image.Image":
-    """The image with a box of colour and a line for each class in the top left corner."""
-    from PIL import ImageDraw
-
-    from glocal.tasks.drawing import text_size
-
-    font, size = text_size(image)
-    draw = ImageDraw.Draw(image, "RGBA")
-    pad = size // 3
-    widths = [draw.textlength(f"{line.text}  {line.value}", font) for line in lines]
-    draw.rectangle(
-        (0, 0, max(widths, default=0) + size + 3 * pad, len(lines) * (size + pad) + pad), fill=(0, 0, 0, 160)
-    )
-    for place, line in enumerate(lines):
-        top = pad + place * (size + pad)
-        draw.rectangle((pad, top, pad + size, top + size), fill=line.color, outline="white")
-        draw.text((size + 2 * pad, top - size // 8), f"{line.text}  {line.value}", fill="white", font=font)
-    return image
+def lines_of(names: Sequence[str], shares: Sequence[float], colors: Sequence[Sequence[int]]) -> list[Line]:
+    """A line for each part of an image. shares: of the pixels. colors: [red, green, blue] of each part."""
+    about = zip(names, shares, colors, strict=True)
+    return [
+        Line(name, f"{100 * share:.1f} %", share, "#{:02x}{:02x}{:02x}".format(*color)) for name, share, color in about
+    ]

@@ -70,21 +70,10 @@ class SegmentationTask(DenseTask):
         same = len({target.shape for target in targets}) == 1
         return default_collate(targets) if same else targets  # in measuring, each has the size of its image
 
-    def draw_target(self, image, target, class_names, args):
-        from glocal.tasks.drawing import beside, with_caption
-        from glocal.tasks.segmentation.overlay import colors_of, legend, on_grey
+    def drawn_map(self, target, class_names, args):
+        from glocal.tasks.segmentation.overlay import colors_of
 
-        labels, colors = target.numpy(), colors_of(args, len(class_names))
-        return with_caption(beside([image, on_grey(image, labels, colors)], 0), legend(labels, colors, class_names))
-
-    def draw_comparison(self, image, target, result, class_names, args):
-        from glocal.tasks.drawing import Entry, beside, with_caption
-        from glocal.tasks.segmentation.overlay import colors_of, legend, on_grey
-
-        labels, colors = target.numpy(), colors_of(args, len(class_names))
-        truth = with_caption(on_grey(image, labels, colors), legend(labels, colors, class_names))
-        panels = {"image": image, "truth": truth, "prediction": result.captioned(image)}
-        return beside([with_caption(panel, [Entry(name)], above=True) for name, panel in panels.items()])
+        return target.numpy(), colors_of(args, len(class_names)), class_names
 
     def check(self, options, images_at_once):
         from glocal.tasks.segmentation.losses import find_loss

@@ -1,0 +1,1 @@
+"""Panoptic segmentation: a class and an object for every pixel."""
