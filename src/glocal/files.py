@@ -84,10 +84,10 @@ def make_folder(option: str, folder: str | Path) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
 
 
-def numbered_name(number: int, source: str, ending: str) -> str:
+def numbered_name(number: int, source: str, ending: str, digits: int = 5) -> str:
     """The name of a file that belongs to an image: the image's name after its number.
 
     Images of different folders may have the same name. number: the image's place, from 0.
     """
     name = printable(Path(source).stem).encode()[:LONGEST].decode(errors="ignore")
-    return f"{number:05}-{name}{ending}"
+    return f"{number:0{digits}}-{name}{ending}"

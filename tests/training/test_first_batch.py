@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from glocal.cli import main
+from glocal.data.bands import Bands
 from glocal.data.open import open_for_training
 from glocal.data.samples import Opening
 from glocal.tasks.drawing import GAP
@@ -100,15 +101,24 @@ def test_fewer_images_than_cells(digits_folder):
 
 
 def test_a_picture_of_one_channel_is_grey():
-    run = SimpleNamespace(mean=(0.5,), std=(0.25,))
+    run = SimpleNamespace(mean=(0.5,), std=(0.25,), bands=None)
     found = np.asarray(as_image(torch.tensor([[[-2.0, 0.0, 2.0, 9.0]]]), run))
     assert found.tolist() == [[[level] * 3 for level in (0, 128, 255, 255)]]
 
 
 def test_of_many_channels_the_first_three_are_shown():
-    preprocessing = SimpleNamespace(mean=(0.0,) * 5, std=(1.0,) * 5)
+    preprocessing = SimpleNamespace(mean=(0.0,) * 5, std=(1.0,) * 5, bands=None)
     image = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8]).view(5, 1, 1)
     assert np.asarray(as_image(image, preprocessing)).tolist() == [[[0, 51, 102]]]
+
+
+def test_the_bands_of_a_raster_fill_all_levels():
+    preprocessing = SimpleNamespace(mean=(0.02,) * 4, std=(0.001,) * 4, bands=Bands((1, 2, 3, 4), "uint16"))
+    image = torch.linspace(-2, 2, 101).repeat(4, 3, 1)
+    found = np.asarray(as_image(image, preprocessing))
+    assert found.shape == (3, 101, 3)
+    assert found[0, :, 0].tolist() == sorted(found[0, :, 0])
+    assert (found.min(), found.max()) == (0, 255)
 
 
 def test_the_classes_are_below_the_images(digits_folder, monkeypatch):

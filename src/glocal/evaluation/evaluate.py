@@ -12,11 +12,11 @@ import torch
 
 from glocal.data.image import set_strict
 from glocal.device import resolve_device
-from glocal.errors import InvalidValueError, NotAFolderError
+from glocal.errors import InvalidValueError
 from glocal.evaluation import pictures
 from glocal.evaluation.config import MeasureOptions
 from glocal.figures import check_matplotlib
-from glocal.files import check_target
+from glocal.files import check_target, make_folder
 from glocal.tasks.loading import load_trained
 from glocal.tasks.measurement import of_data
 from glocal.tasks.registry import refuse_foreign_options
@@ -81,10 +81,8 @@ def _check_outputs(config: MeasureOptions) -> None:
     if config.plots is not None:
         check_matplotlib()
     for option, folder in (("--plots", config.plots), ("--pictures", config.pictures)):
-        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
-            raise NotAFolderError(f"{option} {folder} is a file: give a folder")
         if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            make_folder(option, folder)
 
 
 def _run(

@@ -11,17 +11,16 @@ from torch import Tensor
 
 from glocal.data.batch import Collate, Item
 from glocal.data.image import UnreadableImageError
+from glocal.data.raster import as_picture
 from glocal.data.shards import ShardedSamples
 from glocal.errors import InvalidValueError
-from glocal.files import write_atomically
+from glocal.files import numbered_name, write_atomically
 from glocal.tasks.drawing import GREY, Entry, framed, readable, with_caption
 from glocal.tasks.task import Measurement, Pass, Trained
-from glocal.wording import printable
 
 MOST = 16  # pictures
 TOP = 3  # answers in a picture, if the task ranks answers
 LEAST_SIDE = 280  # pixels of an image in a picture
-LONGEST = 100  # bytes of an image's name in a picture's; file systems allow 255 for all
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +69,8 @@ def write(one: Pass, worst: list[Worst], trained: Trained, device: torch.device,
         except UnreadableImageError as error:  # removed or changed since it was measured
             log.warning("no picture of %s", error)
             continue
-        name = printable(Path(image.name).stem).encode()[:LONGEST].decode(errors="ignore")
-        write_atomically(folder / f"{number:02}-{name}.png", partial(picture.save, format="PNG"))
+        name = numbered_name(number, image.name, ".png", digits=2)
+        write_atomically(folder / name, partial(picture.save, format="PNG"))
 
 
 def draw(one: Pass, worst: Worst, trained: Trained, device: torch.device) -> Image.Image:
@@ -89,6 +88,7 @@ def draw(one: Pass, worst: Worst, trained: Trained, device: torch.device) -> Ima
     outputs = [part.cpu() if isinstance(part, Tensor) else [entry.cpu() for entry in part] for part in outputs]
     (result,) = one.task.results(outputs, batch.geometry, replace(trained, descriptions=names), TOP)
     target = targets[0].cpu() if isinstance(targets[0], Tensor) else targets[0]
-    drawn = one.task.draw_comparison(readable(image, LEAST_SIDE), target, result, names, trained.task_args)
+    shown = readable(image if isinstance(image, Image.Image) else as_picture(image), LEAST_SIDE)
+    drawn = one.task.draw_comparison(shown, target, result, names, trained.task_args)
     score = Entry(f"{one.task.score.title} {one.task.score.shown(worst.score)}")
     return framed(with_caption(drawn, [score, Entry(worst.name, color=GREY)], above=True))

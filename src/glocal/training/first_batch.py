@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glocal.data.loaders import end_workers
 from glocal.data.preprocessing import Preprocessing
+from glocal.data.raster import as_picture
 from glocal.errors import InvalidValueError
 from glocal.figures import end_of_path
 from glocal.files import write_atomically
@@ -67,11 +68,14 @@ def first_images(run: Run) -> Iterator[tuple[Tensor, Any, str]]:
 
 
 def as_image(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
-    """The pixels of an image (C, H, W) before they were normalised, as RGB; of other channels the first, or its three.
+    """The pixels of an image (C, H, W) before they were normalised, as RGB; of other channels the first three, or one.
 
-    What lies outside 0…255 is cut off.
+    What lies outside 0…255 is cut off; the bands of rasters are spread over all levels.
     """
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    levels = ((image * std + mean) * 255).round().clamp(0, 255).byte()
+    pixels = image * std + mean
+    if preprocessing.bands is not None:
+        return as_picture(pixels.permute(1, 2, 0).numpy())
+    levels = (pixels * 255).round().clamp(0, 255).byte()
     levels = levels[:3] if len(levels) >= 3 else levels[:1].expand(3, -1, -1)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
