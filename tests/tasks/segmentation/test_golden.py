@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from glocal.data.batch import Batch, Example
+from glocal.data.geometry import Geometry
 from glocal.data.masks import IGNORE
-from glocal.tasks.segmentation.inference import mean_probabilities, sliding_logits, whole_logits
+from glocal.tasks.segmentation.inference import mean_probabilities, predict, sliding_logits, whole_logits
 from glocal.tasks.segmentation.losses import pixel_cross_entropy
 from glocal.tasks.segmentation.mask2former_loss import POINTS, mask2former_loss, masks_of, match, matching_cost
 from golden.dense import FOLDER, dense_weights, feature, head_weights
@@ -103,7 +105,10 @@ def test_sliding_window(tmp_path):
     with torch.no_grad():
         logits = sliding_logits(model, images, tuple(golden["crop"]), tuple(golden["stride"]))
         close(logits, golden, "slide_logits")
-        close(model.decode(logits, tuple(golden["ori_shape"].tolist())), golden, "prob")
+        probabilities = model.decode(logits, tuple(golden["ori_shape"].tolist()))
+        close(probabilities, golden, "prob")
+        side, stride = int(golden["crop"][0]), int(golden["stride"][0])
+        assert_predicted(model, [images], golden, {"window": [side, stride]}, probabilities)
 
 
 def test_several_scales_and_flips(tmp_path):
@@ -114,3 +119,17 @@ def test_several_scales_and_flips(tmp_path):
         found = mean_probabilities(lambda x: whole_logits(model, x), scales, tuple(golden["ori_shape"].tolist()))
     close(found, golden, "prob")
     assert np.array_equal(found.argmax(1)[0, ::8, ::8].numpy(), golden["argmax"])
+    assert_predicted(model, scales, golden, {"flip": True}, found)
+
+
+def assert_predicted(model, scales, golden, args, probabilities):
+    """The commands' way to the label map has the classes with the golden probabilities."""
+    size = tuple(golden["ori_shape"].tolist())
+    examples = [Example(x[0], geometry=Geometry(size, tuple(x.shape[2:]), (0, 0, *size))) for x in scales]
+    first = examples[0]._replace(more=tuple(examples) if len(examples) > 1 else ())
+    (labels,), (confidence,) = predict(model, Batch.of([first]), {"head": "upernet", **args})
+    expected = probabilities.argmax(1)[0]
+    assert (labels == expected).float().mean() > 0.9999  # single precision decides ties
+    present = expected.unique()
+    means = torch.stack([probabilities[0].amax(0)[expected == c].mean() for c in present])
+    assert torch.allclose(confidence[present].double(), means, atol=1e-4)
