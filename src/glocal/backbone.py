@@ -119,6 +119,12 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.forward_blocks(x))
 
+    def forward_maps(self, x: Tensor, norm: bool) -> tuple[Tensor, Tensor]:
+        """What the next stage receives, and the map for other uses: before the norm, or after all norms with `norm`."""
+        before_norm = self.forward_blocks(x)
+        x = self.norm(before_norm)
+        return x, self.output_norm(x) if norm else before_norm
+
     def forward_blocks(self, x: Tensor) -> Tensor:
         """The map after the last block, before the norm."""
         x = self.downsample(x)
@@ -306,10 +312,9 @@ class Backbone(nn.Module):
         intermediates: list[Tensor] = []
         x = self.stem(x)
         for i, stage in enumerate(stages):
-            before_norm = stage.forward_blocks(x)
-            x = stage.norm(before_norm)
+            x, taken = stage.forward_maps(x, norm)
             if i in take_indices:
-                intermediates.append(stage.output_norm(x) if norm else before_norm)
+                intermediates.append(taken)
         if intermediates_only:
             return intermediates
         return x, intermediates
