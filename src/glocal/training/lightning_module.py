@@ -80,7 +80,9 @@ class TrainingModule(LightningModule):
             freeze(self.model, config.freeze)  # Lightning restores the mode of every part after a validation
         self.ema = None
         if config.ema is not None:
-            self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=config.ema_warmup).requires_grad_(False)
+            together = config.strategy != "fsdp"  # torch does not compute parts of weights together with whole buffers
+            ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=config.ema_warmup, foreach=together)
+            self.ema = ema.requires_grad_(False)
         names = ["val_", "val_raw_"] if self.ema else ["val_"]
         self.measured = {name: task.metrics(class_names) for name in names}
         self.val_metrics: dict[str, float] = {}  # of this epoch; empty before its validation, or without one
@@ -143,7 +145,7 @@ class TrainingModule(LightningModule):
         """
         if self.device_mesh is None or self.grouped:
             return
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         if self.sync_batch_norm:  # Lightning converts them for DDP only
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
@@ -156,6 +158,8 @@ class TrainingModule(LightningModule):
                 whole = isinstance(part, (Block, Stage)) or (not ours and numbered)
                 if whole and any(True for _ in part.parameters()):
                     fully_shard(part, mesh=mesh)
+                if isinstance(part, Stage):  # called by dense models in the place of `forward`
+                    register_fsdp_forward_method(part, "forward_maps")
             fully_shard(model, mesh=mesh)
         self.grouped = True
 
@@ -280,6 +284,9 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.fetch_losses()
+        if self.device_mesh is not None:  # batch norms' statistics are each device's own; DDP shares the first's too
+            for buffer in [*self.model.buffers(), *(self.ema.module.buffers() if self.ema is not None else ())]:
+                torch.distributed.broadcast(buffer, 0)
         for metrics in self.measured.values():
             metrics.reset()
 
