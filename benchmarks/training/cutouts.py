@@ -142,9 +142,10 @@ def table(results: list[dict]) -> str:
     rows = sorted(results, key=lambda row: -row["miou"])
     names = list(rows[0]["per_class"])
     names = ["background", *sorted(name for name in names if name != "background")]
+    epochs = rows[0]["epochs"]
     lines = [
-        f"The head `semantic_fpn` on each backbone from scratch, {rows[0]['epochs']} epochs of {COUNTS['train']} images:",
-        "photo cut-outs on wallpapers.",
+        f"The head `semantic_fpn` on each backbone from scratch, {epochs} epochs of {COUNTS['train']} images,",
+        "which are photo cut-outs on wallpapers.",
         f"Measured on {COUNTS['val']} images of cut-outs and wallpapers that training does not see. To repeat it, run",
         "`benchmarks/training/cutouts.py`. The best of the epochs, chosen on the same images.",
         "",
