@@ -274,3 +274,13 @@ def test_400_megapixels_of_four_bands_within_3_gigabytes(run, tmp_path):
         assert file.shape == (side, side)
         assert (file.read(1, window=rasterio.windows.Window(side - 100, 0, 100, 100)) == 255).all()
     assert peak < 3
+
+
+def test_pictures_of_bands_have_colours(data, run, tmp_path):
+    options = ["--workers", "0", "--device", "cpu"]
+    assert main(["eval", "--checkpoint", str(run), *options, "--pictures", str(tmp_path / "worst")]) == 0
+    command = ["train", str(data), "--model", "van_pico", "--img-size", "32", "--batch-size", "4", *options]
+    assert main([*command, "--show-batch", str(tmp_path / "batch.png")]) == 0
+    for path in (tmp_path / "batch.png", *(tmp_path / "worst").iterdir()):
+        pixels = np.asarray(Image.open(path)).astype(int)
+        assert (pixels.max(2) - pixels.min(2) > 60).mean() > 0.05
