@@ -283,4 +283,4 @@ def test_pictures_of_bands_have_colours(data, run, tmp_path):
     assert main([*command, "--show-batch", str(tmp_path / "batch.png")]) == 0
     for path in (tmp_path / "batch.png", *(tmp_path / "worst").iterdir()):
         pixels = np.asarray(Image.open(path)).astype(int)
-        assert (pixels.max(2) - pixels.min(2) > 60).mean() > 0.05
+        assert (pixels.max(2) - pixels.min(2) > 100).mean() > 0.05  # more than classes are tinted
