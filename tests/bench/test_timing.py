@@ -5,7 +5,7 @@ import torch
 
 from glocal.bench import timing
 from glocal.bench.config import BenchConfig, numbers, parse_sizes
-from glocal.bench.timing import Timing
+from glocal.bench.timing import Entry, Timing
 
 
 class Clock:
@@ -16,10 +16,10 @@ class Clock:
         self.calls = []
         self.seconds = {name: iter(values) for name, values in seconds.items()}
 
-    def step(self, name, config, device, size, batch):
+    def step(self, entry, config, device, size, batch):
         def run():
-            self.calls.append(name)
-            self.now += next(self.seconds[name])
+            self.calls.append(entry.name)
+            self.now += next(self.seconds[entry.name])
 
         return run
 
@@ -92,7 +92,7 @@ def test_a_step_is_what_it_says(mode, monkeypatch):
         timing, "create_model", lambda *args, **options: made.append(create(*args, **options)) or made[0]
     )
     config = BenchConfig(["van_pico"], mode=mode)
-    step = timing._step("van_pico", config, torch.device("cpu"), (32, 32), 2)
+    step = timing._step(Entry("van_pico"), config, torch.device("cpu"), (32, 32), 2)
     before = [parameter.clone() for parameter in made[0].parameters()]
     step()
     moved = [not torch.equal(old, new) for old, new in zip(before, made[0].parameters(), strict=True)]
@@ -106,7 +106,7 @@ def test_fused_models_have_fewer_norms(fuse, monkeypatch):
     model_type = type(timing.create_model("van_pico"))
     forward = model_type.forward
     monkeypatch.setattr(model_type, "forward", lambda self, x: inferred.append(self) or forward(self, x))
-    timing._step("van_pico", BenchConfig(["van_pico"], fuse=fuse), torch.device("cpu"), (32, 32), 1)()
+    timing._step(Entry("van_pico"), BenchConfig(["van_pico"], fuse=fuse), torch.device("cpu"), (32, 32), 1)()
     norms = [isinstance(block.norm2, torch.nn.BatchNorm2d) for stage in inferred[0].stages for block in stage.blocks]
     assert not any(norms) if fuse else all(norms)
 
@@ -142,7 +142,7 @@ def test_peak_memory():
 
 
 def test_memory_holds_what_is_kept_for_a_size(monkeypatch):
-    def step(name, config, device, size, batch):
+    def step(entry, config, device, size, batch):
         kept = []
 
         def run():
@@ -197,7 +197,7 @@ def test_engines_compute_what_they_are_timed_for(engine):
     (row,) = timing.compare(config)
     assert (row.size, row.error, row.memory) == ((64, 48), "", None)
     assert row.ms > 0
-    step = timing._step("test_resnet", config, torch.device("cpu"), (64, 48), 2)
+    step = timing._step(Entry("test_resnet"), config, torch.device("cpu"), (64, 48), 2)
     assert step.func.name == engine
     torch.manual_seed(0)
     model = timing.create_model("test_resnet").eval()

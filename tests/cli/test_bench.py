@@ -38,6 +38,20 @@ def test_table_and_json(capsys, tmp_path):
     ]
 
 
+def test_heads_of_segmentation(capsys, tmp_path):
+    file = tmp_path / "times.json"
+    options = ["--task", "segmentation", "--head", "semantic_fpn", "--backbones", "--json", str(file)]
+    assert main(["bench", "van_pico", *QUICK, "--batch-sizes", "1", *options]) == 0
+    shown = capsys.readouterr().out
+    for text in ("van_pico + semantic_fpn", "test_resnet + semantic_fpn", "params (M)", "MACs (G)"):
+        assert text in shown
+    result = json.loads(file.read_text())
+    assert [(row["model"], row["head"]) for row in result["timings"]] == [
+        (name, head) for name in ("test_resnet", "van_pico") for head in ("", "semantic_fpn")
+    ]
+    assert all(row["params"] > 0 and row["macs"] > 0 for row in result["timings"])
+
+
 def test_a_failing_model_is_a_row_and_an_exit_code(capsys):
     assert (
         main(["bench", "vgg11", "--baseline", "test_resnet", "--sizes", "16", "--rounds", "1", "--device", "cpu"]) == 1
@@ -64,6 +78,10 @@ def test_a_failing_model_is_a_row_and_an_exit_code(capsys):
         (["van_pico", "--engine", "openvino", "--device", "cuda"], "computes on a CPU, not on cuda"),
         (["van_pico", "--device", "tpu9"], "there is no device 'tpu9' here"),
         (["van_pico", "--json", "no/where/x.json"], "--json"),
+        (["van_pico", "--task", "pose"], "--task must be one of classification, segmentation, got 'pose'"),
+        (["van_pico", "--head", "upernet"], "--head is for --task segmentation"),
+        (["van_pico", "--backbones"], "--backbones is for --task segmentation"),
+        (["van_pico", "--task", "segmentation", "--head", "unet"], "--head must be one of semantic_fpn, upernet"),
     ],
 )
 def test_one_line_for_every_mistake(args, message, capsys, tmp_path, monkeypatch):

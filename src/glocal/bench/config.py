@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from glocal.errors import InvalidValueError
-from glocal.options import IMAGES, PIXELS, check_number, check_numbers, whole_numbers
+from glocal.options import IMAGES, PIXELS, check_number, check_values, whole_numbers
 from glocal.wording import shown
 
 
@@ -21,8 +21,9 @@ class BenchConfig:
             --output of a training, for inference
         baseline: the model whose time is 1
         mode: infer (a forward pass), or train (forward, backward and a step of AdamW)
-        batch_sizes: images per step, for instance 1,8
-        sizes: of the images in pixels: sides of squares, or HEIGHTxWIDTH, for instance 224,512x384
+        batch_sizes: images per step, for instance 1,8 (default: 8; for segmentation 1)
+        sizes: of the images in pixels: sides of squares, or HEIGHTxWIDTH, for instance 224,512x384 (default: 224; for
+            segmentation 512)
         precision: fp32, or bf16 or fp16: autocast
         fuse: merge norms and scales into the convolutions first, for inference
         compile: torch.compile the models
@@ -32,13 +33,16 @@ class BenchConfig:
         device: auto, cpu, cuda, cuda:1, mps, …
         threads: of the CPU (default: as many as torch takes)
         json: also write the figures to this file
+        task: classification, or segmentation for backbones with a head, trained on made-up label maps
+        head: of segmentation: upernet (default), semantic_fpn or mask2former
+        backbones: for segmentation, also time the backbones alone, beside those with the head
     """
 
     models: list[str]
     baseline: str = "convnext_tiny"
     mode: Literal["infer", "train"] = "infer"
-    batch_sizes: str = "8"
-    sizes: str = "224"
+    batch_sizes: str | None = None
+    sizes: str | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     fuse: bool = False
     compile: bool = False
@@ -48,17 +52,27 @@ class BenchConfig:
     device: str = "auto"
     threads: int | None = None
     json: str | None = None
+    task: Literal["classification", "segmentation"] = "classification"
+    head: Literal["semantic_fpn", "upernet", "mask2former"] | None = None
+    backbones: bool = False
 
     def __post_init__(self):
-        check_numbers(self)
+        check_values(self)
+        segments = self.task == "segmentation"
+        for name, of_segmentation, otherwise in (
+            ("batch_sizes", "1", "8"),
+            ("sizes", "512", "224"),
+            ("head", "upernet", None),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, of_segmentation if segments else otherwise)
+        if not segments and (self.head or self.backbones):
+            raise InvalidValueError(f"--{'head' if self.head else 'backbones'} is for --task segmentation")
         for model in self.models:
             if not is_run(model):
                 parse_model(model)
         numbers(self.batch_sizes, "--batch-sizes")
         parse_sizes(self.sizes)
-        for name, choices in (("mode", ("infer", "train")), ("precision", ("fp32", "bf16", "fp16"))):
-            if getattr(self, name) not in choices:
-                raise InvalidValueError(f"--{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.fuse and self.mode == "train":
             raise InvalidValueError("--fuse is for inference: a fused model is not for training")
         if self.engine != "torch":

@@ -37,18 +37,29 @@ class Cost:
 
 
 def measure(name: str, size: int | tuple[int, int] | None = None) -> Cost:
+    """Count parameters and multiply–accumulates of a model of timm's registry; see `count`.
+
+    Args:
+        name: with or without a tag.
+        size: of the image, a side or (H, W); None takes the model's own.
+
+    Raises ValueError for an unknown name, and for a size that is not positive or that the model does not take.
+    """
+    return count(create_model(name, device="meta"), name, size)
+
+
+def count(model: nn.Module, name: str, size: int | tuple[int, int] | None = None) -> Cost:
     """Count parameters and multiply–accumulates of one image in eval mode.
 
     Counted are convolutions, linear layers and attention products; norms, activations and softmax are not, and neither
     are position biases, which depend on the input size alone and are computed once for it.
 
     Args:
-        name: any model of timm's registry, with or without a tag.
-        size: of the image, a side or (H, W); None takes the model's own.
-
-    Raises ValueError for an unknown name, and for a size that is not positive or that the model does not take.
+        model: on the meta device, with the `pretrained_cfg` of timm. It is put into eval mode, without gradients.
+        name: for the result and errors.
+        size: as in `measure`.
     """
-    model = create_model(name, device="meta").eval()
+    model.eval().requires_grad_(False)
     channels, height, width = model.pretrained_cfg["input_size"]
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size

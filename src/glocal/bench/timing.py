@@ -14,6 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import accumulate
+from typing import NamedTuple
 
 import timm
 import torch
@@ -22,6 +23,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from glocal import deploy
+from glocal.bench import cost, segmentation
 from glocal.bench.config import BenchConfig, is_run, numbers, parse_model, parse_sizes
 from glocal.device import resolve_device, torch_threads
 from glocal.errors import InvalidValueError
@@ -35,6 +37,13 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SHORTEST = 0.02  # seconds: on a GPU, steps are repeated until a sample takes as long
 
 
+class Entry(NamedTuple):
+    """A model that is timed. name: as the options give it. head: of segmentation; "": as it is, or a backbone alone."""
+
+    name: str
+    head: str = ""
+
+
 @dataclass(frozen=True)
 class Timing:
     """A model at a batch size and an image size, (height, width) in pixels.
@@ -43,7 +52,8 @@ class Timing:
     which a busy machine moves least. ratio, fastest_ratio: to the baseline's median and shortest. memory: the most that
     a step has allocated at a time, in MiB, without the weights and the optimizer's state, but with what a model keeps
     for a size; None for other engines than torch, and devices other than cpu and cuda. error: why there are no figures,
-    "" where there are.
+    "" where there are. head: of segmentation, "" for a backbone alone; its ratios are to the baseline alone. params,
+    macs: for segmentation, parameters and multiply–accumulates of one image, in numbers.
     """
 
     model: str
@@ -56,6 +66,9 @@ class Timing:
     fastest_ratio: float | None = None
     memory: float | None = None
     error: str = ""
+    head: str = ""
+    params: int | None = None
+    macs: int | None = None
 
 
 def compare(
@@ -86,13 +99,21 @@ def compare(
     with torch_threads(config.threads):
         rounds = iter(watch(range(len(cells) * config.rounds), len(cells) * config.rounds))
         for size, batch in cells:
-            timings += _cell(names, config, device, size, batch, rounds)
+            timings += _cell(_entries(names, config), config, device, size, batch, rounds)
         next(rounds, None)
     return timings
 
 
+def _entries(names: list[str], config: BenchConfig) -> list[Entry]:
+    """What is timed, in order: the models; for segmentation with the head, and if the options ask for it, without."""
+    if config.task != "segmentation":
+        return [Entry(name) for name in names]
+    heads = ("", config.head) if config.backbones else (config.head,)
+    return [Entry(name, head) for name in names for head in ([""] if is_run(name) else heads)]
+
+
 def _cell(
-    names: list[str],
+    entries: list[Entry],
     config: BenchConfig,
     device: torch.device,
     size: tuple[int, int],
@@ -100,54 +121,56 @@ def _cell(
     rounds: Iterator[int],
 ) -> list[Timing]:
     """All models at one size."""
-    steps, errors, memory, repeats = {}, {}, {}, {}
-    for name in names:
+    steps, errors, memory, repeats, costs = {}, {}, {}, {}, {}
+    for entry in entries:
         try:
-            steps[name] = _step(name, config, device, size, batch)
+            costs[entry] = _cost(entry, config, size)
+            steps[entry] = _step(entry, config, device, size, batch)
             # In inference the memory of the first step, which makes what is kept for the size. Elsewhere it also makes
             # what is no part of the others: an optimizer's state, compiled code.
             first = config.mode == "infer" and not config.compile
             if not first:
-                steps[name]()
-            memory[name] = _peak_memory(steps[name], device) if config.engine == "torch" else None
+                steps[entry]()
+            memory[entry] = _peak_memory(steps[entry], device) if config.engine == "torch" else None
             if first:
-                steps[name]()
+                steps[entry]()
             start = _now(device)
-            steps[name]()
+            steps[entry]()
             seconds = _now(device) - start
-            repeats[name] = max(1, round(SHORTEST / seconds)) if device.type != "cpu" else 1
+            repeats[entry] = max(1, round(SHORTEST / seconds)) if device.type != "cpu" else 1
         except Exception as error:  # whatever a model, a compiler or a driver raises, the others are timed
-            steps.pop(name, None)
-            errors[name] = one_line(error, 200)
-    seconds = {name: [] for name in steps}
+            steps.pop(entry, None)
+            errors[entry] = one_line(error, 200)
+    seconds = {entry: [] for entry in steps}
     for _ in range(config.rounds):
-        for name, step in steps.items():
+        for entry, step in steps.items():
             start = _now(device)
-            for _ in range(repeats[name]):
+            for _ in range(repeats[entry]):
                 step()
-            seconds[name].append((_now(device) - start) / repeats[name] / batch)
+            seconds[entry].append((_now(device) - start) / repeats[entry] / batch)
         next(rounds, None)
-    base = seconds.get(config.baseline)
     timings = []
-    for name in names:
-        if name in errors:
-            timings.append(Timing(name, batch, size, error=errors[name]))
+    for entry in entries:
+        row = partial(Timing, entry.name, batch, size, head=entry.head)
+        if entry in errors:
+            timings.append(row(error=errors[entry]))
             continue
-        median, shortest = statistics.median(seconds[name]), min(seconds[name])
+        base = seconds.get(entry._replace(name=config.baseline))
+        median, shortest = statistics.median(seconds[entry]), min(seconds[entry])
         quartiles = (
-            statistics.quantiles(seconds[name], n=4, method="inclusive") if len(seconds[name]) > 1 else [1.0, 1.0, 1.0]
+            statistics.quantiles(seconds[entry], n=4, method="inclusive")
+            if len(seconds[entry]) > 1
+            else [1.0, 1.0, 1.0]
         )
         timings.append(
-            Timing(
-                name,
-                batch,
-                size,
+            row(
                 ms=1000 * median,
                 spread=quartiles[2] / quartiles[0],
                 ratio=median / statistics.median(base) if base else None,
                 fastest=1000 * shortest,
                 fastest_ratio=shortest / min(base) if base else None,
-                memory=memory.get(name),
+                memory=memory.get(entry),
+                **costs[entry],
             )
         )
     steps.clear()
@@ -157,13 +180,24 @@ def _cell(
     return timings
 
 
+def _cost(entry: Entry, config: BenchConfig, size: tuple[int, int]) -> dict[str, int]:
+    """The parameters and multiply–accumulates of a model of segmentation, by their names in `Timing`."""
+    if config.task != "segmentation":
+        return {}
+    # A run is built with its weights.
+    with nullcontext() if is_run(entry.name) else torch.device("meta"):
+        model, _ = _model(entry, config, size)
+    found = cost.count(model.to("meta"), entry.name, size)
+    return {"params": found.params, "macs": found.macs}
+
+
 def _step(
-    name: str, config: BenchConfig, device: torch.device, size: tuple[int, int], batch: int
+    entry: Entry, config: BenchConfig, device: torch.device, size: tuple[int, int], batch: int
 ) -> Callable[[], object]:
     """One step of a model, ready to be called again and again."""
     torch.manual_seed(0)  # the same weights every time: engines keep what they compile by content
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model, channels = _model(name, size)
+    model, channels = _model(entry, config, size)
     if config.fuse:
         model = reparameterize_model(model)
     model = model.to(device, memory_format=layout)
@@ -193,11 +227,17 @@ def _step(
 
     model.train()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05)
-    labels = torch.randint(model.num_classes, (batch,), device=device)
+    if config.task == "segmentation":
+        loss_of = segmentation.loss_of(model, entry.head, images)
+    else:
+        labels = torch.randint(model.num_classes, (batch,), device=device)
+
+        def loss_of():
+            return nn.functional.cross_entropy(model(images), labels)
 
     def train():
         with autocast():
-            loss = nn.functional.cross_entropy(model(images), labels)
+            loss = loss_of()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -205,12 +245,18 @@ def _step(
     return train
 
 
-def _model(name: str, size: tuple[int, int]) -> tuple[nn.Module, int]:
+def _model(entry: Entry, config: BenchConfig, size: tuple[int, int]) -> tuple[nn.Module, int]:
     """The model of a name or a run, and how many channels its images have."""
-    if is_run(name):
-        trained = load_trained(name)
+    if is_run(entry.name):
+        trained = load_trained(entry.name)
         return trained.task.outputs(trained.model), trained.preprocessing["input_size"][0]
-    name, options = parse_model(name)
+    if config.task == "segmentation":
+        if entry.head:
+            model = segmentation.with_head(entry.name, entry.head, size)
+        else:
+            model = segmentation.backbone(entry.name, size)
+        return model, model.pretrained_cfg["input_size"][0]
+    name, options = parse_model(entry.name)
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         options = {"img_size": size} | options
     model = create_model(name, **options)
@@ -250,23 +296,24 @@ class Growth:
     batch_size: int
     time: float
     memory: float | None
+    head: str = ""
 
 
 def growth(timings: list[Timing]) -> list[Growth]:
     """The growth of every model that was measured at three sizes or more, by batch size."""
-    groups: dict[tuple[str, int], list[Timing]] = {}
+    groups: dict[tuple[str, str, int], list[Timing]] = {}
     for timing in timings:
         if not timing.error:
-            groups.setdefault((timing.model, timing.batch_size), []).append(timing)
+            groups.setdefault((timing.model, timing.head, timing.batch_size), []).append(timing)
     found = []
-    for (model, batch), group in groups.items():
+    for (model, head, batch), group in groups.items():
         if len({math.prod(timing.size) for timing in group}) >= 3:
             pixels = [math.log(math.prod(timing.size)) for timing in group]
             time = statistics.linear_regression(pixels, [math.log(timing.ms) for timing in group]).slope
             memory = None
             if all(timing.memory for timing in group):
                 memory = statistics.linear_regression(pixels, [math.log(timing.memory) for timing in group]).slope
-            found.append(Growth(model, batch, time, memory))
+            found.append(Growth(model, batch, time, memory, head))
     return found
 
 

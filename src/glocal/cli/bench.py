@@ -51,7 +51,9 @@ def show(report) -> None:
         f"{config.engine} {facts[config.engine]}",
     )
     table.add_column("model")
+    counted = ("params (M)", "MACs (G)") if config.task == "segmentation" else ()
     for heading in (
+        *counted,
         "size",
         "batch",
         "ms/image",
@@ -64,13 +66,16 @@ def show(report) -> None:
         table.add_column(heading, justify="right")
     for timing in report.timings:
         size, batch = "×".join(map(str, dict.fromkeys(timing.size))), str(timing.batch_size)
+        counts = [] if timing.params is None else [f"{timing.params / 1e6:.1f}", f"{timing.macs / 1e9:,.1f}"]
         if timing.error:
-            table.add_row(timing.model, size, batch, timing.error)
+            table.add_row(label(timing), *[""] * len(counted), size, batch, timing.error)
             continue
         ratio, fastest = ("" if ratio is None else f"{ratio:.2f}" for ratio in (timing.ratio, timing.fastest_ratio))
         memory = "" if timing.memory is None else f"{timing.memory:,.0f}"
-        figures = f"{timing.ms:.2f}", f"{1000 / timing.ms:,.0f}", ratio, f"{timing.spread:.2f}", fastest, memory
-        table.add_row(timing.model, size, batch, *figures)
+        rate = 1000 / timing.ms
+        rate = f"{rate:.2f}" if config.task == "segmentation" and rate < 10 else f"{rate:,.0f}"
+        figures = f"{timing.ms:.2f}", rate, ratio, f"{timing.spread:.2f}", fastest, memory
+        table.add_row(label(timing), *counts, size, batch, *figures)
     console().print(table)
     if not report.growth:
         return
@@ -80,5 +85,10 @@ def show(report) -> None:
         table.add_column(heading, justify="right")
     for row in report.growth:
         memory = "" if row.memory is None else f"{row.memory:.2f}"
-        table.add_row(row.model, str(row.batch_size), f"{row.time:.2f}", memory)
+        table.add_row(label(row), str(row.batch_size), f"{row.time:.2f}", memory)
     console().print(table)
+
+
+def label(row) -> str:
+    """A model's name, with its head if it has one of segmentation."""
+    return f"{row.model} + {row.head}" if row.head else row.model
