@@ -48,7 +48,7 @@ def bands(size, water, seed=0, kind="uint16"):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def fields(tmp_path_factory):
     folder = tmp_path_factory.mktemp("geo") / "data"
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
@@ -66,11 +66,11 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
+def fields_run(fields, tmp_path_factory):
     torch.set_num_threads(1)
     output = tmp_path_factory.mktemp("geo") / "run"
     options = ["--model", "van_pico", "--img-size", "32", "--epochs", "1", "--batch-size", "4", "--workers", "0"]
-    assert main(["train", str(data), "--output", str(output), *options]) == 0
+    assert main(["train", str(fields), "--output", str(output), *options]) == 0
     return output
 
 
@@ -82,20 +82,29 @@ class Last(nn.Module):
         return torch.cat([-last, last], 1)
 
 
+class Largest(nn.Module):
+    """The largest channel of a pixel is its class."""
+
+    def forward(self, images):
+        return 10 * images
+
+
 @pytest.fixture
-def predict(run, monkeypatch):
+def predict(fields_run, monkeypatch):
     """`glocal predict` by `Last`, whose pixels are those of the image if the tile has the side 32."""
     monkeypatch.setattr(Predictor, "_outputs", Last())
 
     def call(*options):
-        return main(["predict", *map(str, options), "--checkpoint", str(run), "--engine", "torch", "--tile", "32"])
+        return main(
+            ["predict", *map(str, options), "--checkpoint", str(fields_run), "--engine", "torch", "--tile", "32"]
+        )
 
     return call
 
 
 class TestTraining:
-    def test_the_bands_are_in_the_run(self, run):
-        predictor = Predictor(run)
+    def test_the_bands_are_in_the_run(self, fields_run):
+        predictor = Predictor(fields_run)
         found = predictor.preprocessing
         assert found.bands.numbers == (1, 2, 3, 4)
         assert found.bands.pixels == "uint16"
@@ -104,8 +113,8 @@ class TestTraining:
         assert found.mean[3] > 1.5 * found.mean[0]
         assert found.std[3] > 5 * found.std[0]
 
-    def test_no_data_of_image_and_mask_counts_nowhere(self, data):
-        source = open_for_training(str(data), formats=find_task("segmentation").formats)
+    def test_no_data_of_image_and_mask_counts_nowhere(self, fields):
+        source = open_for_training(str(fields), formats=find_task("segmentation").formats)
         samples = source.splits["train"]
         image, labels = samples.load(0), samples.labels[0].load((60, 50))
         assert (labels[-3:] == IGNORE).all()
@@ -117,23 +126,23 @@ class TestTraining:
         assert (example.target == IGNORE).all(1).nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 57, 58, 59]
         assert not example.image[:, :5].any()
 
-    def test_eval_measures_on_the_same_bands(self, run, data, tmp_path):
-        assert main(["eval", str(data), "--checkpoint", str(run), "--json", str(tmp_path / "out.json")]) == 0
+    def test_eval_measures_on_the_same_bands(self, fields_run, fields, tmp_path):
+        assert main(["eval", str(fields), "--checkpoint", str(fields_run), "--json", str(tmp_path / "out.json")]) == 0
         assert json.loads((tmp_path / "out.json").read_text())["images"] == 2
 
-    def test_eval_refuses_other_bands(self, run, data, capsys):
-        options = ["--checkpoint", str(run), "--data-args", "{bands: [1, 2]}"]
-        assert main(["eval", str(data), *options]) == 2
+    def test_eval_refuses_other_bands(self, fields_run, fields, capsys):
+        options = ["--checkpoint", str(fields_run), "--data-args", "{bands: [1, 2]}"]
+        assert main(["eval", str(fields), *options]) == 2
         assert "the model takes 4 bands of the type uint16, and" in capsys.readouterr().err
 
-    def test_another_number_of_channels_is_refused(self, data, tmp_path, capsys):
+    def test_another_number_of_channels_is_refused(self, fields, tmp_path, capsys):
         options = ["--model", "van_pico", "--model-args", "{in_chans: 3}", "--output", str(tmp_path / "run")]
-        assert main(["train", str(data), *options]) == 2
+        assert main(["train", str(fields), *options]) == 2
         assert "in_chans is 3, and the images have 4 bands" in capsys.readouterr().err
 
-    def test_chosen_bands(self, data):
+    def test_chosen_bands(self, fields):
         source = open_for_training(
-            str(data), Opening(args={"bands": [4, 1]}), formats=find_task("segmentation").formats
+            str(fields), Opening(args={"bands": [4, 1]}), formats=find_task("segmentation").formats
         )
         assert source.splits["train"].load(0).shape == (60, 50, 2)
 
@@ -217,6 +226,35 @@ class TestPredictions:
         assert Image.open(picture).size == (50, 40)
 
 
+class TestRedGreenBlue:
+    """Models of photographs, and georeferenced scenes of 8-bit RGB."""
+
+    @pytest.fixture
+    def predictor(self, run, monkeypatch):
+        monkeypatch.setattr(Predictor, "_outputs", Largest())
+        return Predictor(run, engine="torch", tile=48, overlap=16)
+
+    def test_tiles_of_the_file_give_what_the_pixels_give(self, predictor, tmp_path, monkeypatch):
+        pixels = np.random.RandomState(0).randint(0, 256, (130, 70, 3), np.uint8)
+        scene = write(tmp_path / "scene.tif", pixels.transpose(2, 0, 1), crs=UTM, transform=TURNED)
+        (expected,) = predictor([pixels])
+        monkeypatch.setattr("glocal.deploy.predictor.read_image", None)  # reads the whole file
+        (found,) = predictor([scene])
+        assert np.array_equal(found.labels, expected.labels)
+        assert found.source == scene
+
+    def test_transparent_pixels_have_no_class(self, run, tmp_path):
+        pixels = np.full((4, 60, 70), 255, np.uint8)
+        pixels[3, :, :20] = 0
+        scene = write(tmp_path / "scene.tif", pixels, crs=UTM, transform=TURNED, photometric="rgb", alpha="yes")
+        options = ["--checkpoint", str(run), "--tile", "48", "--engine", "torch"]
+        assert main(["predict", scene, *options, "--save", f"geotiff={tmp_path / 'out'}"]) == 0
+        with rasterio.open(tmp_path / "out" / "00000-scene.tif") as file:
+            void = file.read(1) == 255
+        assert void[:, :20].all()
+        assert not void[:, 20:].any()
+
+
 class TestRefused:
     @pytest.mark.parametrize("kind", ["geotiff=out", "geojson=out.geojson"])
     def test_an_image_without_coordinates(self, predict, tmp_path, capsys, kind):
@@ -246,8 +284,8 @@ class TestRefused:
         assert predict(path) == 1
         assert "scene.tif: broken TIFF" in capsys.readouterr().err
 
-    def test_a_service_has_no_bands(self, run, capsys):
-        assert main(["serve", "--checkpoint", str(run), "--port", "0"]) == 2
+    def test_a_service_has_no_bands(self, fields_run, capsys):
+        assert main(["serve", "--checkpoint", str(fields_run), "--port", "0"]) == 2
         assert "the model takes 4 bands of the type uint16" in capsys.readouterr().err
 
 
@@ -257,7 +295,7 @@ def test_pixels_without_data_are_no_class(classes, value):
 
 
 @pytest.mark.slow
-def test_400_megapixels_of_four_bands_within_3_gigabytes(run, tmp_path):
+def test_400_megapixels_of_four_bands_within_3_gigabytes(fields_run, tmp_path):
     path, side = tmp_path / "scene.tif", 20_000
     about = {"width": side, "height": side, "count": 4, "dtype": "uint16", "crs": UTM, "transform": NORTH_UP}
     with rasterio.open(path, "w", driver="GTiff", tiled=True, compress="deflate", zlevel=1, nodata=0, **about) as file:
@@ -267,7 +305,7 @@ def test_400_megapixels_of_four_bands_within_3_gigabytes(run, tmp_path):
             strip[:, :, -100:] = 0
             file.write(strip, window=rasterio.windows.Window(0, top, side, 1000))
     saved = ["--save", f"geotiff={tmp_path / 'out'}", "--save", f"geojson={tmp_path / 'out.geojson'}"]
-    options = ["--checkpoint", str(run), "--tile", "1024", "--engine", "torch", *saved]
+    options = ["--checkpoint", str(fields_run), "--tile", "1024", "--engine", "torch", *saved]
     subprocess.run([sys.executable, "-m", "glocal", "predict", str(path), *options], check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # GiB
     with rasterio.open(tmp_path / "out" / "00000-scene.tif") as file:
@@ -276,10 +314,10 @@ def test_400_megapixels_of_four_bands_within_3_gigabytes(run, tmp_path):
     assert peak < 3
 
 
-def test_pictures_of_bands_have_colours(data, run, tmp_path):
+def test_pictures_of_bands_have_colours(fields, fields_run, tmp_path):
     options = ["--workers", "0", "--device", "cpu"]
-    assert main(["eval", "--checkpoint", str(run), *options, "--pictures", str(tmp_path / "worst")]) == 0
-    command = ["train", str(data), "--model", "van_pico", "--img-size", "32", "--batch-size", "4", *options]
+    assert main(["eval", "--checkpoint", str(fields_run), *options, "--pictures", str(tmp_path / "worst")]) == 0
+    command = ["train", str(fields), "--model", "van_pico", "--img-size", "32", "--batch-size", "4", *options]
     assert main([*command, "--show-batch", str(tmp_path / "batch.png")]) == 0
     for path in (tmp_path / "batch.png", *(tmp_path / "worst").iterdir()):
         pixels = np.asarray(Image.open(path)).astype(int)
