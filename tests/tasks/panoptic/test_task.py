@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from glocal.data.masks import IGNORE
 from glocal.data.open import open_for_training
 from glocal.data.preprocessing import Preprocessing, Whole
 from glocal.data.samples import DataSource, Opening, Samples
+from glocal.data.segment_maps import SegmentIds
 from glocal.models.heads.queries import panoptic
 from glocal.tasks import find_task
 from glocal.tasks.loading import load_trained
@@ -99,11 +101,25 @@ class TestTargets:
         assert (expected.target[~inside] != 2).all()  # the ground is no crowd
 
     @pytest.mark.parametrize("seed", range(4))
+    def test_a_crop_is_chosen_by_its_classes(self, seed):
+        ids = np.arange(64, dtype=np.int32)[None].repeat(64, 0) // 4  # 16 stripes, of which the last 4 are discs
+        segments = SegmentIds(ids, np.array([0] * 12 + [1] * 4, np.int32), np.zeros(16, bool))
+        annotation = SimpleNamespace(load=lambda size: segments.classes[ids], load_segments=lambda size: segments)
+        image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8))
+        found = []
+        for transform in transforms(resize_range=(2, 2), max_class_share=0.75):
+            torch.manual_seed(seed)
+            found.append(transform(image, annotation))
+        assert torch.equal(found[0].image, found[1].image)
+        assert torch.equal(found[0].target["classes"][found[0].target["ids"]], found[1].target)
+
+    @pytest.mark.parametrize("seed", range(4))
     def test_a_target_has_the_segments_that_the_crop_shows(self, source, seed):
         torch.manual_seed(seed)
         samples = source.splits["train"]
-        example = transforms(resize_range=(1, 2))[0](samples.load(seed), samples.labels[seed])
+        example = transforms(resize_range=(4, 4))[0](samples.load(seed), samples.labels[seed])
         ids, classes = example.target["ids"], example.target["classes"]
+        assert len(classes) < len(samples.labels[seed].segments)
         assert sorted(set(ids.unique().tolist()) - {IGNORE}) == list(range(len(classes)))
         found = masks_of_segments(example.target)
         for place, mask in enumerate(found.masks):
@@ -244,10 +260,10 @@ class TestResults:
         return Trained(None, "m", PANOPTIC, NAMES, NAMES, {}, None, ARGS)
 
     def test_segments_the_largest_first(self):
-        ids = np.array([[0, 1, 1], [IGNORE, 2, 2], [2, 2, 2]], np.int32)
-        found = result(ids, np.array([0, 0, 2]), np.array([0.9, 0.8, 0.7]), self.trained())
-        assert found.classes == ["ground", "square", "square"]
-        assert found.scores == [0.7, 0.8, 0.9]
+        ids = np.array([[1, 0, 0], [IGNORE, 2, 2], [2, 2, 2]], np.int32)
+        found = result(ids, np.array([0, 1, 2]), np.array([0.9, 0.8, 0.7]), self.trained())
+        assert found.classes == ["ground", "square", "disc"]
+        assert found.scores == [0.7, 0.9, 0.8]
         assert found.shares == pytest.approx([5 / 9, 2 / 9, 1 / 9])
         assert found.ids.tolist() == [[2, 1, 1], [IGNORE, 0, 0], [0, 0, 0]]
         for place, text in enumerate(found.rles):
