@@ -174,15 +174,14 @@ def test_label_maps_come_back_from_polygons(tmp_path):
 def test_results_are_taken_one_by_one(kind, tmp_path):
     taken = 0
 
-    def endless():
+    def many():
         nonlocal taken
-        while True:
-            taken += 1
+        for taken in range(1, 1000):
             yield made([[0, 1]], f"{taken}.png")
 
     place = tmp_path / f"out{''.join(WRITERS[kind].endings[:1])}"
     place.suffix or place.mkdir()
-    passed = WRITERS[kind].write(endless(), place, trained(ids=[1, 2, 3]))
+    passed = WRITERS[kind].write(many(), place, trained(ids=[1, 2, 3]))
     for number, _ in enumerate(islice(passed, 20), 1):
         assert taken == number
 
