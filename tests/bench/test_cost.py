@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 
+import glocal
 from glocal.bench.catalog import COSTS, catalog
-from glocal.bench.cost import measure
+from glocal.bench.cost import count, measure
 from glocal.models import model_names
 
 # Multiply–accumulates in G at the variant's own size, computed from the authors' hyper-parameters.
@@ -93,3 +95,22 @@ def test_size_of_any_timm_model():
     assert small.params == large.params == 11_689_512
     assert large.macs == pytest.approx(4 * small.macs, rel=0.01)
     assert small.stages == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "args", "published"),
+    [
+        ("transnext_small", {"pool_size": 16}, 1089),
+        ("transnext_base", {"pool_size": 16}, 1268),
+        ("van_b2", {}, 948),
+        ("van_b3", {}, 1030),
+        ("van_b4", {}, 1098),
+        ("van_b6", {}, 1658),
+    ],
+)
+def test_macs_of_upernet_at_512_by_2048_are_the_published(backbone, args, published):
+    """In 10⁹, within 2 %. The coarse map of TransNeXt has the size of the training."""
+    with torch.device("meta"):
+        model = glocal.create("upernet", backbone, backbone_args=args)
+    assert count(model, backbone, (512, 2048)).macs / 1e9 == pytest.approx(published, rel=0.02)
