@@ -303,6 +303,22 @@ class TestResults:
         ]
 
 
+def test_segments_as_a_data_set_of_coco(tmp_path):
+    trained = Trained(None, "m", PANOPTIC, NAMES, NAMES, {}, None, ARGS | {"ids": [3, 5, 9]})
+    ids = np.array([[0, 1, 1], [IGNORE, 2, 2], [2, 2, 2]], np.int32)
+    found = result(ids, np.array([0, 0, 2]), np.array([0.9, 0.8, 0.7]), trained)
+    path = tmp_path / "found.json"
+    writer = PANOPTIC.writers["coco"]
+    assert list(writer.write(iter([replace(found, source="a.png")]), path, trained)) == [replace(found, source="a.png")]
+    content = json.loads(path.read_text())
+    assert content["images"] == [{"id": 1, "file_name": "a.png", "width": 3, "height": 3}]
+    assert [one["category_id"] for one in content["annotations"]] == [9, 3, 3]
+    assert [one["score"] for one in content["annotations"]] == [0.7, 0.8, 0.9]
+    assert [one["bbox"] for one in content["annotations"]] == [[0, 1, 3, 2], [1, 0, 2, 1], [0, 0, 1, 1]]
+    masks = [rle.decode(one["segmentation"]["counts"], (3, 3)) for one in content["annotations"]]
+    assert [mask.tolist() for mask in masks] == [(ids == place).tolist() for place in (2, 1, 0)]
+
+
 class TestCommands:
     def test_a_run_knows_its_things_and_thresholds(self, run):
         trained = load_trained(run)

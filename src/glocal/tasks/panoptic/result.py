@@ -1,5 +1,6 @@
 """The result of panoptic segmentation for an image."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ class Panoptic(Result):
 
     size: (height, width). classes: names. scores: probabilities of the classes. shares: of the pixels. rles: the masks,
     in COCO's compressed run-length encoding. ids: the place of each pixel's segment in the lists, (H, W) int32, or -1.
-    colors: red, green and blue of each segment.
+    colors: red, green and blue of each segment. numbers: of the segments' classes, as the model has them.
     """
 
     size: list[int] = field(default_factory=list)
@@ -27,6 +28,7 @@ class Panoptic(Result):
     rles: list[str] = field(default_factory=list)
     ids: "np.ndarray | None" = field(default=None, compare=False, repr=False)
     colors: list[list[int]] = field(default_factory=list, compare=False, repr=False)
+    numbers: list[int] = field(default_factory=list, compare=False, repr=False)
 
     def lines(self) -> list[Line]:
         return lines_of(self.classes, self.shares, self.colors) or [Line("no segment", "–")]
@@ -46,6 +48,11 @@ class Panoptic(Result):
 
         alpha = np.where(self.ids < 0, 0, 255).astype(np.uint8)
         return Image.fromarray(np.dstack([in_colors(self.ids, self.colors), alpha]))
+
+    def parts(self) -> "Iterator[tuple[int, str, float, np.ndarray]]":
+        """Of each segment: the number of its class, its run lengths, its score and its mask (H, W)."""
+        for place, (number, rle, score) in enumerate(zip(self.numbers, self.rles, self.scores, strict=True)):
+            yield number, rle, score, self.ids == place
 
     def captioned(self, image: "Image.Image") -> "Image.Image":
         from glocal.tasks.drawing import with_caption

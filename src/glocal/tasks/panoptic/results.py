@@ -31,4 +31,5 @@ def result(ids: np.ndarray, classes: np.ndarray, scores: np.ndarray, trained: Tr
         rles=[rle.encode(ids == place) for place in range(len(order))],
         ids=ids,
         colors=colors_of_segments(len(order)),
+        numbers=classes[order].tolist(),
     )

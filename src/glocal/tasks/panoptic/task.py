@@ -3,7 +3,7 @@
 from glocal.tasks.panoptic.options import PanopticEvalOptions, PanopticOptions
 from glocal.tasks.panoptic.result import Panoptic
 from glocal.tasks.segmentation.dense import DenseTask
-from glocal.tasks.task import Measure
+from glocal.tasks.task import Measure, Writer
 
 
 class PanopticTask(DenseTask):
@@ -112,6 +112,12 @@ class PanopticTask(DenseTask):
         from glocal.tasks.panoptic.results import results
 
         return results(outputs, trained)
+
+    @property
+    def writers(self):
+        from glocal.tasks.segmentation.writers import write_coco
+
+        return {"coco": Writer(write_coco, "a data set of COCO, with run lengths", (".json",))}
 
     def metadata(self, trained):
         return {**super().metadata(trained), **trained.task_args}

@@ -1,7 +1,7 @@
 """The result of segmentation for an image."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,11 @@ class Segmentation(Result):
         from glocal.tasks.segmentation.overlay import in_colors
 
         return in_colors(self.labels, self.colors)
+
+    def parts(self) -> "Iterator[tuple[int, str, float, np.ndarray]]":
+        """Of each class that occurs: its number, its run lengths, its confidence and its mask (H, W)."""
+        for number, rle, score in zip(self.numbers, self.rles, self.confidences, strict=True):
+            yield number, rle, score, self.labels == number
 
     def to_png(self) -> bytes:
         """The label map as a PNG: numbers of classes as a palette's indices, 16 bits for more than 256 classes."""

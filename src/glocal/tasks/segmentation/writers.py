@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image
 
+from glocal.data.image import UnreadableImageError
 from glocal.data.polygons import polygons_of
 from glocal.errors import InvalidValueError
 from glocal.files import numbered_name, write_atomically, written_atomically
@@ -22,6 +23,16 @@ AT_ONCE = 2**20  # bytes of COCO's list of images that are kept in memory
 LARGEST = 2**16 - 1  # value of a pixel in a PNG
 
 Results = Iterator[Segmentation]
+
+
+class Parted(Protocol):
+    """A result whose `parts` are each the number of a class, run lengths, a score and a mask (H, W)."""
+
+    source: str
+    error: UnreadableImageError | None
+    size: list[int]
+
+    def parts(self) -> Iterator[tuple[int, str, float, np.ndarray]]: ...
 
 
 def write_labels(results: Results, folder: Path, trained: Trained) -> Results:
@@ -53,8 +64,8 @@ def _write_pngs(results: Results, folder: Path, to_png: Callable[[Segmentation],
         yield result
 
 
-def write_coco(results: Results, path: Path, trained: Trained) -> Results:
-    """A data set of COCO: an annotation for each class of an image, with its run lengths.
+def write_coco(results: Iterator[Parted], path: Path, trained: Trained) -> Iterator[Parted]:
+    """A data set of COCO: an annotation for each part of an image, a class or a segment, with its run lengths.
 
     An image's id is its place in the input, from 1. The ids of the categories are the values of the data's masks; where
     the run does not know them, they count from 1. The images come last: until the end they are in a temporary file.
@@ -71,11 +82,11 @@ def write_coco(results: Results, path: Path, trained: Trained) -> Results:
                 height, width = result.size
                 name = utf8(result.source)
                 images_so_far.add({"id": place, "file_name": name, "width": width, "height": height})
-                for number, rle, score in zip(result.numbers, result.rles, result.confidences, strict=True):
+                for number, rle, score, mask in result.parts():
                     count += 1
                     about = {"id": count, "image_id": place, "category_id": ids[number]}
                     about |= {"segmentation": {"size": [height, width], "counts": rle}, "iscrowd": 0, "score": score}
-                    annotations.add(about | _extent(result.labels == number))
+                    annotations.add(about | _extent(mask))
             yield result
         file.write(b'\n], "images": [')
         images.seek(0)
