@@ -10,10 +10,12 @@ from PIL import Image
 
 from glocal.data import raster
 from glocal.data.bands import Bands
+from glocal.data.formats import mask_folders
 from glocal.data.image import UnreadableImageError
 from glocal.data.prepare import Prepare, to_tensor
 from glocal.data.preprocessing import Preprocessing, Whole
 from glocal.data.raster import Raster, Scene, bands_of_files, measure
+from glocal.tasks.description import check_preprocessing
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -181,6 +183,35 @@ class TestBandsOfFiles:
         with pytest.raises(ImportError, match=r"pip install 'glocal\[geo\]'"):
             bands_of_files([path], [1])
         raster.rasterio.cache_clear()
+
+
+def test_masks_and_bands_without_rasterio_name_the_extra(tmp_path, monkeypatch):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "images" / "a.tif", pixels_of("uint16", 5))
+    write(tmp_path / "masks" / "a.tif", np.zeros((1, 9, 7), np.uint8))
+    raster.rasterio.cache_clear()
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(ImportError, match=r"pip install 'glocal\[geo\]'"):
+        mask_folders.matches(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "bands",
+    [
+        {"numbers": [0, 1], "pixels": "uint8"},
+        {"numbers": [1, 2], "pixels": "object"},
+        {"numbers": [1, 2, 3], "pixels": "uint8"},
+        {"numbers": [], "pixels": "uint8"},
+        {"numbers": [1, 2], "pixels": "uint8", "path": "/vsicurl/"},
+    ],
+    ids=["number", "type", "channels", "none", "another field"],
+)
+def test_a_checkpoint_with_wrong_bands_is_refused(bands):
+    values = {"input_size": [2, 32, 32], "mean": [0.5], "std": [0.5]}
+    check_preprocessing({**values, "bands": {"numbers": [1, 2], "pixels": "uint8"}})
+    with pytest.raises(ValueError, match="the preprocessing: "):
+        check_preprocessing({**values, "bands": bands})
 
 
 class TestHostile:

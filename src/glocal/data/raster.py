@@ -7,7 +7,7 @@ it is a masked array. GDAL, which does the work, may open TIFF files alone, from
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -278,6 +278,27 @@ def scene_bands(path: Any) -> Bands | None:
             return Bands(tuple(numbers), "uint8") if is_rgb and dataset.crs is not None else None
     except UnreadableImageError:
         return None
+
+
+@contextmanager
+def georeferenced(label: str, path: str) -> Iterator[Any]:
+    """A file that is open as `opened` has it; ValueError, which begins with a label, if it has no coordinate system."""
+    if not is_tiff(path):
+        raise InvalidValueError(f"{label}: {path} is no TIFF file, so that it has no coordinates")
+    with opened(path) as dataset:
+        if dataset.crs is None:
+            raise InvalidValueError(
+                f"{label}: {path} has no coordinate system (CRS): --save labels or polygons need none"
+            )
+        yield dataset
+
+
+def check_georeferenced(label: str, files: Sequence[str]) -> None:
+    """Raise ValueError, which begins with a label, if one of some files can be read and has no coordinate system."""
+    rasterio()
+    for file in files:
+        with suppress(UnreadableImageError), georeferenced(label, file):  # it is reported when its turn comes
+            pass
 
 
 def as_picture(pixels: np.ndarray) -> Image.Image:

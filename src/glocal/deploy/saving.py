@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from glocal.data.image import find_images
 from glocal.data.preprocessing import Preprocessing
+from glocal.data.raster import check_georeferenced
 from glocal.deploy.config import PredictConfig
 from glocal.deploy.pictures import with_pictures
 from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.files import check_target, make_folder
 from glocal.tasks.task import Result, Task, Trained, Writer
+
+CHECKED = 100  # images whose coordinates are looked for before the first is computed
 
 
 def check_places(config: PredictConfig) -> None:
@@ -43,6 +47,8 @@ def writers_of(config: PredictConfig, task: Task) -> list[tuple[Writer, Path]]:
         if path.resolve() in files:
             raise InvalidValueError(f"{label}: another option writes there, too")
         files.append(path.resolve())
+        if writer.georeferenced:
+            check_georeferenced(label, find_images(config.images)[:CHECKED])
         found.append((writer, path))
     return found
 

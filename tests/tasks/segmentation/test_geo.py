@@ -28,6 +28,7 @@ from glocal.tasks.segmentation.geo import void_value
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 UTM = CRS.from_epsg(32632)
 NORTH_UP = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+SOUTH_UP = Affine(10, 0, 500_000, 0, 10, 5_000_000)
 TURNED = Affine.translation(500_000, 5_000_000) @ Affine.rotation(20) @ Affine.scale(10, -10)
 
 
@@ -196,11 +197,12 @@ class TestPredictions:
         back = transform_geom("EPSG:4326", UTM, lake["geometry"])
         assert np.array_equal(rasterize([back], water.shape, transform=place), water)
 
-    def test_rings_turn_as_rfc_7946_says(self, predict, tmp_path):
+    @pytest.mark.parametrize("place", [NORTH_UP, TURNED, SOUTH_UP], ids=["north up", "turned", "south up"])
+    def test_rings_turn_as_rfc_7946_says(self, predict, tmp_path, place):
         water = np.zeros((40, 40), bool)
         water[5:35, 5:35] = True
         water[15:20, 15:20] = False
-        scene = write(tmp_path / "scene.tif", bands(water.shape, water), crs=UTM, transform=NORTH_UP)
+        scene = write(tmp_path / "scene.tif", bands(water.shape, water), crs=UTM, transform=place)
         assert predict(scene, "--save", f"geojson={tmp_path / 'out.geojson'}") == 0
         for feature in json.loads((tmp_path / "out.geojson").read_text())["features"]:
             outer, *inner = (np.array(ring) for ring in feature["geometry"]["coordinates"])
@@ -257,12 +259,30 @@ class TestRedGreenBlue:
 
 class TestRefused:
     @pytest.mark.parametrize("kind", ["geotiff=out", "geojson=out.geojson"])
-    def test_an_image_without_coordinates(self, predict, tmp_path, capsys, kind):
+    def test_an_image_without_coordinates(self, predict, tmp_path, capsys, monkeypatch, kind):
         scene = write(tmp_path / "scene.tif", bands((40, 40), np.zeros((40, 40), bool)))
+        monkeypatch.setattr(Predictor, "stream", None)  # before anything is computed
         name, _, place = kind.partition("=")
         assert predict(scene, "--save", f"{name}={tmp_path / place}") == 2
-        assert f"--save {name}: {scene} has no coordinate system (CRS)" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert f"--save {name}={tmp_path / place}: {scene} has no coordinate system (CRS)" in error
         assert not (tmp_path / "out.geojson").exists()
+
+    def test_an_image_without_coordinates_after_many_others(self, fields_run, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("glocal.deploy.saving.CHECKED", 1)
+        water = np.zeros((32, 32), bool)
+        write(tmp_path / "1.tif", bands(water.shape, water), crs=UTM, transform=NORTH_UP)
+        write(tmp_path / "2.tif", bands(water.shape, water))
+        place, options = tmp_path / "out.geojson", ["--checkpoint", str(fields_run), "--engine", "torch"]
+        assert main(["predict", str(tmp_path), *options, "--save", f"geojson={place}"]) == 2
+        assert "2.tif has no coordinate system (CRS)" in capsys.readouterr().err
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["1.tif", "2.tif"]
+
+    def test_a_picture_that_is_no_tiff(self, run, tmp_path, capsys):
+        Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+        options = ["--checkpoint", str(run), "--save", f"geotiff={tmp_path / 'out'}"]
+        assert main(["predict", str(tmp_path / "a.png"), *options]) == 2
+        assert "a.png is no TIFF file, so that it has no coordinates" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("pixels", "said"),

@@ -377,7 +377,7 @@ def _size_of(image: str) -> tuple[int, int]:
     try:
         return read_as(image, lambda image: image.size)
     except UnreadableImageError:
-        if raster.is_tiff(image) and raster.is_installed():
+        if raster.is_tiff(image):
             return raster.size_of(image)
         raise
 

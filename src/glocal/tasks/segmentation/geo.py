@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from glocal.data.image import UnreadableImageError
-from glocal.data.raster import copy_as_cog, created, is_tiff, opened, rasterio, without_data
+from glocal.data.raster import copy_as_cog, created, georeferenced, rasterio, without_data
 from glocal.errors import InvalidValueError
 from glocal.files import numbered_name, written_atomically
 from glocal.tasks.segmentation.result import Segmentation
@@ -129,18 +129,14 @@ def _turned(ring: list, inner: bool) -> list:
 @contextmanager
 def _source(result: Segmentation, kind: str) -> Iterator[Any]:
     """The open file of an image; ValueError if it has no coordinate system."""
-    option = f"--save {kind}: {result.source or 'an image from memory'}"
-    if not is_tiff(result.source):
-        raise InvalidValueError(f"{option} is no TIFF file, so that it has no coordinates")
+    label = f"--save {kind}"
     try:
-        with opened(result.source) as source:
-            if source.crs is None:
-                raise InvalidValueError(f"{option} has no coordinate system (CRS): --save labels or polygons need none")
+        with georeferenced(label, result.source or "an image from memory") as source:
             if source.shape != result.labels.shape:
-                raise InvalidValueError(f"{option} is stored turned: save it upright")
+                raise InvalidValueError(f"{label}: {result.source} is stored turned: save it upright")
             yield source
     except UnreadableImageError as error:
-        raise InvalidValueError(f"--save {kind}: {error}") from None
+        raise InvalidValueError(f"{label}: {error}") from None
 
 
 def _numbers(trained: Trained) -> tuple[int, ...] | None:
