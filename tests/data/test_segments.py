@@ -1,9 +1,20 @@
 """Run lengths and polygons."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from glocal.data.segments import mask_of_polygons, mask_of_runs, runs_of_mask, runs_of_text, text_of_runs
+from glocal.data import segments
+from glocal.data.segments import (
+    mask_of_polygons,
+    mask_of_runs,
+    mask_of_text,
+    runs_of_mask,
+    runs_of_text,
+    text_of_runs,
+    texts_of_labels,
+)
 
 # Texts that pycocotools 2.0.11 wrote for masks: (size, runs, text).
 WRITTEN = [
@@ -263,3 +274,47 @@ class TestPolygons:
     def test_what_is_no_polygon_is_refused(self, polygon):
         with pytest.raises(ValueError, match="three corners at least"):
             mask_of_polygons([polygon], (3, 3))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (1, 40), (33, 64)], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_texts_of_masks_come_back(size, share):
+    mask = np.random.RandomState(0).random_sample(size) < share
+    assert np.array_equal(mask_of_text(texts_of_labels(mask, [True])[0], size), mask)
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [  # written by pycocotools
+        (["0110", "0110"], "242"),
+        (["1000", "0000"], "017"),
+        (["000000"] * 6, "T1"),
+    ],
+)
+def test_texts_of_masks_are_cocos(rows, text):
+    mask = np.array([[int(cell) for cell in row] for row in rows], bool)
+    assert texts_of_labels(mask, [True])[0] == text
+
+
+def test_short_and_long_runs_are_cocos():
+    short = np.add.outer(np.arange(5), np.arange(40) ** 2) % 7 < 3
+    assert (
+        texts_of_labels(short, [True])[0] == "032O41NN33LOOO41NN33LOOO41NN33LOOO41NN33LOOO41NN33LOOO41NN0"
+    )  # by pycocotools too
+    long = np.zeros((300, 200), bool)
+    long[37:201, 11:150] = True
+    long[90:95, 40:60] = False
+    assert hashlib.sha256(texts_of_labels(long, [True])[0].encode()).hexdigest().startswith("3bb421ea4412a62f")
+
+
+@pytest.mark.parametrize("text", ["", "99", "\x00", "é", "o" * 100, "1"])
+def test_broken_texts_are_refused(text):
+    with pytest.raises(ValueError, match="run"):
+        mask_of_text(text, (4, 4))
+
+
+def test_large_maps_are_read_in_strips(monkeypatch):
+    labels = np.random.RandomState(0).randint(0, 3, (13, 50))
+    whole = texts_of_labels(labels, range(4))
+    monkeypatch.setattr(segments, "AT_ONCE", 13 * 7)
+    assert texts_of_labels(labels, range(4)) == whole

@@ -12,10 +12,10 @@ pytest.importorskip("prometheus_client")
 from fastapi.testclient import TestClient
 
 from glocal.data.image import TURNS
+from glocal.data.segments import mask_of_text
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.predictor import Predictor
 from glocal.deploy.server import create_app
-from glocal.tasks.segmentation import rle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,7 +66,7 @@ def test_images_of_several_sizes_in_one_request(client, predictor):
         assert result["size"] == [image.height, image.width]
         names = np.full(result["size"], "", object)
         for name, text, share in zip(result["classes"], result["rles"], result["shares"], strict=True):
-            mask = rle.decode(text, result["size"])
+            mask = mask_of_text(text, result["size"])
             assert mask.mean() == pytest.approx(share)
             names[mask] = name
         assert np.array_equal(names, np.array(predictor.class_names, object)[expected.labels])

@@ -7,6 +7,8 @@ import numpy as np
 from glocal.errors import InvalidValueError
 
 MOST_BITS = 35  # of a run length, read from a text
+LETTERS = 8  # of a run length, at most: 2 ** 35 pixels and a sign
+AT_ONCE = 2**24  # pixels that are looked at together
 FARTHEST = 1e7  # pixels of a corner from the image
 
 
@@ -35,18 +37,29 @@ def runs_of_text(text: str) -> list[int]:
     return runs
 
 
-def text_of_runs(runs: Sequence[int]) -> str:
+def text_of_runs(runs: Sequence[int] | np.ndarray) -> str:
     """The text that COCO writes for run lengths; see `runs_of_text`."""
-    letters = []
-    for place, run in enumerate(runs):
-        value = run - runs[place - 2] if place > 2 else run
-        more = True
-        while more:
-            bits = value & 31
-            value >>= 5
-            more = value != (-1 if bits & 16 else 0)
-            letters.append(chr(48 + bits + 32 * more))
-    return "".join(letters)
+    left = np.array(runs, np.int64)
+    left[3:] -= np.asarray(runs, np.int64)[1:-2]
+    letters = np.zeros((len(left), LETTERS), np.uint8)
+    going = np.ones(len(left), bool)
+    for place in range(LETTERS):
+        bits = left & 31
+        left >>= 5
+        last = np.where(bits & 16, left == -1, left == 0)
+        letters[going, place] = (48 + bits + np.where(last, 0, 32))[going]
+        going &= ~last
+    return letters[letters > 0].tobytes().decode("ascii")
+
+
+def texts_of_labels(labels: np.ndarray, numbers: Sequence[int]) -> list[str]:
+    """COCO's text of the mask of each of some labels in a map (H, W)."""
+    return [text_of_runs(runs) for runs in runs_of_labels(labels, numbers)]
+
+
+def mask_of_text(text: str, size: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) bool of a text of COCO. size: (height, width). Raises ValueError if it is not of such a mask."""
+    return mask_of_runs(runs_of_text(text), size)
 
 
 def mask_of_runs(runs: Sequence[int], size: tuple[int, int]) -> np.ndarray:
@@ -63,11 +76,25 @@ def mask_of_runs(runs: Sequence[int], size: tuple[int, int]) -> np.ndarray:
 
 def runs_of_mask(mask: np.ndarray) -> list[int]:
     """The run lengths of a mask (H, W) bool; see `mask_of_runs`."""
-    flat = np.asarray(mask, bool).T.reshape(-1)
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    borders = np.concatenate([[0], changes, [len(flat)]])
-    runs = np.diff(borders).tolist()
-    return [0, *runs] if len(flat) and flat[0] else runs
+    return runs_of_labels(np.asarray(mask, bool), [True])[0].tolist()
+
+
+def runs_of_labels(labels: np.ndarray, numbers: Sequence[int]) -> list[np.ndarray]:
+    """The run lengths of the mask of each of some labels in a map (H, W); a large map is read in strips of columns."""
+    height, width = labels.shape
+    columns = max(1, AT_ONCE // max(1, height))
+    changes: list[list[np.ndarray]] = [[] for _ in numbers]  # where a mask begins or ends
+    inside = [False] * len(numbers)
+    for first in range(0, width, columns):
+        flat = labels[:, first : first + columns].ravel(order="F")
+        for place, number in enumerate(numbers):
+            mask = flat == number
+            found = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+            if mask[0] != inside[place]:
+                found = np.concatenate([[0], found])
+            inside[place] = bool(mask[-1])
+            changes[place].append(found + first * height)
+    return [np.diff(np.concatenate([[0], *found, [labels.size]])) for found in changes]
 
 
 def mask_of_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.ndarray:

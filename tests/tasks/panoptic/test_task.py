@@ -18,6 +18,7 @@ from glocal.data.open import open_for_training
 from glocal.data.preprocessing import Preprocessing, Whole
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.segment_maps import SegmentIds
+from glocal.data.segments import mask_of_text
 from glocal.models.heads.queries import panoptic
 from glocal.tasks import find_task
 from glocal.tasks.loading import load_trained
@@ -26,7 +27,6 @@ from glocal.tasks.panoptic.measurement import match
 from glocal.tasks.panoptic.results import result
 from glocal.tasks.panoptic.transform import MeasuringTransform, TrainingTransform, masks_of_segments
 from glocal.tasks.registry import all_formats
-from glocal.tasks.segmentation import rle
 from glocal.tasks.segmentation.transform import SegmentationAugmentation
 from glocal.tasks.segmentation.transform import TrainingTransform as ClassesTransform
 from glocal.tasks.task import Trained
@@ -267,7 +267,7 @@ class TestResults:
         assert found.shares == pytest.approx([5 / 9, 2 / 9, 1 / 9])
         assert found.ids.tolist() == [[2, 1, 1], [IGNORE, 0, 0], [0, 0, 0]]
         for place, text in enumerate(found.rles):
-            assert np.array_equal(rle.decode(text, (3, 3)), found.ids == place)
+            assert np.array_equal(mask_of_text(text, (3, 3)), found.ids == place)
         assert [line.text for line in found.lines()] == found.classes
         assert found.lines()[0].value == "55.6 %"
 
@@ -315,7 +315,7 @@ def test_segments_as_a_data_set_of_coco(tmp_path):
     assert [one["category_id"] for one in content["annotations"]] == [9, 3, 3]
     assert [one["score"] for one in content["annotations"]] == [0.7, 0.8, 0.9]
     assert [one["bbox"] for one in content["annotations"]] == [[0, 1, 3, 2], [1, 0, 2, 1], [0, 0, 1, 1]]
-    masks = [rle.decode(one["segmentation"]["counts"], (3, 3)) for one in content["annotations"]]
+    masks = [mask_of_text(one["segmentation"]["counts"], (3, 3)) for one in content["annotations"]]
     assert [mask.tolist() for mask in masks] == [(ids == place).tolist() for place in (2, 1, 0)]
 
 

@@ -1,6 +1,5 @@
 """The task segmentation: what the commands make of it."""
 
-import hashlib
 import json
 from dataclasses import replace
 
@@ -17,11 +16,12 @@ from glocal.data.image import read_image
 from glocal.data.masks import IGNORE
 from glocal.data.prepare import Prepare
 from glocal.data.preprocessing import Preprocessing, Whole
+from glocal.data.segments import mask_of_text
 from glocal.deploy.predictor import Predictor
 from glocal.models.heads.mask2former import QueryPredictions
 from glocal.tasks import find_task
 from glocal.tasks.loading import load_trained
-from glocal.tasks.segmentation import inference, rle
+from glocal.tasks.segmentation import inference
 from glocal.tasks.segmentation.inference import predict
 from glocal.tasks.segmentation.labels import pixels_of_classes
 from glocal.testing import check_task
@@ -233,7 +233,7 @@ class TestCommands:
         rows = json.loads(place.read_text())
         assert len(rows) == 24
         for row in rows:
-            masks = [rle.decode(text, row["size"]) for text in row["rles"]]
+            masks = [mask_of_text(text, row["size"]) for text in row["rles"]]
             assert np.array_equal(sum(mask.astype(int) for mask in masks), np.ones(row["size"], int))
             assert [mask.mean() for mask in masks] == pytest.approx(row["shares"])
 
@@ -283,38 +283,3 @@ class TestLabels:
         assert IGNORE not in example.target
         assert min(example.image.shape[1:]) == 32
         assert replace(preprocessing, whole=None).fixed_size == (3, 32, 32)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (1, 40), (33, 64)], ids=str)
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
-def test_run_lengths_come_back(size, share):
-    mask = np.random.RandomState(0).random_sample(size) < share
-    assert np.array_equal(rle.decode(rle.encode(mask), size), mask)
-
-
-@pytest.mark.parametrize(
-    ("rows", "text"),
-    [  # written by pycocotools
-        (["0110", "0110"], "242"),
-        (["1000", "0000"], "017"),
-        (["000000"] * 6, "T1"),
-    ],
-)
-def test_run_lengths_are_cocos(rows, text):
-    mask = np.array([[int(cell) for cell in row] for row in rows], bool)
-    assert rle.encode(mask) == text
-
-
-def test_short_and_long_runs_are_cocos():
-    short = np.add.outer(np.arange(5), np.arange(40) ** 2) % 7 < 3
-    assert rle.encode(short) == "032O41NN33LOOO41NN33LOOO41NN33LOOO41NN33LOOO41NN33LOOO41NN0"  # by pycocotools too
-    long = np.zeros((300, 200), bool)
-    long[37:201, 11:150] = True
-    long[90:95, 40:60] = False
-    assert hashlib.sha256(rle.encode(long).encode()).hexdigest().startswith("3bb421ea4412a62f")
-
-
-@pytest.mark.parametrize("text", ["", "99", "\x00", "é", "o" * 100, "1"])
-def test_broken_run_lengths_are_refused(text):
-    with pytest.raises(ValueError, match="run"):
-        rle.decode(text, (4, 4))

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from glocal.cli import main
+from glocal.data.segments import mask_of_text
 from glocal.deploy.predictor import Predictor
-from glocal.tasks.segmentation import rle
 
 
 class Pixelwise(nn.Module):
@@ -39,7 +39,7 @@ def test_tiles_give_what_one_pass_gives(predictor, size):
     assert np.array_equal(result.labels, scaled.argmax(2))
     assert sum(result.shares) == pytest.approx(1)
     for number, text in zip(result.numbers, result.rles, strict=True):
-        assert np.array_equal(rle.decode(text, result.size), result.labels == number)
+        assert np.array_equal(mask_of_text(text, result.size), result.labels == number)
 
 
 def test_several_images_and_one_that_is_none(run, tmp_path, capsys):

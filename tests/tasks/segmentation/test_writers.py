@@ -11,10 +11,9 @@ from PIL import Image
 from glocal.cli import main
 from glocal.data.image import UnreadableImageError
 from glocal.data.masks import distinct_colors
-from glocal.data.segments import mask_of_polygons
+from glocal.data.segments import mask_of_polygons, mask_of_text
 from glocal.deploy.predictor import Predictor
 from glocal.tasks import find_task
-from glocal.tasks.segmentation import rle
 from glocal.tasks.segmentation.result import Segmentation
 from glocal.tasks.segmentation.results import result
 from glocal.tasks.task import Trained
@@ -116,7 +115,7 @@ class TestCoco:
             values = np.full(labels.shape, -1)
             for one in (one for one in found["annotations"] if one["image_id"] == number):
                 assert one["segmentation"]["size"] == list(labels.shape)
-                mask = rle.decode(one["segmentation"]["counts"], labels.shape)
+                mask = mask_of_text(one["segmentation"]["counts"], labels.shape)
                 rows, columns = np.nonzero(mask)
                 left, top, width, height = one["bbox"]
                 assert (left, top) == (columns.min(), rows.min())

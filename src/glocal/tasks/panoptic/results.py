@@ -6,9 +6,9 @@ import numpy as np
 from torch import Tensor
 
 from glocal.data.masks import IGNORE
+from glocal.data.segments import texts_of_labels
 from glocal.tasks.panoptic.drawing import colors_of_segments
 from glocal.tasks.panoptic.result import Panoptic
-from glocal.tasks.segmentation import rle
 from glocal.tasks.task import Trained
 
 
@@ -28,7 +28,7 @@ def result(ids: np.ndarray, classes: np.ndarray, scores: np.ndarray, trained: Tr
         classes=[trained.descriptions[label] for label in classes[order]],
         scores=[float(score) for score in scores[order]],
         shares=[float(count / ids.size) for count in pixels[order]],
-        rles=[rle.encode(ids == place) for place in range(len(order))],
+        rles=texts_of_labels(ids, range(len(order))),
         ids=ids,
         colors=colors_of_segments(len(order)),
         numbers=classes[order].tolist(),

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import Tensor
 
+from glocal.data.segments import texts_of_labels
 from glocal.data.tiles import Tile
-from glocal.tasks.segmentation import rle
 from glocal.tasks.segmentation.overlay import colors_of
 from glocal.tasks.segmentation.result import Segmentation
 from glocal.tasks.task import Trained
@@ -46,7 +46,7 @@ def result(labels: np.ndarray, confidence: np.ndarray, trained: Trained) -> Segm
         classes=[names[number] for number in numbers],
         shares=[float(pixels[number] / labels.size) for number in numbers],
         confidences=[float(confidence[number]) for number in numbers],
-        rles=rle.encode_classes(labels, numbers),
+        rles=texts_of_labels(labels, numbers),
         labels=labels,
         colors=colors_of(trained.task_args, len(trained.class_names)),
         numbers=numbers,
