@@ -1,6 +1,7 @@
 """Rasters: bands of TIFF files as arrays, with the pixels that hold no data; hostile files in one line."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -49,6 +50,17 @@ def test_parts_are_those_of_the_whole(tmp_path):
     with Scene(path, bands) as scene:
         assert scene.size == (30, 40)
         assert np.array_equal(scene.crop((5, 10, 21, 33)), whole[10:33, 5:21])
+
+
+def test_a_file_may_be_closed_while_threads_read_it(tmp_path):
+    path = write(tmp_path / "a.tif", pixels_of("uint16", size=(900, 900)), compress="deflate")
+    with ThreadPoolExecutor(4) as threads:
+        with Scene(path, Bands((1, 2, 3, 4), "uint16")) as scene:
+            parts = [threads.submit(scene.crop, (0, 0, 900, 900)) for _ in range(20)]
+            parts[0].result()
+        errors = [part.exception() for part in parts]
+    assert isinstance(errors[-1], UnreadableImageError)
+    assert "the file was closed" in str(errors[-1])
 
 
 class TestPixelsWithoutData:

@@ -157,7 +157,9 @@ class Scene:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._opened.__exit__(None, None, None)
+        with self._lock:  # a thread may still be reading: GDAL would crash
+            self._dataset = None
+            self._opened.__exit__(None, None, None)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -179,6 +181,8 @@ class Scene:
     def _read(self, size: tuple[int, int], window: Any) -> np.ndarray:
         numbers, shape = list(self.bands.numbers), (len(self.bands.numbers), *size)
         with _broken(self.path), self._lock, rasterio().Env(**SETTINGS):
+            if self._dataset is None:
+                raise UnreadableImageError(self.path, "the file was closed")
             pixels = self._dataset.read(numbers, window=window, out_shape=shape, out_dtype=self.bands.pixels)
             valid = self._dataset.read_masks(numbers, window=window, out_shape=shape).any(0)
         if pixels.dtype.kind == "f":
