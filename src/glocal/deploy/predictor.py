@@ -138,12 +138,12 @@ class Predictor:
             source = _source(image)
             try:
                 with self._to_cut(image) as pixels:
-                    if not isinstance(pixels, Scene) and not is_large(pixels, self.tile):
-                        (result,) = self._whole([pixels], top_k)
+                    tiles = list(tiles_of(pixels, self.tile, self.overlap, source))
+                    found = map(_readable, self._whole(tiles, top_k))
+                    if is_large(pixels, self.tile):
+                        result = task.join(zip(tiles, found, strict=True), pixels.size[::-1], self.trained)
                     else:
-                        tiles = list(tiles_of(pixels, self.tile, self.overlap, source))
-                        parts = zip(tiles, map(_readable, self._whole(tiles, top_k)), strict=True)
-                        result = task.join(parts, pixels.size[::-1], self.trained)
+                        (result,) = found
             except UnreadableImageError as error:
                 yield task.result_class(source, error)
             else:

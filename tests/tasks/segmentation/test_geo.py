@@ -245,6 +245,15 @@ class TestRedGreenBlue:
         assert np.array_equal(found.labels, expected.labels)
         assert found.source == scene
 
+    def test_a_task_of_whole_images_takes_a_scene_no_larger_than_a_tile(self, tmp_path):
+        options = ["--model", "van_pico", "--quick", "--epochs", "1", "--workers", "0"]
+        assert main(["train", "digits", *options, "--output", str(tmp_path / "run")]) == 0
+        pixels = np.random.RandomState(0).randint(0, 256, (40, 30, 3), np.uint8)
+        scene = write(tmp_path / "scene.tif", pixels.transpose(2, 0, 1), crs=UTM, transform=TURNED)
+        (found,) = Predictor(tmp_path / "run", engine="torch", tile=48)([scene])
+        (expected,) = Predictor(tmp_path / "run", engine="torch")([pixels])
+        assert found.labels == expected.labels
+
     def test_transparent_pixels_have_no_class(self, run, tmp_path):
         pixels = np.full((4, 60, 70), 255, np.uint8)
         pixels[3, :, :20] = 0
