@@ -81,7 +81,8 @@ def _broken(path: str) -> Iterator[None]:
     try:
         yield
     except (errors.RasterioError, errors.RasterioIOError, MemoryError) as error:
-        raise UnreadableImageError(path, f"broken TIFF ({one_line(error) or 'no memory'})") from None
+        reason = error.__cause__ or error  # GDAL's own words, if rasterio refers to them
+        raise UnreadableImageError(path, f"broken TIFF ({one_line(reason) or 'no memory'})") from None
 
 
 def _check(path: str, dataset: Any) -> None:
