@@ -9,8 +9,13 @@ from PIL import Image
 from glocal.data.bands import Bands
 from glocal.data.image import read_image
 from glocal.data.raster import Raster, as_picture
+from glocal.data.tiles import large_images
 from glocal.files import make_folder, numbered_name, write_atomically
+from glocal.tasks.drawing import LEAST, readable
 from glocal.tasks.task import Result
+
+MOST_PIXELS = 50_000_000  # of a picture that is as large as its image
+MOST = 4096  # pixels of a side of another picture
 
 
 def with_pictures(results: Iterable[Result], folder: str, bands: Bands | None = None) -> Iterator[Result]:
@@ -23,11 +28,19 @@ def with_pictures(results: Iterable[Result], folder: str, bands: Bands | None = 
     make_folder("--pictures", folder)
     for number, result in enumerate(results):
         if result.error is None:
-            picture = result.draw(_read(result.source, bands))
+            picture = drawn(result, _read(result.source, bands))
             name = numbered_name(number, result.source, ".png")
             write_atomically(Path(folder) / name, partial(picture.save, format="PNG"))
         yield result
 
 
+def drawn(result: Result, image: Image.Image) -> Image.Image:
+    """The image with its result drawn on it; a small one enlarged, a very large one reduced, with the text below."""
+    if min(image.size) >= LEAST and image.width * image.height <= MOST_PIXELS:
+        return result.draw(image)
+    return result.captioned(readable(image, most=MOST))
+
+
 def _read(path: str, bands: Bands | None) -> Image.Image:
-    return read_image(path) if bands is None else as_picture(Raster(path, bands).load())
+    with large_images():  # the file is known: its result is there
+        return read_image(path) if bands is None else as_picture(Raster(path, bands).load())

@@ -241,7 +241,17 @@ class TestCommands:
         images = [str(data / "images" / "000.png")]
         assert main(["predict", *images, "--checkpoint", str(run), "--pictures", str(tmp_path / "drawn")]) == 0
         (picture,) = (tmp_path / "drawn").iterdir()
-        assert Image.open(picture).size == Image.open(images[0]).size
+        width, height = Image.open(images[0]).size
+        factor = -(-200 // min(width, height))  # small images are enlarged, with the legend below them
+        assert Image.open(picture).width == factor * width
+        assert Image.open(picture).height > factor * height
+
+    def test_a_picture_of_a_large_enough_image_has_its_size(self, run, tmp_path):
+        Image.new("RGB", (300, 210), "red").save(tmp_path / "large.png")
+        options = ["--checkpoint", str(run), "--pictures", str(tmp_path / "drawn")]
+        assert main(["predict", str(tmp_path / "large.png"), *options]) == 0
+        (picture,) = (tmp_path / "drawn").iterdir()
+        assert Image.open(picture).size == (300, 210)
 
     def test_a_training_goes_on_from_another_with_other_classes(self, run, tmp_path, caplog):
         from tasks.segmentation.conftest import draw
