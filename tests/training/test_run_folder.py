@@ -60,7 +60,7 @@ COMPUTES = dict(
     warmup_ratio=0.01, decay_1d=True, parameter_rules=["*norm* decay=0"],
     head="upernet", mask_loss="ce+dice", aux_weight=0.2, class_weights="sqrt", whole="96,384", size_multiple=32,
     size_align="resize", window="96,64", resize_range="0.5,1.5", max_class_share=0.9, photometric=False,
-    segment_threshold=0.7, overlap_threshold=0.6,
+    label_resize="nearest", segment_threshold=0.7, overlap_threshold=0.6,
 )  # fmt: skip
 # Of options that ask for another: the options of the run, and those of the next command.
 CHANGED_WITH = {

@@ -215,6 +215,7 @@ class TestCommands:
             (["--head", "mask2former", "--mask-loss", "dice"], "mask2former has a loss of its own"),
             (["--head", "mask2former", "--window", "64,32"], "--window is for heads that give logits"),
             (["--whole", "512,256"], "--whole must be"),
+            (["--window", "64,32", "--strategy", "fsdp"], "--window with --strategy fsdp"),
             (["--resize-range", "2"], "--resize-range must be"),
             (["--crop-pct", "0.9"], "--crop-pct and --crop-mode are for single labels"),
             (["--mixup", "0.2"], "--mixup is for classification"),

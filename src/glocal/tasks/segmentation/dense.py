@@ -78,6 +78,7 @@ class DenseTask(Task):
             max_class_share=options.max_class_share,
             hflip=0.5 if hflip is None else hflip,
             photometric=options.photometric,
+            label_interpolation=options.label_resize,
         )
 
     def draw_target(self, image, target, class_names, args):

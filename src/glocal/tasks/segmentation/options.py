@@ -25,6 +25,8 @@ class DenseOptions:
         max_class_share: draw a crop again, up to 10 times, if a class covers this part of it
         hflip: probability of a mirror image (default: 0 for digits, otherwise 0.5)
         photometric: random changes of brightness, contrast, saturation and hue
+        label_resize: how label maps are resized in training: nearest-exact, by the centres of pixels; or nearest, by
+            their upper left corners, as in the published trainings
     """
 
     RANGES: ClassVar[dict[str, Range]] = {
@@ -41,6 +43,7 @@ class DenseOptions:
     max_class_share: float = 0.75
     hflip: float | None = None
     photometric: bool = True
+    label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
 
     def __post_init__(self):
         sides_of(self.whole)

@@ -79,6 +79,11 @@ class SegmentationTask(DenseTask):
         from glocal.tasks.segmentation.losses import find_loss
 
         find_loss(options.mask_loss)
+        if options.window is not None and options.strategy == "fsdp":
+            raise InvalidValueError(
+                "--window with --strategy fsdp: images have different numbers of windows, and all devices must compute "
+                "equally often: give --window to glocal eval"
+            )
         if options.head == "mask2former" and (options.mask_loss != "ce" or options.class_weights != "none"):
             raise InvalidValueError("--mask-loss and --class-weights are for logits: mask2former has a loss of its own")
 
