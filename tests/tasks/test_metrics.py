@@ -16,6 +16,11 @@ def batches(task):
         logits = torch.randn(size, 3)
         if task == "segmentation":
             yield [list(torch.randint(3, (size, 5, 7)))], list(torch.randint(-1, 3, (size, 5, 7)))
+        elif task == "panoptic":
+            ids = [torch.randint(-1, 2, (size, 5, 7)) for _ in range(2)]  # of two segments
+            classes = [list(torch.randint(3, (size, 2))) for _ in range(2)]
+            targets = [{"ids": one, "classes": labels} for one, labels in zip(ids[1], classes[1], strict=True)]
+            yield [list(ids[0]), classes[0], list(torch.rand(size, 2))], targets
         elif task == "multilabel":
             yield logits, torch.randint(2, (size, 3)).float()
         else:

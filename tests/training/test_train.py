@@ -18,6 +18,7 @@ from glocal.deploy.predictor import Predictor
 from glocal.device import torch_threads
 from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
+from glocal.tasks import find_task
 from glocal.tasks.checkpoint import read_info, read_weights
 from glocal.tasks.classification import objective
 from glocal.training.config import TrainConfig
@@ -272,10 +273,18 @@ class TestOptions:
         assert all(abs(image - RAMP_VALUES).mean() < 0.1 for image in plain)
 
     @pytest.mark.parametrize(
-        ("images", "small", "size"), [(1438, True, 128), (1438, False, 64), (96, True, 8), (2, False, 8)]
+        ("images", "task", "small", "size"),
+        [
+            (1438, "classification", True, 128),
+            (1438, "classification", False, 64),
+            (96, "classification", True, 8),
+            (2, "classification", False, 8),
+            (1438, "segmentation", False, 16),
+            (96, "segmentation", True, 8),
+        ],
     )
-    def test_default_batch_leaves_enough_steps(self, images, small, size):
-        assert _batch_size(images, small) == size
+    def test_default_batch_leaves_enough_steps(self, images, task, small, size):
+        assert _batch_size(images, find_task(task), small) == size
 
     def test_fine_tuning_starts_from_the_checkpoint(self, finished, digits_folder, tmp_path):
         settings = dict(model=None, checkpoint=str(finished.output), lr=1e-7, epochs=1, val_fraction=0.3, seed=3)
