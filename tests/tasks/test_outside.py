@@ -180,9 +180,11 @@ class TestResults:
         assert [path.name for path in pictures] == ["00000-000.png", "00001-001.png"]
         for path, source in zip(pictures, images, strict=False):
             with Image.open(path) as picture, Image.open(source) as image:
-                assert picture.size == image.size
+                assert image.size == (32, 32)  # enlarged to 200 pixels at least, with the lines below
+                assert picture.width == 224 < picture.height
                 red = np.all(np.asarray(picture) == (255, 0, 0), axis=-1)
-                assert 5 < red.sum() < 200
+                assert 5 * 7 < red.sum() < 200 * 7**2
+                assert not red[224:].any()
 
     def test_a_picture_of_an_image_with_a_long_name(self, run, images, tmp_path):
         long = tmp_path / f"{'é' * 120}.png"
