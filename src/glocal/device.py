@@ -3,7 +3,7 @@
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glocal.errors import InvalidValueError
 
@@ -25,6 +25,15 @@ def resolve_device(device: str) -> "torch.device":
     if resolved.type == "meta":
         raise InvalidValueError("the device 'meta' computes nothing")
     return resolved
+
+
+def to_cpu(outputs: Any) -> list:
+    """Outputs on any device, a tensor, or tensors and lists of tensors, as a list on the CPU."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        return [outputs.cpu()]
+    return [one.cpu() if isinstance(one, torch.Tensor) else [entry.cpu() for entry in one] for one in outputs]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from glocal.data.tiles import Tile, is_large, large_images, tiles_of
 from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
 from glocal.deploy.graph import has_embedding, with_embedding
-from glocal.device import resolve_device
+from glocal.device import resolve_device, to_cpu
 from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.tasks.loading import check_finite, load_trained
 from glocal.tasks.task import Result
@@ -121,7 +121,7 @@ class Predictor:
 
         def compute(batch: Batch) -> list[Result]:
             outputs = task.predict(self._outputs, batch, self.trained.task_args)
-            return task.results(on_cpu(outputs), batch.geometry, self.trained, top_k)
+            return task.results(to_cpu(outputs), batch.geometry, self.trained, top_k)
 
         for source, result in self._rows(images, compute):
             if isinstance(result, UnreadableImageError):
@@ -279,13 +279,6 @@ def _readable(result: Result) -> Result:
     if result.error is not None:
         raise result.error
     return result
-
-
-def on_cpu(outputs: Any) -> list:
-    """What `Task.predict` gives, as a list on the CPU."""
-    if isinstance(outputs, Tensor):
-        return [outputs.cpu()]
-    return [one.cpu() if isinstance(one, Tensor) else [entry.cpu() for entry in one] for one in outputs]
 
 
 def _as_pixels(image: ImageLike, bands: Bands | None) -> Pixels:

@@ -21,8 +21,8 @@ from glocal.deploy.batching import Batcher, BusyError
 from glocal.deploy.config import ServeConfig
 from glocal.deploy.engine import compile
 from glocal.deploy.graph import has_embedding, with_embedding
-from glocal.deploy.predictor import on_cpu
 from glocal.deploy.uploads import read_images
+from glocal.device import to_cpu
 from glocal.errors import InvalidValueError, MissingExtraError
 from glocal.tasks.loading import check_finite
 from glocal.tasks.task import Result, Trained
@@ -85,7 +85,7 @@ class Service:
                 embeddings.append(tensors.pop())
             return tensors
 
-        outputs = on_cpu(self.trained.task.predict(compute, batch, self.trained.task_args))
+        outputs = to_cpu(self.trained.task.predict(compute, batch, self.trained.task_args))
         rows = zip(*outputs, strict=True)
         vectors = embeddings[0] if self.embeds else [None] * len(examples)
         return [Computed(list(row), *more) for row, *more in zip(rows, batch.geometry, vectors, strict=True)]

@@ -13,6 +13,7 @@ from glocal.data.batch import Collate, Item
 from glocal.data.image import UnreadableImageError
 from glocal.data.raster import as_picture
 from glocal.data.shards import ShardedSamples
+from glocal.device import to_cpu
 from glocal.errors import InvalidValueError
 from glocal.files import numbered_name, write_atomically
 from glocal.tasks.drawing import GREY, Entry, framed, readable, with_caption
@@ -84,9 +85,7 @@ def draw(one: Pass, worst: Worst, trained: Trained, device: torch.device) -> Ima
         found = trained.task.predict(model, batch, trained.task_args | one.args)
         outputs, targets = one.match.apply(found, batch.targets)
     names = one.match.class_names
-    outputs = [outputs] if isinstance(outputs, Tensor) else outputs
-    outputs = [part.cpu() if isinstance(part, Tensor) else [entry.cpu() for entry in part] for part in outputs]
-    (result,) = one.task.results(outputs, batch.geometry, replace(trained, descriptions=names), TOP)
+    (result,) = one.task.results(to_cpu(outputs), batch.geometry, replace(trained, descriptions=names), TOP)
     target = targets[0].cpu() if isinstance(targets[0], Tensor) else targets[0]
     shown = readable(image if isinstance(image, Image.Image) else as_picture(image), LEAST_SIDE)
     drawn = one.task.draw_comparison(shown, target, result, names, trained.task_args)

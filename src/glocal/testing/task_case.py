@@ -16,7 +16,7 @@ from glocal.data.open import open_for_training
 from glocal.data.prepare import Prepare
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.samples import DataSource
-from glocal.deploy.predictor import on_cpu
+from glocal.device import to_cpu
 from glocal.tasks.task import Result, Task, Trained
 from glocal.training.config import LoopOptions, train_config
 
@@ -97,7 +97,7 @@ class TaskCase:
         """What the task's `predict` gives for a batch. change: of the model's outputs."""
         compute = self.task.outputs(self.model.eval())
         with torch.no_grad():
-            return on_cpu(self.task.predict(lambda images: change(compute(images)), batch, self.task_args))
+            return to_cpu(self.task.predict(lambda images: change(compute(images)), batch, self.task_args))
 
     @property
     def changes_outputs(self) -> bool:
