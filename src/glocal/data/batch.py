@@ -84,8 +84,14 @@ def stack(images: list[Tensor]) -> Tensor:
     """(B, C, H, W) of images (C, h, w); those of several sizes get zeros at the right and bottom."""
     if len({image.shape for image in images}) > 1:
         height, width = (max(image.shape[side] for image in images) for side in (1, 2))
-        images = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
+        images = [padded(image, (height, width)) for image in images]
     return default_collate(images)
+
+
+def padded(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(…, H, W) with zeros at the right and bottom up to (height, width)."""
+    height, width = images.shape[-2:]
+    return images if (height, width) == size else F.pad(images, (0, size[1] - width, 0, size[0] - height))
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

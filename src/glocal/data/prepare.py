@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from glocal.data.bands import WHITE
-from glocal.data.batch import Example
+from glocal.data.batch import Example, padded
 from glocal.data.geometry import Geometry, geometry_of
 from glocal.data.preprocessing import Preprocessing
 from glocal.errors import InvalidValueError
@@ -77,12 +76,6 @@ def ignore_void(labels: np.ndarray, image: Pixels, ignore: int) -> np.ndarray:
     if isinstance(image, np.ma.MaskedArray):
         labels = np.where(image.mask.any(2), ignore, labels)
     return labels
-
-
-def padded(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, H, W) with zeros at the right and bottom up to (height, width)."""
-    height, width = image.shape[1:]
-    return image if (height, width) == size else F.pad(image, (0, size[1] - width, 0, size[0] - height))
 
 
 def own_size(image: Tensor, geometry: Geometry) -> Tensor:

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.data.batch import Batch, Example
+from glocal.data.batch import Batch, Example, padded
 from glocal.data.geometry import Geometry
 from glocal.data.prepare import own_size
 from glocal.models.dense import DenseModel
@@ -180,12 +179,11 @@ def of_scales(
 
     queries: whether the outputs are those of Mask2Former.
     """
-    padded = {scale.geometry.input_size: scale.geometry.tensor_size for scale in scales}
+    tensor_sizes = {scale.geometry.input_size: scale.geometry.tensor_size for scale in scales}
 
     def scores(image: Tensor) -> Tensor:
         height, width = size = tuple(image.shape[2:])
-        if padded[size] is not None:
-            image = F.pad(image, (0, padded[size][1] - width, 0, padded[size][0] - height))
+        image = padded(image, tensor_sizes[size] or size)
         if window is not None:
             return in_windows(compute, image, window)[:, :, :height, :width]
         outputs, size = checked(compute(image)), tuple(image.shape[2:])
