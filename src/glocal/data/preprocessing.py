@@ -36,12 +36,11 @@ class Whole:
 
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """The sizes to which an image of (height, width) is resized, in succession: one, or two."""
-        factor = min(self.longer / max(size), self.shorter / min(size))
-        height, width = (max(1, int(side * factor + 0.5)) for side in size)
-        resized = [(height, width)]
-        if self.align == "resize" and (aligned := self.padded((height, width))) != resized[0]:
-            resized.append(aligned)
-        return resized
+        height, width = resized(size, (self.longer, self.shorter))
+        found = [(height, width)]
+        if self.align == "resize" and (aligned := self.padded((height, width))) != found[0]:
+            found.append(aligned)
+        return found
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
         """The next multiples of (height, width)."""
@@ -51,6 +50,15 @@ class Whole:
     def scaled(self, ratio: float) -> "Whole":
         """The same for images that are `ratio` times as large."""
         return replace(self, shorter=max(1, int(self.shorter * ratio)), longer=max(1, int(self.longer * ratio)))
+
+
+def resized(size: tuple[int, int], scale: tuple[int, int], ratio: float = 1.0) -> list[int]:
+    """The (height, width) of an image that is resized to fit into scale · ratio, with its aspect kept.
+
+    scale: (longer side, shorter side).
+    """
+    factor = min(max(scale) / max(size), min(scale) / min(size)) * ratio
+    return [max(1, int(side * factor + 0.5)) for side in size]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from glocal.backbone import Backbone
 from glocal.data.batch import Example
 from glocal.data.masks import IGNORE, LabelMap
 from glocal.data.prepare import Pixels, Prepare, ignore_void, size_of, to_tensor
-from glocal.data.preprocessing import Preprocessing, Whole
+from glocal.data.preprocessing import Preprocessing, Whole, resized
 
 TRIES = 10  # crops that are looked at; the next is taken as it is
 # Photometric distortion: each change has the probability 0.5. Levels of 255 for brightness, factors for contrast and
@@ -106,15 +106,6 @@ def label_tensor(image: Pixels, annotation: LabelMap) -> Tensor:
 def table_of(values: Tensor) -> Tensor:
     """Values (N,) and IGNORE after them, so that a map with IGNORE, which is -1, is looked up in it."""
     return torch.cat([values, values.new_tensor([IGNORE])])
-
-
-def resized(size: tuple[int, int], scale: tuple[int, int], ratio: float) -> list[int]:
-    """The (height, width) of an image that is resized to fit into scale · ratio, with its aspect kept.
-
-    scale: (longer side, shorter side).
-    """
-    factor = min(max(scale) / max(size), min(scale) / min(size)) * ratio
-    return [max(1, int(side * factor + 0.5)) for side in size]
 
 
 def crop_place(labels: Tensor, size: tuple[int, int], max_class_share: float) -> tuple[slice, slice]:
