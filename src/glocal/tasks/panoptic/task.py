@@ -119,8 +119,5 @@ class PanopticTask(DenseTask):
 
         return {"coco": Writer(write_coco, "a data set of COCO, with run lengths", (".json",))}
 
-    def metadata(self, trained):
-        return {**super().metadata(trained), **trained.task_args}
-
 
 PANOPTIC = PanopticTask()

@@ -96,3 +96,8 @@ class DenseTask(Task):
         truth = with_caption(on_grey(image, labels, colors), legend(labels, colors, names))
         panels = {"image": image, "truth": truth, "prediction": result.captioned(image)}
         return beside([with_caption(panel, [Entry(name)], above=True) for name, panel in panels.items()])
+
+    # Results
+
+    def metadata(self, trained):
+        return {**super().metadata(trained), **trained.task_args}

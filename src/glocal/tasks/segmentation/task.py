@@ -154,8 +154,5 @@ class SegmentationTask(DenseTask):
 
         return joined(parts, size, trained)
 
-    def metadata(self, trained):
-        return {**super().metadata(trained), **trained.task_args}
-
 
 SEGMENTATION = SegmentationTask()
