@@ -1,0 +1,38 @@
+"""The papers' detectors: four maps of a backbone to boxes, classes and masks of objects.
+
+A head's file has the module, and `RENAMES`, official names to ours.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from glocal.models.detectors import retinanet
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A head for detection, and how the authors' files name its parts.
+
+    build: called with the channels of the four maps, the number of classes, and `head_args` by name.
+    parts: for each of the authors' prefixes, ours and (regular expression, replacement) below it, in order.
+    head_args: the arguments of the head by name, each with its type and range, for msgspec.
+    finest: the first of the four maps that a head of these arguments uses; files may lack what only the others need.
+    """
+
+    build: Callable[..., nn.Module]
+    parts: Mapping[str, tuple[str, Sequence[tuple[str, str]]]]
+    head_args: Mapping[str, Any] = field(default_factory=dict)
+    finest: Callable[..., int] = lambda **_: 0
+
+
+DETECTORS: dict[str, Detector] = {
+    "retinanet": Detector(
+        retinanet.RetinaNetHead,
+        {"bbox_head.": ("head.", retinanet.RENAMES), "neck.": ("head.neck.", retinanet.NECK_RENAMES)},
+        retinanet.HEAD_ARGS,
+        lambda **_: 1,
+    ),
+}

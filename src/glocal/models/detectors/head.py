@@ -1,0 +1,40 @@
+"""What all heads of detectors do with their inputs."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from glocal.errors import InvalidValueError
+
+
+class DetectionHead(nn.Module):
+    """A head that finds objects in the maps of a backbone.
+
+    `forward(maps, sizes, targets)`: `maps` are the four maps of the backbone at strides 4, 8, 16 and 32, (B, C, H, W);
+    `sizes` (B, 2) int64 is (height, width) of each image before padding.
+
+    In eval mode, without targets, a list of a dict for each image: `boxes` (N, 4), x1, y1, x2, y2 in pixels of the
+    network's input; `scores` (N,), descending; `labels` (N,) int64, from 0.
+
+    In training mode a dict of losses by the names of the authors' code. A loss of several levels is (levels,), others
+    are scalars; the sum of all whose name contains "loss" is to be minimised. `targets` is for each image a dict:
+    `boxes` (N, 4), `labels` (N,); N may be 0.
+    """
+
+    def forward(
+        self, maps: Sequence[Tensor], sizes: Tensor, targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> list[dict[str, Tensor]] | dict[str, Tensor]:
+        if self.training != (targets is not None):
+            raise InvalidValueError("targets are for training mode, which needs them, and for that alone")
+        return self.detections(maps, sizes) if targets is None else self.losses(maps, sizes, targets)
+
+    @abstractmethod
+    def detections(self, maps: Sequence[Tensor], sizes: Tensor) -> list[dict[str, Tensor]]:
+        """What eval mode returns."""
+
+    @abstractmethod
+    def losses(
+        self, maps: Sequence[Tensor], sizes: Tensor, targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What training mode returns."""
