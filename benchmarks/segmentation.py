@@ -2,9 +2,10 @@
 
     python benchmarks/segmentation.py [OUT] [--tiny]
 
-Writes JSON files into OUT (benchmarks/results/segmentation-<date>): train, infer and memory as `glocal bench` writes
-them, and eval, images per hour and core. Takes about 25 minutes on two cores; nothing else may run meanwhile. With
---tiny it takes seconds, to see that it works; its figures say nothing.
+Writes JSON files into OUT (benchmarks/results/segmentation-<date>): train and infer as `glocal bench` writes them,
+memory as `peak_memory.py` prints it, a process for each model, and eval, images per hour and core. Takes about 25
+minutes on two cores; nothing else may run meanwhile. With --tiny it takes seconds, to see that it works; its figures
+say nothing.
 """
 
 import argparse
@@ -16,18 +17,35 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
+REMEMBERED = ["convnext_tiny", "transnext_tiny", "transxnet_t", "van_b1"]  # models whose memory is measured
 MODELS = ["transxnet_t", "transnext_tiny", "conv2former_t", "hat_net_tiny", "van_b1", "swin_tiny_patch4_window7_224"]
 EVALUATED = {"upernet": "transnext_tiny", "semantic_fpn": "van_b2"}
 IMAGES = 16
 
 
+def environment() -> dict[str, str]:
+    """That of this process, with this checkout's package first."""
+    source = str(Path(__file__).resolve().parents[1] / "src")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+
+
 def run(*args: str) -> None:
     """A command of glocal in a process of its own."""
-    source = str(Path(__file__).resolve().parents[1] / "src")
-    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "glocal", *args]
-    if subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode:
+    if subprocess.run([sys.executable, "-m", "glocal", *args], env=environment()).returncode:
         print("not whole:", *args, file=sys.stderr)
+
+
+def memory(out: Path, models: list[str], head: str, size: int) -> None:
+    """The most memory of a training step, each model in a process of its own."""
+    script, found = str(Path(__file__).with_name("peak_memory.py")), []
+    for model in models:
+        command = [sys.executable, script, model, "--head", head, "--size", str(size)]
+        done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            print("not whole:", *command[1:], file=sys.stderr)
+        else:
+            found.append(json.loads(done.stdout))
+    (out / "memory.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def bench(out: Path, name: str, models: list[str], *options: str) -> None:
@@ -91,12 +109,12 @@ def main() -> None:
         tiny = ["--baseline", "test_mambaout", "--head", "semantic_fpn", "--sizes", "64", "--rounds", "1"]
         bench(out, "train", ["van_pico"], "--mode", "train", "--backbones", *tiny)
         bench(out, "infer", ["van_pico"], "--backbones", "--fuse", *tiny)
-        bench(out, "memory", ["van_pico"], "--mode", "train", *tiny)
+        memory(out, ["van_pico"], "semantic_fpn", 64)
         evaluation(out, {"semantic_fpn": "van_pico"}, 4, 64, 5)
         return
     bench(out, "train", MODELS, "--mode", "train", "--backbones", "--rounds", "2")
     bench(out, "infer", MODELS, "--backbones", "--fuse", "--rounds", "4")
-    bench(out, "memory", ["transnext_tiny"], "--mode", "train", "--sizes", "1024", "--rounds", "1")
+    memory(out, REMEMBERED, "upernet", 1024)
     evaluation(out, EVALUATED, IMAGES, 512, 150)
 
 
