@@ -5,13 +5,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Format
 from timm.models import is_model
 from torch import Tensor, nn
 
-from glocal.backbone import inside
 from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.models import family_of
+from glocal.models.headed import HeadedModel
 from glocal.models.heads.mask2former import Mask2FormerHead, QueryPredictions
 from glocal.models.heads.queries import Instances, PanopticSegments, instances, panoptic
 from glocal.models.heads.resize import resize_to
@@ -19,8 +18,8 @@ from glocal.models.heads.resize import resize_to
 STRIDES = (4, 8, 16, 32)
 
 
-class DenseModel(nn.Module):
-    """A backbone and a head.
+class DenseModel(HeadedModel):
+    """A backbone and a head for every position of an image.
 
     Args:
         backbone: of timm's `features_only`: images to maps at strides 4, 8, 16 and 32.
@@ -33,16 +32,8 @@ class DenseModel(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None):
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
+        super().__init__(backbone, head)
         self.auxiliary = auxiliary
-        self.channels_last = getattr(backbone, "output_fmt", None) == Format.NHWC
-
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """The four maps of the backbone, each (B, C, H, W), fine to coarse."""
-        maps = self.backbone(images)
-        return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else list(maps)
 
     def forward(
         self, images: Tensor, for_loss: bool = False
@@ -57,31 +48,6 @@ class DenseModel(nn.Module):
     def output_names(self) -> tuple[str, ...]:
         """The names of the tensors that `model(images)` gives."""
         return QueryPredictions._fields if isinstance(self.head, Mask2FormerHead) else ("logits",)
-
-    # timm's contract, so far as a training needs it
-
-    @property
-    def pretrained_cfg(self) -> dict[str, Any]:
-        return self.backbone.pretrained_cfg
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the backbone's blocks in the backward pass instead of keeping their activations."""
-        if not hasattr(self.backbone, "set_grad_checkpointing"):
-            raise InvalidValueError("this backbone cannot recompute its blocks (grad checkpointing)")
-        self.backbone.set_grad_checkpointing(enable)
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer decay: those of the backbone, then the head."""
-        if not hasattr(self.backbone, "group_matcher"):
-            raise InvalidValueError("this backbone does not say which layers follow each other (layer decay)")
-        return inside("backbone", self.backbone.group_matcher(coarse))
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters with two or more axes that the backbone's authors trained without weight decay."""
-        found = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else ()
-        return {f"backbone.{name}" for name in found}
 
     @staticmethod
     def decode(outputs: Tensor | QueryPredictions, size: Sequence[int]) -> Tensor:
