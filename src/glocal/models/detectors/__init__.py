@@ -19,13 +19,11 @@ class Detector:
     build: called with the channels of the four maps, the number of classes, and `head_args` by name.
     parts: for each of the authors' prefixes, ours and (regular expression, replacement) below it, in order.
     head_args: the arguments of the head by name, each with its type and range, for msgspec.
-    finest: the first of the four maps that a head of these arguments uses; files may lack what only the others need.
     """
 
     build: Callable[..., nn.Module]
     parts: Mapping[str, tuple[str, Sequence[tuple[str, str]]]]
     head_args: Mapping[str, Any] = field(default_factory=dict)
-    finest: Callable[..., int] = lambda **_: 0
 
 
 DETECTORS: dict[str, Detector] = {
@@ -33,6 +31,5 @@ DETECTORS: dict[str, Detector] = {
         retinanet.RetinaNetHead,
         {"bbox_head.": ("head.", retinanet.RENAMES), "neck.": ("head.neck.", retinanet.NECK_RENAMES)},
         retinanet.HEAD_ARGS,
-        lambda **_: 1,
     ),
 }

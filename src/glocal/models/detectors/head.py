@@ -20,7 +20,11 @@ class DetectionHead(nn.Module):
     In training mode a dict of losses by the names of the authors' code. A loss of several levels is (levels,), others
     are scalars; the sum of all whose name contains "loss" is to be minimised. `targets` is for each image a dict:
     `boxes` (N, 4), `labels` (N,); N may be 0.
+
+    first_map: index of the first of the four maps that the head uses.
     """
+
+    first_map = 0
 
     def forward(
         self, maps: Sequence[Tensor], sizes: Tensor, targets: Sequence[Mapping[str, Tensor]] | None = None

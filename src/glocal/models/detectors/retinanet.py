@@ -37,6 +37,8 @@ class RetinaNetHead(DetectionHead):
     Losses: `loss_cls` (focal) and `loss_bbox` (L1), (5,) each: the levels at strides 8 to 128. See `DetectionHead`.
     """
 
+    first_map = 1
+
     def __init__(self, dims: Sequence[int], num_classes: int, width: int = 256, depth: int = 4):
         super().__init__()
         self.num_classes = num_classes
@@ -51,13 +53,13 @@ class RetinaNetHead(DetectionHead):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
         nn.init.constant_(self.classifier.bias, -math.log((1 - PRIOR) / PRIOR))
-        self.neck = FPN(dims[1:], width, coarser=2)
+        self.neck = FPN(dims[self.first_map :], width, coarser=2)
 
     def outputs(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Logits (B, anchors · classes, H, W) and codes (B, anchors · 4, H, W) of each level."""
         return [
             (self.classifier(_through(self.class_tower, x)), self.regressor(_through(self.box_tower, x)))
-            for x in self.neck(maps[1:])
+            for x in self.neck(maps[self.first_map :])
         ]
 
     def detections(self, maps, sizes):
