@@ -4,12 +4,13 @@ A checkpoint, a `config.yaml` or a run folder from another person names a model 
 has more arguments, which a file may not set: they open files, load addresses and write to folders.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from glocal.errors import InvalidValueError
+from glocal.errors import InvalidTypeError, InvalidValueError
 from glocal.wording import one_line, shown
 
 STAGES = Meta(min_length=4, max_length=4)
@@ -87,7 +88,25 @@ def check_arguments(args: Any, declared: dict[str, Any]) -> None:
             raise InvalidValueError(
                 f"a checkpoint cannot hold the argument {shown(name)}, only {', '.join(sorted(declared))}"
             )
-        try:
-            msgspec.convert(value, declared[name])
-        except msgspec.ValidationError as error:
-            raise InvalidValueError(f"the argument {name}: {one_line(error, 300)}") from None
+        _check_value(name, value, declared[name])
+
+
+def check_head_arguments(head: str, args: Any, declared: Mapping[str, Any]) -> None:
+    """Raise TypeError for arguments that a head does not have, ValueError for values out of their range.
+
+    head: its name. args: values by name. declared: types by name, for msgspec.
+    """
+    if not isinstance(args, Mapping):
+        raise InvalidValueError(f"the arguments of the head {head} must be names with values")
+    for name, value in args.items():
+        if name not in declared:
+            known = f"only {', '.join(sorted(declared))}" if declared else "it has none"
+            raise InvalidTypeError(f"the head {head} does not take the argument {shown(name)}: {known}")
+        _check_value(name, value, declared[name])
+
+
+def _check_value(name: str, value: Any, declared: Any) -> None:
+    try:
+        msgspec.convert(value, declared)
+    except msgspec.ValidationError as error:
+        raise InvalidValueError(f"the argument {name}: {one_line(error, 300)}") from None

@@ -1,4 +1,4 @@
-"""Builds models for dense tasks by the name of the head, and loads the authors' files into them."""
+"""Builds models for segmentation and detection by the name of the head, and loads the authors' files into them."""
 
 import logging
 import os
@@ -12,15 +12,24 @@ from torch import Tensor, nn
 
 from glocal.errors import InvalidValueError, WorkError
 from glocal.models import family_of, official
+from glocal.models.arguments import check_head_arguments
 from glocal.models.build import NoWeightsError
 from glocal.models.dense import DenseModel, dense_backbone
+from glocal.models.detection import DetectionModel
+from glocal.models.detectors import DETECTORS, Detector
+from glocal.models.detectors import published as published_detectors
+from glocal.models.headed import HeadedModel
 from glocal.models.heads import HEADS, Head
-from glocal.models.heads.published import Published, find_published
+from glocal.models.heads import published as published_heads
+from glocal.models.published import PublishedHead
 from glocal.models.weights import read_tensors
 from glocal.wording import quoted
 
 logger = logging.getLogger("glocal")
 
+ALL_HEADS: dict[str, Head | Detector] = {**HEADS, **DETECTORS}
+
+ADE20K, COCO = 150, 80  # classes of the authors' data
 BACKBONE = "backbone."
 OURS = ("head.", "auxiliary.")
 
@@ -28,64 +37,87 @@ OURS = ("head.", "auxiliary.")
 def create(
     name: str,
     backbone: str,
-    num_classes: int = 150,
+    num_classes: int | None = None,
     checkpoint: str | os.PathLike | None = None,
     pretrained: bool | str = False,
     pretrained_backbone: bool = False,
     backbone_args: Mapping[str, Any] | None = None,
-) -> DenseModel:
+    head_args: Mapping[str, Any] | None = None,
+) -> DenseModel | DetectionModel:
     """Build a head on a backbone.
 
     Args:
-        name: of the head: semantic_fpn, upernet or mask2former.
+        name: of the head. For segmentation: semantic_fpn, upernet or mask2former; for detection: one of
+            `glocal.models.detectors.DETECTORS`.
         backbone: the name of one of our models, or of any timm model that has maps at strides 4, 8, 16 and 32.
-        num_classes: classes of the head.
+        num_classes: classes of the head (default: of the authors' data, 150 for segmentation and 80 for detection).
         checkpoint: a file of weights: the authors' or ours of such a model, of its head alone, or of the backbone alone
             (a classifier's). The log says which parts are loaded.
         pretrained: download the authors' file for this head and backbone. If they published several, "in1k" and
-            "in22k" choose by the pre-training of the backbone; True takes the first. `glocal list --task segmentation`
-            lists them. TransNeXt's backbones are then built as in the authors' tests at one scale, unless
-            `backbone_args` says otherwise.
+            "in22k" choose by the pre-training of the backbone, and `head_args` among heads; True takes the first.
+            `glocal list --task segmentation` and `--task detection` list them. TransNeXt's backbones are then built as
+            in the authors' tests at one scale, unless `backbone_args` says otherwise.
         pretrained_backbone: download the classifier's weights of the backbone.
         backbone_args: arguments of the backbone, such as img_size and bias_mode.
+        head_args: arguments of the head, such as the `scales` of dino; only detectors have some.
 
     Raises:
-        ValueError: an unknown head or backbone, or a file that does not fit; the message says what is missing.
+        ValueError: an unknown head or backbone, a value out of its range, or a file that does not fit; the message says
+            what is missing.
         RuntimeError: the authors' file cannot be downloaded; the message says where a person gets it.
         FileNotFoundError: there is no such file.
-        TypeError: an argument that the backbone does not have.
+        TypeError: an argument that the backbone or the head does not have.
     """
-    head = HEADS.get(name)
-    if head is None:
-        raise InvalidValueError(f"there is no head {name!r}, only {', '.join(HEADS)}")
-    if num_classes < 1:
+    if name not in ALL_HEADS:
+        raise InvalidValueError(f"there is no head {name!r}, only {', '.join(ALL_HEADS)}")
+    if num_classes is not None and num_classes < 1:
         raise InvalidValueError(f"num_classes must be at least 1, not {num_classes}")
+    head_args = {} if head_args is None else head_args
+    check_head_arguments(name, head_args, ALL_HEADS[name].head_args)
     if pretrained:
         if checkpoint is not None:
             raise InvalidValueError("pretrained and checkpoint exclude each other")
-        published = _published(name, backbone, pretrained)
+        published = find_published(name, backbone, pretrained, head_args)
         checkpoint = download(published)
         backbone_args = {**published.backbone_args, **(backbone_args or {})}
+        head_args = {**published.head_args, **head_args}
     maps = dense_backbone(backbone, pretrained_backbone, **(backbone_args or {}))
-    dims = maps.feature_info.channels()
-    model = DenseModel(maps, head.build(dims, num_classes), head.auxiliary and head.auxiliary(dims, num_classes))
+    model = add_head(maps, name, num_classes, head_args)
     if checkpoint is not None:
-        load_weights(model, head, backbone, checkpoint)
+        load_weights(model, ALL_HEADS[name], backbone, checkpoint)
     return model
 
 
-def _published(name: str, backbone: str, pretrained: bool | str) -> Published:
-    """The published file that `pretrained` means; ValueError if there is none."""
-    found = [one for one in find_published(name, backbone) if pretrained in (True, one.pretraining)]
-    if not found:
-        of = "" if pretrained is True else f" with the pre-training {pretrained!r}"
-        raise InvalidValueError(
-            f"no {name} on {backbone}{of} has been published: `glocal list --task segmentation` lists what has"
-        )
-    return found[0]
+def add_head(
+    backbone: nn.Module, name: str, num_classes: int | None, head_args: Mapping[str, Any]
+) -> DenseModel | DetectionModel:
+    """A new head on a backbone of `dense_backbone`. Arguments: see `create`."""
+    head, dims = ALL_HEADS[name], backbone.feature_info.channels()
+    if isinstance(head, Detector):
+        return DetectionModel(backbone, head.build(dims, num_classes or COCO, **head_args))
+    num_classes = num_classes or ADE20K
+    return DenseModel(backbone, head.build(dims, num_classes), head.auxiliary and head.auxiliary(dims, num_classes))
 
 
-def download(published: Published) -> str:
+def find_published(
+    name: str, backbone: str, pretrained: bool | str = True, head_args: Mapping[str, Any] | None = None
+) -> PublishedHead:
+    """The published head that is meant; ValueError if there is none. Arguments: see `create`."""
+    task = "detection" if name in DETECTORS else "segmentation"
+    table = published_detectors.PUBLISHED if name in DETECTORS else published_heads.PUBLISHED
+    wanted = dict(head_args or {})
+    for one in table:
+        same = (one.head, one.backbone) == (name, backbone) and pretrained in (True, one.pretraining)
+        if same and wanted.items() <= one.head_args.items():
+            return one
+    of = "" if pretrained is True else f" with the pre-training {pretrained!r}"
+    of += "".join(f", {key}={value!r}" for key, value in wanted.items())
+    raise InvalidValueError(
+        f"no {name} on {backbone}{of} has been published: `glocal list --task {task}` lists what has"
+    )
+
+
+def download(published: PublishedHead) -> str:
     """The authors' file, downloaded once into the cache of torch.hub; its path."""
     name = f"{published.head} on {published.backbone}"
     if not published.url:
@@ -99,38 +131,40 @@ def download(published: Published) -> str:
         raise WorkError(f"the weights of {name} were not downloaded ({error}): try again, or {by_hand}") from error
 
 
-def load_weights(model: DenseModel, head: Head, backbone: str, path: str | os.PathLike) -> None:
+def load_weights(model: HeadedModel, head: Head | Detector, backbone: str, path: str | os.PathLike) -> None:
     """Load a file into the parts of a model that it holds, each completely. See `create`."""
     weights = read_tensors(path)
     converted, ours = split(weights, head)
     if not ours:  # a classifier's, or a backbone's
-        load_backbone(model.backbone, backbone, weights)
+        load_backbone(model, backbone, weights)
         logger.warning("%s has no weights of the head: the backbone is loaded, the head starts anew", path)
         return
-    heads = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(BACKBONE)}
-    if found := official.misfits(_shapes(ours), _shapes(heads)):
+    if left := [key for key in weights if not key.startswith((BACKBONE, *OURS, *head.parts))]:
+        raise InvalidValueError(f"{path} is not a checkpoint of this head: {len(left)} left over: {quoted(left, 4)}")
+    own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(BACKBONE)}
+    if found := official.misfits(_shapes(ours), _shapes(own)):
         raise InvalidValueError(f"{path} is not a checkpoint of this head: {found}")
     if converted:
-        load_backbone(model.backbone, backbone, converted)
+        load_backbone(model, backbone, converted)
     else:
         logger.warning("%s has the weights of the head alone: the backbone keeps its values", path)
     model.load_state_dict(ours, strict=False)  # complete, as compared above
 
 
-def load_for_training(model: DenseModel, head: str, backbone: str, path: str | os.PathLike) -> None:
+def load_for_training(model: HeadedModel, head: str, backbone: str, path: str | os.PathLike) -> None:
     """Load all that fits of a file into a model that will be trained; the log says what starts anew.
 
     The backbone's weights must be complete. The head's are left out where they are of another head, or for other
     classes. Files: see `create`. head, backbone: their names.
     """
     weights = read_tensors(path)
-    converted, ours = split(weights, HEADS[head])
+    converted, ours = split(weights, ALL_HEADS[head])
     own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(BACKBONE)}
     fitting = {key: tensor for key, tensor in ours.items() if key in own and own[key].shape == tensor.shape}
     if ours and not converted:
         logger.warning("%s has the weights of a head alone: the backbone starts anew", path)
     else:
-        load_backbone(model.backbone, backbone, converted or weights)
+        load_backbone(model, backbone, converted or weights)
     model.load_state_dict(fitting, strict=False)
     anew = sorted(set(own) - set(fitting))
     if len(anew) == len(own):
@@ -139,29 +173,35 @@ def load_for_training(model: DenseModel, head: str, backbone: str, path: str | o
         logger.warning("%s is for other classes: %s of the head start anew", path, quoted(anew, 4))
 
 
-def split(weights: Mapping[str, Tensor], head: Head) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split(weights: Mapping[str, Tensor], head: Head | Detector) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of the backbone, without prefix, and those of the heads, by our names. Both may be empty."""
     prefixes = tuple(head.parts)
     dense = any(key.startswith(BACKBONE) for key in weights) or all(key.startswith(OURS) for key in weights)
-    backbone, heads = {}, {}
+    of_backbone, of_heads = {}, {}
     for key, tensor in weights.items():
         if key.startswith(prefixes):
             prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
             ours, renames = head.parts[prefix]
-            heads[ours + official.rename(key.removeprefix(prefix), renames)] = tensor
+            of_heads[ours + official.rename(key.removeprefix(prefix), renames)] = tensor
         elif dense and key.startswith(OURS) and not key.startswith(("head.fc.", "head.weight", "head.bias")):
-            heads[key] = tensor
+            of_heads[key] = tensor
         elif key.startswith(BACKBONE):
-            backbone[key.removeprefix(BACKBONE)] = tensor
-    return backbone, heads
+            of_backbone[key.removeprefix(BACKBONE)] = tensor
+    return of_backbone, of_heads
 
 
-def load_backbone(backbone: nn.Module, name: str, weights: Mapping[str, Tensor]) -> None:
-    """Load weights by the authors' names or ours into a backbone for dense heads; ValueError if they do not fit."""
+def load_backbone(model: HeadedModel, name: str, weights: Mapping[str, Tensor]) -> None:
+    """Load weights by the authors' names or ours into the backbone of a model; ValueError if they do not fit.
+
+    The weights may lack the norms of maps that the head does not use. name: of the backbone.
+    """
+    backbone, first_map = model.backbone, getattr(model.head, "first_map", 0)
     family = family_of(name.rpartition(":")[2])
     if family is not None:
         weights = {key.removeprefix("model."): tensor for key, tensor in weights.items()}
-        backbone.model.load_state_dict(family.checkpoint_filter_fn(weights, backbone.model, backbone_only=True), False)
+        absent = rf"^stages\.[0-{first_map - 1}]\.output_norm\." if first_map else None
+        weights = family.checkpoint_filter_fn(weights, backbone.model, absent=absent, backbone_only=True)
+        backbone.model.load_state_dict(weights, strict=False)  # without the classifier; else complete
         return
     target = backbone.state_dict()
     weights = {key: tensor for key, tensor in weights.items() if key in target}

@@ -27,6 +27,7 @@ def convert(
     unused: str | None = None,
     adapt: Callable[[str, Tensor, Tensor], Tensor] | None = None,
     dense_norms: str | None = None,
+    absent: str | None = None,
     backbone_only: bool = False,
 ) -> dict[str, Tensor]:
     """Convert the authors' state dict, or ours, to a state dict that `model` loads strictly.
@@ -40,6 +41,8 @@ def convert(
         adapt: called as `adapt(name, tensor, target)`; returns the tensor in the shape of `target`, the model's own.
         dense_norms: regular expression for names that keep the model's values, if the model has norms for dense heads
             and the weights, a classifier's, have none.
+        absent: regular expression for names that the weights may lack, as nothing uses them; they keep the model's
+            values.
         backbone_only: ignore the head, in the weights and in the model.
 
     Raises:
@@ -53,11 +56,14 @@ def convert(
     target = model.state_dict()
     if backbone_only or model.num_classes == 0:
         weights = {name: tensor for name, tensor in weights.items() if name in target or not name.startswith("head.")}
-    if dense_norms and any(".output_norm." in name for name in target):
+    if dense_norms and not any(".output_norm." in name for name in weights):
         norms = [name for name in target if re.search(dense_norms, name)]
-        if any(name not in weights for name in norms):
+        if any(".output_norm." in name for name in norms):
             logger.info("the norms of the maps start anew: the weights are a classifier's")
             weights |= {name: target[name] for name in norms}
+    if absent and (lacking := [name for name in target if re.search(absent, name) and name not in weights]):
+        logger.warning("the weights lack %s, which nothing uses: these keep the model's values", listed(lacking))
+        weights |= {name: target[name] for name in lacking}
     for name, tensor in weights.items():
         if name in target:
             tensor = fit_shape(tensor, target[name])

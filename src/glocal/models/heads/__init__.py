@@ -3,8 +3,9 @@
 A head's file has the module, and `RENAMES`, official names to ours.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -18,11 +19,13 @@ class Head:
     build: called with the channels of the four maps and the number of classes. auxiliary: the same for a second head,
     which only the loss uses; None for none.
     parts: for each of the authors' prefixes, ours and (regular expression, replacement) below it, in order.
+    head_args: the arguments of the head that a user may give, with their types; so far none has some.
     """
 
     build: Callable[[Sequence[int], int], nn.Module]
     parts: dict[str, tuple[str, Sequence[tuple[str, str]]]]
     auxiliary: Callable[[Sequence[int], int], nn.Module] | None = None
+    head_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 HEADS: dict[str, Head] = {

@@ -5,66 +5,64 @@ Visual-Attention-Network/VAN-Segmentation (8285fc7).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-_TRANSNEXT = "https://huggingface.co/DaiShiResearch"
-_TRANSXNET = "https://github.com/LMMMEng/TransXNet"
+from glocal.models.published import TRANSNEXT, TRANSNEXT_FIGURES, TRANSXNET, PublishedHead
+
 _VAN = "https://github.com/Visual-Attention-Network/VAN-Segmentation"
 # The single-scale figures of TransNeXt are with the position bias of the training size, resized.
 _INTERPOLATED: Mapping[str, Any] = {"bias_mode": "interpolate", "img_size": 512}
 
 
-@dataclass(frozen=True)
-class Published:
-    """A head on a backbone.
+@dataclass(frozen=True, kw_only=True)
+class Published(PublishedHead):
+    """A head for segmentation on a backbone. See `PublishedHead`.
 
-    head, backbone: names for `glocal.create`. pretraining: of the backbone, "in1k" or "in22k". miou: %, one scale;
-    miou_multi_scale: %, several scales and flips; None where the authors give none. url: of the file, for a program;
-    page: where a person gets it, "" if nobody can. source: address of the figures. backbone_args: of the model that the
-    figures are of.
+    miou: %, one scale; miou_multi_scale: %, several scales and flips; None where the authors give none.
     """
 
-    head: str
-    backbone: str
-    pretraining: str
-    miou: float | None
-    miou_multi_scale: float | None
-    url: str
-    page: str
-    source: str
-    backbone_args: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def weights(self) -> str:
-        """download, "by hand" (the file is behind a web page) or none."""
-        return "download" if self.url else "by hand" if self.page else "none"
+    miou: float | None = None
+    miou_multi_scale: float | None = None
 
 
 def _transnext(head: str, size: str, miou: float, miou_multi_scale: float | None) -> Published:
-    repository = f"{_TRANSNEXT}/{head}-transnext-{size}-ade"
-    url = f"{repository}/resolve/main/{head}_transnext_{size}_512x512_160k_ade20k_in1k.pth"
-    source = "https://github.com/DaiShiResearch/TransNeXt"
-    args = (head, f"transnext_{size}", "in1k", miou, miou_multi_scale, url, repository, source)
-    return Published(*args, _INTERPOLATED)
+    repository = f"{TRANSNEXT}/{head}-transnext-{size}-ade"
+    return Published(
+        head=head,
+        backbone=f"transnext_{size}",
+        miou=miou,
+        miou_multi_scale=miou_multi_scale,
+        url=f"{repository}/resolve/main/{head}_transnext_{size}_512x512_160k_ade20k_in1k.pth",
+        page=repository,
+        source=TRANSNEXT_FIGURES,
+        backbone_args=_INTERPOLATED,
+    )
 
 
 def _transxnet(letter: str, size: str, miou: float) -> Published:
-    url = f"{_TRANSXNET}/releases/download/v1.0/sfpn_transxnet_{size}.pth"
-    return Published(
-        "semantic_fpn", f"transxnet_{letter}", "in1k", miou, None, url, f"{_TRANSXNET}/releases", _TRANSXNET
-    )
+    url = f"{TRANSXNET}/releases/download/v1.0/sfpn_transxnet_{size}.pth"
+    page = f"{TRANSXNET}/releases"
+    backbone = f"transxnet_{letter}"
+    return Published(head="semantic_fpn", backbone=backbone, miou=miou, url=url, page=page, source=TRANSXNET)
 
 
 def _van_upernet(size: str, pretraining: str, miou_multi_scale: float, file: str = "") -> Published:
     page = f"https://cloud.tsinghua.edu.cn/f/{file}/" if file else ""
-    url = f"{page}?dl=1" if file else ""
-    return Published("upernet", f"van_{size}", pretraining, None, miou_multi_scale, url, page, _VAN)
+    return Published(
+        head="upernet",
+        backbone=f"van_{size}",
+        pretraining=pretraining,
+        miou_multi_scale=miou_multi_scale,
+        url=f"{page}?dl=1" if file else "",
+        page=page,
+        source=_VAN,
+    )
 
 
 def _van_fpn(size: str, miou: float, file: str) -> Published:
     page = f"https://drive.google.com/file/d/{file}/view"
-    return Published("semantic_fpn", f"van_{size}", "in1k", miou, None, "", page, _VAN)
+    return Published(head="semantic_fpn", backbone=f"van_{size}", miou=miou, page=page, source=_VAN)
 
 
 PUBLISHED = (
@@ -90,8 +88,3 @@ PUBLISHED = (
     _van_fpn("b2", 46.7, "1Ar4Hq9DjgaULQKfwM-jJvSO-D6gendpf"),
     _van_fpn("b3", 48.1, "1v61uCi07IC6eyVHn3xbJqz4nOiGa1POY"),
 )
-
-
-def find_published(head: str, backbone: str) -> list[Published]:
-    """What is published of a head on a backbone, ImageNet-1K's pre-training first."""
-    return [one for one in PUBLISHED if (one.head, one.backbone) == (head, backbone)]
