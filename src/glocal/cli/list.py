@@ -1,7 +1,8 @@
 """List the models of the library, with their cost, the accuracy their authors published, and their weights."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from glocal.cli.output import console
 from glocal.errors import InvalidValueError
@@ -16,12 +17,12 @@ class ListConfig:
 
     Args:
         pattern: names to list, with * for any letters (default: all), for instance 'trans*'
-        task: classification, or segmentation for the published heads on backbones
+        task: classification, or segmentation or detection for the published heads on backbones
         json: also write the list to this file
     """
 
     pattern: str = "*"
-    task: Literal["classification", "segmentation"] = "classification"
+    task: Literal["classification", "segmentation", "detection"] = "classification"
     json: str | None = None
 
     def __post_init__(self):
@@ -35,35 +36,57 @@ POSITIONAL = {"pattern": "?"}
 
 
 def run(config: ListConfig) -> int:
-    return list_heads(config) if config.task == "segmentation" else list_models(config)
+    return list_models(config) if config.task == "classification" else list_heads(config)
+
+
+# For each task: the columns between the backbone and the weights, as heading and attribute; what is below the table.
+COLUMNS = {
+    "segmentation": {
+        "pre-training": "pretraining",
+        "mIoU\n(%)": "miou",
+        "mIoU, scales\nand flips (%)": "miou_multi_scale",
+    },
+    "detection": {"arguments": "head_args", "epochs": "epochs", "box AP\n(%)": "box_ap", "mask AP\n(%)": "mask_ap"},
+}
+NOTES = {
+    "segmentation": "mIoU: on ADE20K, as the authors published it; --json has the addresses",
+    "detection": "AP: on COCO, as the authors published it; --json has the addresses",
+}
 
 
 def list_heads(config: ListConfig) -> int:
     from fnmatch import fnmatch
 
-    from glocal.models.heads.published import PUBLISHED
+    from glocal.models.detectors.published import PUBLISHED as DETECTORS
+    from glocal.models.heads.published import PUBLISHED as SEGMENTATION
 
-    entries = [one for one in PUBLISHED if any(fnmatch(name, config.pattern) for name in (one.head, one.backbone))]
+    published = DETECTORS if config.task == "detection" else SEGMENTATION
+    entries = [one for one in published if any(fnmatch(name, config.pattern) for name in (one.head, one.backbone))]
     if not entries:
         raise InvalidValueError(f"no head and no backbone matches {config.pattern!r}; the pattern * shows them all")
     table = Table()
-    for heading in ("head", "backbone", "pre-training"):
+    for heading in ("head", "backbone"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("mIoU\n(%)", "mIoU, scales\nand flips (%)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in COLUMNS[config.task]:
+        table.add_column(heading, justify="right" if "%" in heading else "left", no_wrap=True)
     table.add_column("weights", no_wrap=True)
     for place, entry in enumerate(entries):
         if place and entry.head != entries[place - 1].head:
             table.add_section()
-        figures = ["" if value is None else f"{value:.1f}" for value in (entry.miou, entry.miou_multi_scale)]
-        table.add_row(entry.head, entry.backbone, entry.pretraining, *figures, entry.weights)
+        cells = [cell(getattr(entry, name)) for name in COLUMNS[config.task].values()]
+        table.add_row(entry.head, entry.backbone, *cells, entry.weights)
     screen = console()
     screen.print(table)
-    screen.print(
-        "mIoU: on ADE20K, as the authors published it; --json has the addresses", style="italic", highlight=False
-    )
+    screen.print(NOTES[config.task], style="italic", highlight=False)
     write_json(config, [asdict(entry) | {"weights": entry.weights} for entry in entries])
     return 0
+
+
+def cell(value: Any) -> str:
+    """A value of a published head for the table."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={one}" for name, one in value.items())
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def write_json(config: ListConfig, entries: list[dict]) -> None:
