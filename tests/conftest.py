@@ -20,6 +20,20 @@ def pytest_ignore_collect(collection_path, config):
     return True if collection_path.name == "test_cluster.py" and config.option.markexpr == "not slow" else None
 
 
+def pytest_addoption(parser):
+    parser.addoption("--errors", action="store_true", help="list the worst error of each test with golden values")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """With --errors, and without processes of their own for the tests."""
+    if config.getoption("--errors"):
+        from golden.errors import WORST
+
+        terminalreporter.section("worst errors against golden values")
+        for test, (error, name) in WORST.items():
+            terminalreporter.line(f"{error:.1e}  {name:24} {test}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
     """Skip a test module for which a library is missing, with the name of the extra that installs it."""

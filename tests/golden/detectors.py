@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from golden.errors import seen
 from golden.fill import fill, sample
 from golden.official import official_keys
 
@@ -160,7 +161,7 @@ def assert_close(actual: Tensor, golden: dict, name: str, tolerance: float = 1e-
     assert tuple(actual.shape) == tuple(golden[f"{name}_shape"]), name
     array, expected = actual.detach().double().numpy(), golden[name].reshape(-1)
     error = np.abs(sample(array, len(expected)) - expected) / np.maximum(1, np.abs(expected))
-    assert error.max() <= tolerance, f"{name}: worst error {error.max():.2e}"
+    assert seen(error.max(), name) <= tolerance, f"{name}: worst error {error.max():.2e}"
     rms = float(golden[f"{name}_rms"])
     assert abs(np.sqrt(np.square(array).mean()) - rms) <= tolerance * rms, f"{name}: rms"
 
@@ -170,5 +171,6 @@ def assert_gradients(gradients: dict[str, Tensor | None], golden: dict, toleranc
     expected = dict(zip(golden["names"].tolist(), golden["grad_norms"].tolist(), strict=True))
     assert gradients.keys() == expected.keys()
     norms = {name: 0.0 if grad is None else grad.double().norm().item() for name, grad in gradients.items()}
+    seen(max(abs(norms[name] - norm) / max(1, norm) for name, norm in expected.items()), "norms of gradients")
     wrong = {name: norms[name] for name, norm in expected.items() if abs(norms[name] - norm) > max(1, norm) * tolerance}
     assert not wrong
