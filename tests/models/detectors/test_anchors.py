@@ -56,5 +56,10 @@ def test_anchors_in_cells_of_the_padded_image_are_valid(size, rows, columns):
     assert int(coarse.sum()) == math.ceil(rows / 4) * math.ceil(columns / 4) * 4
 
 
+def test_a_cell_that_the_padded_image_only_touches_is_valid():
+    (valid,) = AnchorGrid((128,), (1.0,), (4,)).valid([torch.empty(5, 6)], (300, 385))  # padded to (320, 416)
+    assert valid.reshape(5, 6).sum(0).tolist() == [3, 3, 3, 3, 0, 0]
+
+
 def test_no_more_anchors_than_the_map_has_cells():
     assert [int(x.sum()) for x in GRID.valid(MAPS, (500, 500))] == [3 * 2 * 4, 4 * 4]

@@ -165,6 +165,13 @@ def test_images_without_objects_train_the_classifier(objects):
     assert head.classifier.weight.grad.abs().sum() > 0
 
 
+def test_an_image_without_objects_counts_as_one_anchor():
+    head, maps, sizes_of = small().train(), maps_of(64, 64), torch.tensor([[64, 64]] * 2)
+    together = head(maps, sizes_of, [NOTHING] * 2)["loss_cls"]
+    alone = [head([x[place : place + 1] for x in maps], sizes_of[:1], [NOTHING])["loss_cls"] for place in range(2)]
+    torch.testing.assert_close(together, (alone[0] + alone[1]) / 2)
+
+
 def test_a_new_head_finds_nothing():
     """Each class starts with the probability 0.01."""
     head = small().eval()

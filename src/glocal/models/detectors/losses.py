@@ -22,7 +22,7 @@ def focal_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Tensor:
     logits: (N, K). labels: (N,), 0 to K; K is background, which has no class.
     """
     classes = logits.shape[1]
-    targets = F.one_hot(labels, classes + 1)[:, :classes].to(logits.dtype)
+    targets = logits.new_zeros(len(labels), classes + 1).scatter_(1, labels[:, None], 1)[:, :classes]
     return averaged(sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2, reduction="sum"), count)
 
 
