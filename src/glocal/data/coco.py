@@ -3,19 +3,15 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from glocal.data.groups import groups_of_files
 from glocal.data.image import is_strict
 from glocal.data.masks import distinct_colors
 from glocal.data.names import class_name, split_of
-from glocal.data.samples import DataSource, Opening
-from glocal.data.splits import fingerprint, hold_out, hold_out_again, refuse_to_draw
 from glocal.data.walk import entries, is_folder
 from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, one_line, quoted, shown
@@ -145,38 +141,3 @@ def note_missing(file: Path, found: Sequence[str], lacks: str, notes: list[str])
         if is_strict():
             raise InvalidValueError(f"{file}: {message} (refused with --strict)")
         notes.append(f"{file}: left out {message}")
-
-
-def for_training(root: Path, source: DataSource, how: Opening) -> DataSource:
-    """A source with the splits "train" and "val"; a single split is divided."""
-    if set(source.splits) == {"val"}:
-        raise MissingPathError(f"{root} has a part to validate on and none to train on")
-    if "val" in source.splits:
-        refuse_to_draw(str(root), how, "it has a validation part")
-        return source
-    source = _as_all(source)
-    names = _names(root, source)
-    if len(names) < 2:
-        raise InvalidValueError(f"{root} holds a single image with annotations, so that none can be held out")
-    groups = None if how.group is None else groups_of_files(str(root), names, how.group)
-    return hold_out(source, how, fingerprint(names), groups, strata=[0] * len(names))
-
-
-def for_evaluation(root: Path, source: DataSource, held_out: dict | None) -> DataSource:
-    """A source with the splits that it has, or "all", or divided as in the training where it is the same data."""
-    if len(source.splits) > 1 or "val" in source.splits:
-        return source
-    source = _as_all(source)
-    if held_out and held_out["files"] == fingerprint(_names(root, source)):
-        note = f"{root} is the folder of the training: its split 'val' is what was held out then"
-        return hold_out_again(source, held_out).with_notes(note)
-    return source
-
-
-def _as_all(source: DataSource) -> DataSource:
-    return replace(source, splits={"all": next(iter(source.splits.values()))})
-
-
-def _names(root: Path, source: DataSource) -> list[str]:
-    """The names of the images, the same wherever the folder lies."""
-    return [os.path.relpath(image, root) for image in source.splits["all"].images]

@@ -1,18 +1,22 @@
 """Dividing a data set into a part to train on and a part to validate on, and finding that division again."""
 
 import hashlib
+import os
 from base64 import b64decode, b64encode
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from glocal.data.groups import draw_groups, numbered
+from glocal.data.groups import draw_groups, groups_of_files, numbered
 from glocal.data.samples import DataSource, Opening, Samples
-from glocal.errors import InvalidValueError
+from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, quoted
 
 DEFAULT_VAL_FRACTION = 0.2
+
+Strata = Callable[[Samples], Sequence[int] | Sequence[tuple[int, ...]]]
 
 
 def hold_out(
@@ -88,6 +92,46 @@ def hold_out_again(source: DataSource, held_out: dict) -> DataSource:
     if not all(isinstance(label, (int, tuple)) for label in labels):
         raise InvalidValueError(f"the checkpoint does not say which images of {source.name} were held out")
     return _divided(source, stratified_split(labels, held_out["val_fraction"], held_out["seed"])[1], held_out)
+
+
+def folder_for_training(
+    root: Path, source: DataSource, how: Opening, strata: Strata = lambda samples: [0] * len(samples)
+) -> DataSource:
+    """The parts of a folder with the splits "train" and "val"; a single part is divided.
+
+    strata: the class or the classes of each image of which "val" is to have its part; see `hold_out`.
+    """
+    if set(source.splits) == {"val"}:
+        raise MissingPathError(f"{root} has a part to validate on and none to train on")
+    if "val" in source.splits:
+        refuse_to_draw(str(root), how, "it has a validation part")
+        return source
+    source = _as_all(source)
+    names = _names_below(root, source)
+    if len(names) < 2:
+        raise InvalidValueError(f"{root} holds a single image with annotations, so that none can be held out")
+    groups = None if how.group is None else groups_of_files(str(root), names, how.group)
+    return hold_out(source, how, fingerprint(names), groups, strata(source.splits["all"]))
+
+
+def folder_for_evaluation(root: Path, source: DataSource, held_out: dict | None) -> DataSource:
+    """The parts of a folder that there are, or "all", or divided as in the training where it is the same data."""
+    if len(source.splits) > 1 or "val" in source.splits:
+        return source
+    source = _as_all(source)
+    if held_out and held_out["files"] == fingerprint(_names_below(root, source)):
+        note = f"{root} is the folder of the training: its split 'val' is what was held out then"
+        return hold_out_again(source, held_out).with_notes(note)
+    return source
+
+
+def _as_all(source: DataSource) -> DataSource:
+    return replace(source, splits={"all": next(iter(source.splits.values()))})
+
+
+def _names_below(root: Path, source: DataSource) -> list[str]:
+    """The names of the images, the same wherever the folder lies."""
+    return [os.path.relpath(image, root) for image in source.splits["all"].images]
 
 
 def _divided(source: DataSource, val: list[int], held_out: dict) -> DataSource:

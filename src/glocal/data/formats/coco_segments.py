@@ -17,6 +17,7 @@ from glocal.data.masks import IGNORE, check_size
 from glocal.data.names import class_name
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.segments import mask_of_polygons, mask_of_runs, runs_of_text
+from glocal.data.splits import folder_for_evaluation, folder_for_training
 from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, one_line, shown
 
@@ -96,12 +97,12 @@ def claims(data: str, args: Mapping[str, Any]) -> bool:
 
 def open_training(data: str, how: Opening) -> DataSource:
     """Open the parts train and val, or one part, which is then divided; see `open_for_training`."""
-    return coco.for_training(Path(data), _open(Path(data), how.args), how)
+    return folder_for_training(Path(data), _open(Path(data), how.args), how)
 
 
 def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
     """Open the parts that there are; see `open_for_evaluation`."""
-    return coco.for_evaluation(Path(data), _open(Path(data), how.args), held_out)
+    return folder_for_evaluation(Path(data), _open(Path(data), how.args), held_out)
 
 
 def _files(root: Path, args: Mapping[str, Any]) -> list[Path]:
