@@ -316,11 +316,11 @@ def upright(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise InvalidValueError(f"no pixels: {image.width} wide, {image.height} high")
     image.load()
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation_of(image))
     return image if turn is None else image.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """How a loaded image is to be turned, as EXIF numbers it; 1, as it is, where nothing sound says it."""
     if image.format in ("JXL", "HEIF"):  # upright from their decoders, whatever the EXIF that was kept says
         return 1

@@ -115,6 +115,15 @@ class Objects:
         return digest.hexdigest()
 
 
+def classes_of_images(annotations: Sequence[Objects], count: int) -> np.ndarray:
+    """(N, count) bool: the classes of which an image has an object, a crowd or not."""
+    images = np.repeat(np.arange(len(annotations)), [len(objects) for objects in annotations])
+    found = np.zeros((len(annotations), count), bool)
+    if len(images):
+        found[images, np.concatenate([objects.labels for objects in annotations])] = True
+    return found
+
+
 _decoder = msgspec.json.Decoder(Segmentation)
 _lenient = msgspec.json.Decoder(Runs | list[list[float]])
 
