@@ -55,12 +55,15 @@ class Scalar(str):
         return text
 
 
-def read(text: str) -> Any:
-    """Dicts, lists and `Scalar`; None for an empty text. YamlError if the text is broken, too large or too deep."""
+def read(text: str, names: tuple[type, ...] = (str,)) -> Any:
+    """Dicts, lists and `Scalar`; None for an empty text. YamlError if the text is broken, too large or too deep.
+
+    names: the types that the names of inner dicts may have, before they become texts.
+    """
     if len(text) > MAX_BYTES:
         raise YamlError(f"more than {MAX_BYTES:,} letters")
     try:
-        documents = _nodes(yaml.parse(text, Loader=LOADER))
+        documents = _nodes(yaml.parse(text, Loader=LOADER), names)
         content = next(documents, None)
         if next(documents, None) is not None:
             raise YamlError("more than one document")
@@ -82,12 +85,12 @@ def plain(content: Any) -> Any:
     return content.resolve() if isinstance(content, Scalar) else content
 
 
-def load(text: str) -> Any:
-    """Plain values of a YAML text; raises the errors of `read`."""
-    return plain(read(text))
+def load(text: str, names: tuple[type, ...] = (str,)) -> Any:
+    """Plain values of a YAML text; arguments and errors as of `read`."""
+    return plain(read(text, names))
 
 
-def _nodes(events: Iterator[yaml.Event]) -> Iterator[Any]:
+def _nodes(events: Iterator[yaml.Event], names: tuple[type, ...]) -> Iterator[Any]:
     """The documents that the parser's events describe."""
     count = 0
     for event in events:
@@ -95,11 +98,13 @@ def _nodes(events: Iterator[yaml.Event]) -> Iterator[Any]:
             event, (yaml.StreamStartEvent, yaml.StreamEndEvent, yaml.DocumentStartEvent, yaml.DocumentEndEvent)
         ):
             continue
-        content, count = _node(event, events, count, 0)
+        content, count = _node(event, events, count, 0, names)
         yield content
 
 
-def _node(event: yaml.Event, events: Iterator[yaml.Event], count: int, depth: int) -> tuple[Any, int]:
+def _node(
+    event: yaml.Event, events: Iterator[yaml.Event], count: int, depth: int, types: tuple[type, ...]
+) -> tuple[Any, int]:
     """A value with everything inside it, and the number of values so far."""
     place = f"(line {event.start_mark.line + 1})"
     if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
@@ -117,12 +122,12 @@ def _node(event: yaml.Event, events: Iterator[yaml.Event], count: int, depth: in
     for part in events:
         if isinstance(part, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
             break
-        content, count = _node(part, events, count, depth + 1)
+        content, count = _node(part, events, count, depth + 1, types)
         inside.append(content)
     if isinstance(event, yaml.SequenceStartEvent):
         return inside, count
     names = inside[::2]
-    if not all(isinstance(name, Scalar) and (depth == 0 or isinstance(name.resolve(), str)) for name in names):
+    if not all(isinstance(name, Scalar) and (depth == 0 or isinstance(name.resolve(), types)) for name in names):
         raise YamlError(f"every colon needs a name before it {place}")
     content = dict(zip(names, inside[1::2], strict=True))
     if len(content) < len(names):
