@@ -58,14 +58,14 @@ class ShardedSamples:
         if isinstance(sample, UnreadableImageError):
             raise sample
         text = label_text(sample.fields)
-        label = self._numbers.get(text)
+        label = self.numbers.get(text)
         if label is None:
             reason = "no label" if text is None else f"the label {text!r} is none of {len(self.class_names)} classes"
             raise UnreadableImageError(sample.name, reason)
         return sample.image().load(), label if self.new_labels is None else self.new_labels[label]
 
     @cached_property
-    def _numbers(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """Name or number of a class → its number; where a name is a number itself, it is taken for a number."""
         of_name = {name: label for label, name in enumerate(self.class_names)}
         return of_name | {str(label): label for label in range(len(self.class_names))}
@@ -159,7 +159,7 @@ def images_in_shard(shard: str) -> Iterator[StoredImage]:
     numbers, path, broken = SampleNumbers(), local_path(shard), None
     try:
         with open_shard(shard) as stream, tarfile.open(fileobj=stream, mode="r|*" if path is None else "r:*") as tar:
-            for _, key, fields in grouped(_members(tar, numbers)):
+            for _, key, fields in grouped(members_of(tar, numbers)):
                 yield RawSample(shard, key, fields).image()
             broken = None if path is None else end_of(tar)
     except Exception as error:  # of tarfile, gzip, a command, a network
@@ -168,7 +168,8 @@ def images_in_shard(shard: str) -> Iterator[StoredImage]:
         yield StoredImage(shard, reason=f"cannot be read to its end ({broken})")
 
 
-def _members(tar: tarfile.TarFile, numbers: "SampleNumbers") -> Iterator[tuple[int, str, bytes]]:
+def members_of(tar: tarfile.TarFile, numbers: "SampleNumbers") -> Iterator[tuple[int, str, bytes]]:
+    """The members of samples: the number of the sample, the name and the content of each."""
     for member in tar:
         number = numbers.of(member.name) if member.isreg() else None
         if number is not None:

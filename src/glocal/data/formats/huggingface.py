@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from glocal.data import mask_classes
+from glocal.data import mask_classes, table_objects
 from glocal.data.class_lists import class_list
-from glocal.data.image import decode_image, read_image
+from glocal.data.image import StoredImage
 from glocal.data.masks import MaskFile
 from glocal.data.names import class_name, split_of
+from glocal.data.object_table import strata_of
+from glocal.data.objects import Objects
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again, refuse_to_draw
 from glocal.data.walk import entries, is_folder
@@ -30,7 +32,7 @@ KNOWN_TO_DATASETS = re.compile(
     r"(.*[-._ \d])?(train|training|validation|valid|val|dev|test|testing|eval|evaluation)([-._ \d].*)?"
 )
 LABEL_NAMES = ("label", "labels", "class")
-ARGS = ("masks", "classes", *mask_classes.ARGS)
+ARGS = ("masks", "classes", *table_objects.ARGS, *mask_classes.ARGS)
 # Columns of images that are masks.
 MASK_NAMES = ("annotation", "annotations", "mask", "masks", "label", "labels", "segmentation", "segmentation_mask")
 COMPARED = 16  # masks that identify a table, spread evenly
@@ -50,11 +52,12 @@ def open_training(data: str, how: Opening) -> DataSource:
     if "val" not in source.splits:
         samples = source.splits["train"]
         groups = None if how.group is None else _groups(data, parts[_used(parts)["train"]], how.group)
-        strata = [0] * len(samples) if source.task == "segmentation" else None
+        strata = strata_of(samples) if source.task == "detection" else None
+        strata = [0] * len(samples) if source.task == "segmentation" else strata
         source = hold_out(replace(source, splits={"all": samples}), how, _fingerprint(samples), groups, strata)
     else:
         refuse_to_draw(data, how, "it has a validation split")
-    return source if source.task == "segmentation" else check_classes(source)
+    return source if source.task in ("segmentation", "detection") else check_classes(source)
 
 
 def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:
@@ -82,10 +85,15 @@ class RowImage:
 
     def load(self) -> Image.Image:
         """The image as RGB; raises UnreadableImageError."""
+        return self.stored().load()
+
+    def stored(self) -> StoredImage:
+        """The image with its content."""
         image = self.table[self.row][self.column] or {}
-        if image.get("bytes") is None and image.get("path"):
-            return read_image(image["path"])
-        return decode_image(image.get("bytes") or b"", str(self))
+        content, path = image.get("bytes"), image.get("path")
+        return (
+            StoredImage(str(self), None, path) if content is None and path else StoredImage(str(self), content or b"")
+        )
 
 
 class RowMask:
@@ -116,6 +124,11 @@ def _open(data: str, parts: "dict[str, datasets.Dataset]", args: Mapping[str, An
     if unused and set(chosen) <= {"train", "val"}:
         notes.append(f"{data}: left out the split {quoted(unused)}")
     first = next(iter(chosen.values()))
+    objects = _objects_column(data, first, args, notes)
+    if objects is not None:
+        image = _image_column(data, first, None, notes)
+        images = {part: _images(table, image, f"{data} ({part})") for part, table in chosen.items()}
+        return table_objects.open_objects(data, chosen, images, objects, args, notes)
     mask = _mask_column(data, first, args, notes)
     image = _image_column(data, first, mask, notes)
     if mask is not None:
@@ -125,10 +138,14 @@ def _open(data: str, parts: "dict[str, datasets.Dataset]", args: Mapping[str, An
     splits = {}
     for part, table in chosen.items():
         labels = _labels(data, table, column, number, multi_label)
-        table = table.select_columns([image]).cast_column(image, _undecoded())
-        images = [RowImage(table, row, image, f"{data} ({used.get(part, part)})") for row in range(len(table))]
-        splits[part] = Samples(images, labels)
+        splits[part] = Samples(_images(table, image, f"{data} ({used.get(part, part)})"), labels)
     return DataSource(data, class_names, splits, notes=notes, task="multilabel" if multi_label else "classification")
+
+
+def _images(table: "datasets.Dataset", column: str, name: str) -> list[RowImage]:
+    """The images of a column, undecoded. name: of the table."""
+    table = table.select_columns([column]).cast_column(column, _undecoded())
+    return [RowImage(table, row, column, name) for row in range(len(table))]
 
 
 def _open_masks(
@@ -142,16 +159,38 @@ def _open_masks(
     """The data set with a column of masks for the annotations."""
     images, masks = {}, {}
     for part, table in chosen.items():
-        name, rows = f"{data} ({part})", range(len(table))
-        of_images, of_masks = (table.select_columns([one]).cast_column(one, _undecoded()) for one in (image, mask))
-        images[part] = [RowImage(of_images, row, image, name) for row in rows]
-        masks[part] = [RowMask(of_masks, row, mask, name) for row in rows]
+        name = f"{data} ({part})"
+        of_masks = table.select_columns([mask]).cast_column(mask, _undecoded())
+        images[part] = _images(table, image, name)
+        masks[part] = [RowMask(of_masks, row, mask, name) for row in range(len(table))]
     known = class_list(args["classes"], Path(data.removeprefix("hf:"))) if "classes" in args else None
     first = masks.get("train") or next(iter(masks.values()))
     classes, coding = mask_classes.coded(data, known, first, args, notes)
     splits = {part: Samples(images[part], [MaskFile(one, coding) for one in masks[part]]) for part in chosen}
     about = mask_classes.about_classes(classes, coding, first[0])
     return DataSource(data, list(classes.names), splits, notes=notes, task="segmentation", about=about)
+
+
+def _objects_column(data: str, table: "datasets.Dataset", args: Mapping[str, Any], notes: list[str]) -> str | None:
+    """The column of objects: the one that is named, or the first where there are neither labels nor masks."""
+    import datasets
+
+    found = table_objects.object_columns(table)
+    if "objects" in args:
+        if args["objects"] not in found:
+            raise InvalidValueError(f"{data} has no column of objects {shown(args['objects'])}: it has {quoted(found)}")
+        return args["objects"]
+    if not found or not set(args) <= set(table_objects.ARGS):
+        return None
+    inner = {name: getattr(feature, "feature", feature) for name, feature in table.features.items()}
+    labels = [
+        name for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel) or name in LABEL_NAMES
+    ]
+    images = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    if labels or (len(images) > 1 and any(name.lower() in MASK_NAMES for name in images)):
+        notes.append(f"{data}: {found[0]!r} holds boxes; --data-args objects={found[0]} trains a detection")
+        return None
+    return _first(data, "objects", found, notes)
 
 
 def _used(parts: "dict[str, datasets.Dataset]") -> dict[str, str]:
@@ -313,6 +352,8 @@ def _fingerprint(samples: Samples) -> str:
         places = np.unique(np.linspace(0, len(samples) - 1, COMPARED).astype(int)).tolist()
         masks = [hashlib.sha256(_content(samples.labels[place].path)).hexdigest() for place in places]
         return fingerprint([str(len(samples)), *masks])
+    if samples.labels and isinstance(samples.labels[0], Objects):
+        return fingerprint(f"{row}\t{label.content()}" for row, label in enumerate(samples.labels))
     return fingerprint(f"{row}\t{label}" for row, label in enumerate(samples.labels))
 
 

@@ -8,8 +8,9 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from msgspec import Meta
 from glocal.data import mask_classes
 from glocal.data.class_lists import ClassList, class_list
 from glocal.data.names import class_name, split_of
+from glocal.data.object_shards import OF_OBJECTS, classes_of_sample, ending_of_objects, sharded_objects
 from glocal.data.samples import DataSource, Opening
 from glocal.data.shards import (
     MaskedShards,
@@ -41,7 +43,7 @@ from glocal.wording import counted, one_line, quoted, shown
 
 log = logging.getLogger(__name__)
 
-ARGS = ("masks", "classes", *mask_classes.ARGS)
+ARGS = ("masks", "classes", *OF_OBJECTS, *mask_classes.ARGS)
 MASK_ENDINGS = ("seg.png", "mask.png", "label.png", "annotation.png")  # that are met
 VAL_NAMES = ("val", "test")  # the first that there is
 SIZES = ("_info.json", "info.json", "sizes.json")  # of timm and the Hugging Face Hub; of webdataset
@@ -106,7 +108,7 @@ def open_training(data: str, how: Opening) -> DataSource:
     if "train" not in parts:
         raise InvalidValueError(f"{data} has no shards for training: it has {quoted(_names(parts['val']))}")
     source = _describe(data, parts, held_out, notes, how.args)
-    if len(source.class_names) < 2:
+    if len(source.class_names) < 2 and source.task != "detection":
         raise InvalidValueError(
             f"{data} holds a single class, {source.class_names[0]!r}: there is nothing to tell apart"
         )
@@ -244,9 +246,10 @@ def _describe(
     """Count the samples and name the classes, from the files beside the shards or by reading these once."""
     shards = [shard for of_part in parts.values() for shard in of_part]
     counts = _written_counts(shards)
-    if args and "masks" not in args:
+    objects = ending_of_objects(data, shards, args)
+    if args and objects is None and "masks" not in args:
         raise InvalidValueError(f"{data}: {quoted(list(args))} is for masks: say their ending, as in masks=seg.png")
-    known = _mask_classes(data, shards, args) if args else None
+    known = _mask_classes(data, shards, args) if args and objects is None else None
     names = _written_classes(shards) if known is None else list(known.names)
     to_scan = shards if names is None else [shard for shard in shards if shard not in counts]
     if len(to_scan) > 100 or any(local_path(shard) is None for shard in to_scan):
@@ -254,7 +257,8 @@ def _describe(
         log.warning(
             "%s: reading %s once to count and to find the classes; %s", data, counted(len(to_scan), "shard"), spare
         )
-    contents = {shard: _scan(shard, labels=names is None) for shard in to_scan}
+    labels = _label if objects is None else partial(classes_of_sample, objects)
+    contents = {shard: _scan(shard, labels if names is None else None) for shard in to_scan}
     for shard, found in contents.items():
         if counts.setdefault(shard, found.count) != found.count:
             raise InvalidValueError(
@@ -283,6 +287,10 @@ def _describe(
             for part, of_part in parts.items()
         }
         return DataSource(data, names, splits, held_out, notes=notes, task="segmentation", about=about)
+    if objects is not None:
+        splits, masks = sharded_objects(parts, counts_of, names, objects, args)
+        about = {"ids": list(range(len(names))), "masks": masks}
+        return DataSource(data, names, splits, held_out, notes=notes, task="detection", about=about)
     splits = {part: ShardedSamples(of_part, counts_of[part], names) for part, of_part in parts.items()}
     return DataSource(data, names, splits, held_out, notes=notes)
 
@@ -327,15 +335,18 @@ def _found_classes(data: str, parts: dict[str, list[str]], contents: dict[str, _
     return sorted(labels)
 
 
-def _scan(shard: str, labels: bool) -> _Contents:
-    """Count the samples of a shard by its headers, and collect their labels; ValueError for a broken one."""
+def _scan(shard: str, labels: Callable[[str, str, dict[str, bytes]], list[str]] | None) -> _Contents:
+    """Count the samples of a shard by its headers, and collect their labels; ValueError for a broken one.
+
+    labels: those of a sample, from the shard, the sample's key and its members; None: they are known.
+    """
     found, numbers, path = set(), SampleNumbers(), local_path(shard)
     try:
         mode = "r|*" if path is None else "r:*"
         with open_shard(shard) as stream, tarfile.open(fileobj=stream, mode=mode) as tar:
-            for _, key, fields in grouped(_members(tar, numbers, labels)):
-                if labels:
-                    found.add(_label(shard, key, fields))
+            for _, key, fields in grouped(_members(tar, numbers, labels is not None)):
+                if labels is not None:
+                    found.update(labels(shard, key, fields))
             broken = None if path is None else end_of(tar)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         unopened = isinstance(error, tarfile.ReadError) and numbers.number < 0
@@ -356,13 +367,13 @@ def _members(tar: tarfile.TarFile, numbers: SampleNumbers, labels: bool) -> Iter
             yield number, member.name, tar.extractfile(member).read() if wanted else b""
 
 
-def _label(shard: str, key: str, fields: dict[str, bytes]) -> str:
+def _label(shard: str, key: str, fields: dict[str, bytes]) -> list[str]:
     label = label_text(fields)
     if label is None:
         mask = next((ending for ending in MASK_ENDINGS if ending in fields), None)
         hint = "" if mask is None else f"; for a segmentation, say --data-args masks={mask}"
         raise InvalidValueError(f'{shard}: the sample {key!r} has no label (.cls, or .json with "label"){hint}')
-    return label
+    return [label]
 
 
 def _written_counts(shards: list[str]) -> dict[str, int]:
