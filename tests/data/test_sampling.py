@@ -1,9 +1,12 @@
 """Weights of samples with which rare classes are seen more often."""
 
+import numpy as np
 import pytest
 import torch
 
-from glocal.data.sampling import TrainingSampler, rare_class_weights
+from glocal.data import sampling
+from glocal.data.objects import Objects
+from glocal.data.sampling import TrainingSampler, aspect_groups, rare_class_weights
 
 
 def repeat_factors(presence, threshold):
@@ -37,3 +40,21 @@ def test_rare_classes_are_drawn_more_often():
     presence[:10, 1] = True
     drawn = [index for index, _ in TrainingSampler(1000, 10, seed=0, weights=rare_class_weights(presence))]
     assert sum(index < 10 for index in drawn) == pytest.approx(1000 * 100 / (990 + 100), abs=30)
+
+
+def test_repeat_factors_are_those_of_lvis_for_the_objects_of_images():
+    """max over the classes of an image of max(1, √(t / f)), by loops."""
+    random = np.random.RandomState(0)
+    labels = [random.choice(4, random.randint(0, 4), p=[0.7, 0.2, 0.1, 0]) for _ in range(50)]
+    annotations = [
+        Objects(np.tile([0.0, 0, 1, 1], (len(of), 1)), of.astype(np.int64), np.ones(len(of), bool), np.ones(len(of)))
+        for of in labels
+    ]
+    shares = [sum(one in of for of in labels) / 50 for one in range(4)]
+    expected = [max([max(1, (0.5 / shares[one]) ** 0.5) for one in set(of)], default=1) for of in labels]
+    assert sampling.repeat_factors(annotations, 4, 0.5).tolist() == pytest.approx(expected)
+    assert sampling.repeat_factors([], 3).tolist() == []
+
+
+def test_wide_images_are_a_group():
+    assert aspect_groups([(2, 3), (3, 2), (2, 2), None]).tolist() == [1, 0, 0, 0]

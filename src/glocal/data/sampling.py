@@ -1,11 +1,12 @@
 """Which samples a device takes in an epoch, and in which order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from glocal.data.objects import Objects, classes_of_images
 from glocal.data.seeds import mix_seeds
 from glocal.errors import InvalidValueError
 
@@ -105,10 +106,23 @@ class EvaluationSampler(Sampler):
         return iter(mine + [None] * (len(self) - len(mine)))
 
 
+def aspect_groups(sizes: Sequence[tuple[int, int] | None]) -> Tensor:
+    """The group of each sample (N,) int64: 1 for wide images, 0 for others. Batches of one group are padded little.
+
+    sizes: (height, width); None: not known.
+    """
+    return torch.tensor([int(size is not None and size[1] > size[0]) for size in sizes], dtype=torch.int64)
+
+
 def class_balance(labels: list[int]) -> Tensor:
     """A weight per sample with which all classes are drawn equally often."""
     labels = torch.tensor(labels)
     return 1.0 / labels.bincount()[labels].double()
+
+
+def repeat_factors(annotations: Sequence[Objects], classes: int, threshold: float = 0.001) -> Tensor:
+    """A weight per image (N,) by its objects, crowds included; see `rare_class_weights`. threshold: LVIS's."""
+    return rare_class_weights(torch.from_numpy(classes_of_images(annotations, classes)), threshold)
 
 
 def rare_class_weights(presence: Tensor, threshold: float = 1.0) -> Tensor:
