@@ -1,6 +1,7 @@
 """How a name, a file or a folder becomes a data set: the formats in the order in which they are asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,8 @@ class Format(Protocol):
 
     The names of the `Opening.args` that a format knows are in its `ARGS`; a format without `ARGS` knows none. A format
     may have a function `claims(data, args)`: whether data that it does not match is of this format by the arguments,
-    for instance because they name its folders.
+    for instance because they name its folders. A format whose `ONLY_ASKED` is true is asked only for its own task
+    (`--task`): without it, other formats open the same data for another one.
     """
 
     def matches(self, data: str) -> bool:
@@ -28,6 +30,44 @@ class Format(Protocol):
 
     def open_evaluation(self, data: str, how: Opening, held_out: dict | None) -> DataSource:
         """The data with the splits that it has, or "all"; see `open_for_evaluation`. Of `how`, only `args` matter."""
+
+
+@dataclass(frozen=True)
+class OpenedFor:
+    """A format whose annotations also suit another task, opened for that one where it is asked for.
+
+    of: the task that the format's own data sources name; others stay as they are. check: raises ValueError for data
+    that does not suit the task.
+    """
+
+    one: Format
+    of: str
+    task: str
+    check: Callable[[DataSource], None] = lambda source: None
+
+    ONLY_ASKED = True
+
+    @property
+    def ARGS(self) -> tuple[str, ...]:
+        return getattr(self.one, "ARGS", ())
+
+    def matches(self, data: str) -> bool:
+        return self.one.matches(data)
+
+    def claims(self, data: str, args: Mapping[str, Any]) -> bool:
+        return hasattr(self.one, "claims") and self.one.claims(data, args)
+
+    def open_training(self, data: str, how: Opening) -> DataSource:
+        return self._for_task(self.one.open_training(data, how))
+
+    def open_evaluation(self, data: str, how: Opening, held_out: dict | None) -> DataSource:
+        return self._for_task(self.one.open_evaluation(data, how, held_out))
+
+    def _for_task(self, source: DataSource) -> DataSource:
+        if source.task != self.of:
+            return source
+        self.check(source)
+        return replace(source, task=self.task)
 
 
 FORMATS: tuple[Format, ...] = (huggingface, table, shards, idx, class_folders, digits)

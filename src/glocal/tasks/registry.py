@@ -64,11 +64,13 @@ def all_formats(first: Task | None = None) -> "list[Format]":
     """The formats of all tasks, without repetitions; formats from outside come before the library's.
 
     first: a task whose formats come before those of others, so that data which several tasks read is opened for it.
+    Of other tasks, those that are asked only with --task are left out.
     """
     from glocal.data.open import FORMATS
 
     tasks = [*([] if first is None else [first]), *registered_tasks()]
-    found = [one for task in tasks for one in task.formats]
+    asked = () if first is None else first.formats
+    found = [one for task in tasks for one in task.formats if one in asked or not getattr(one, "ONLY_ASKED", False)]
     return sorted(dict.fromkeys(found), key=lambda one: one in FORMATS)
 
 

@@ -22,7 +22,9 @@ from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, one_line, shown
 
 ARGS = ("images", "annotations", "background")
-STARTS = ("instances", "stuff")  # of the names of files
+ONLY_ASKED = True  # without --task, files of objects are opened for detection, and those of stuff by STUFF_FILES
+STUFF = "stuff"
+STARTS = ("instances", STUFF)  # of the names of files
 ENDS = ("annotations.coco.json",)  # Roboflow's
 BACKGROUND = "background"
 
@@ -95,6 +97,32 @@ def claims(data: str, args: Mapping[str, Any]) -> bool:
     return Path(data).is_dir() and "annotations" in args
 
 
+class _Stuff:
+    """Files of stuff alone. Without --task, files of objects are opened for detection."""
+
+    ARGS = ARGS
+
+    def matches(self, data: str) -> bool:
+        try:
+            return Path(data).is_dir() and bool(coco.json_files(Path(data), lambda name: name.startswith(STUFF)))
+        except OSError:
+            return False
+
+    def claims(self, data: str, args: Mapping[str, Any]) -> bool:
+        """Whether arguments name files of stuff, or what is around segments, which detection does not ask."""
+        stuff = isinstance(args.get("annotations"), str) and args["annotations"].lower().startswith(STUFF)
+        return claims(data, args) and (stuff or "background" in args)
+
+    def open_training(self, data: str, how: Opening) -> DataSource:
+        return open_training(data, how)
+
+    def open_evaluation(self, data: str, how: Opening, held_out: dict | None) -> DataSource:
+        return open_evaluation(data, how, held_out)
+
+
+STUFF_FILES = _Stuff()
+
+
 def open_training(data: str, how: Opening) -> DataSource:
     """Open the parts train and val, or one part, which is then divided; see `open_for_training`."""
     return folder_for_training(Path(data), _open(Path(data), how.args), how)
@@ -112,7 +140,7 @@ def _files(root: Path, args: Mapping[str, Any]) -> list[Path]:
         return [root / given]
     if given is not None:
         return coco.json_files(root, lambda name: name.startswith(given.lower()))
-    for fits in (lambda name: name.startswith("stuff"), lambda name: name.startswith(STARTS) or name.endswith(ENDS)):
+    for fits in (lambda name: name.startswith(STUFF), lambda name: name.startswith(STARTS) or name.endswith(ENDS)):
         found = coco.json_files(root, fits)
         if found:
             return found
@@ -128,7 +156,7 @@ def _open(root: Path, args: Mapping[str, Any]) -> DataSource:
             f"{root} holds no JSON file of objects or stuff, such as annotations/instances_train.json: say its "
             "name with --data-args annotations=NAME"
         )
-    background = args.get("background", not any(file.name.startswith("stuff") for file, _ in parts.values()))
+    background = args.get("background", not any(file.name.startswith(STUFF) for file, _ in parts.values()))
     if not isinstance(background, bool):
         raise InvalidValueError(f"background must be true or false, got {shown(background)}")
     categories: list[coco.Category] | None = None

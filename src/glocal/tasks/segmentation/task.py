@@ -33,7 +33,7 @@ class SegmentationTask(DenseTask):
     def formats(self):
         from glocal.data.formats import coco_panoptic, coco_segments, huggingface, mask_folders, shapes, shards
 
-        return (huggingface, shards, coco_panoptic, coco_segments, mask_folders, shapes)
+        return (huggingface, shards, coco_panoptic, coco_segments.STUFF_FILES, coco_segments, mask_folders, shapes)
 
     # The model
 
