@@ -35,3 +35,12 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
+
+
+class ConvGroupNorm(nn.Sequential):
+    """k×k convolution, which keeps the size or halves it, and GroupNorm with 32 groups: (B, C, H, W) → (B, D, …)."""
+
+    def __init__(self, in_dim: int, dim: int, kernel_size: int, bias: bool, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride, kernel_size // 2, bias=bias)
+        self.norm = nn.GroupNorm(32, dim)

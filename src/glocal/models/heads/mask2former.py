@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glocal.layers.conv_norm import ConvGroupNorm
+from glocal.layers.deformable_attention import DeformableEncoderLayer, feed_forward
+from glocal.layers.places import centres, sine_features, tokens
 from glocal.models.heads.resize import resize_to
-from glocal.ops import deformable_attention
 
-NORM_GROUPS = 32
 DEFORMABLE_POINTS = 4
 
 
@@ -41,96 +42,15 @@ def sine_position(height: int, width: int, dim: int, like: Tensor) -> Tensor:
     """
     half = dim // 2
     dtype = torch.promote_types(like.dtype, torch.float32)
-    index = torch.arange(half, device=like.device, dtype=dtype)
-    period = 10000 ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
 
-    def axis(length: int) -> Tensor:  # (length, half), sine and cosine in turns
+    def axis(length: int) -> Tensor:  # (length, half)
         place = torch.arange(1, length + 1, device=like.device, dtype=dtype)
         # The last place is the length. In graphs for any size, not all runtimes make a float of a size.
-        angle = (place * (2 * math.pi) / (place[-1:] + 1e-6)).unsqueeze(1) / period
-        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), 2).flatten(1)
+        return sine_features(place * (2 * math.pi) / (place[-1:] + 1e-6), half)
 
     y = axis(height).t().reshape(1, half, height, 1).expand(1, half, height, width)
     x = axis(width).t().reshape(1, half, 1, width).expand(1, half, height, width)
     return torch.cat((y, x), 1).to(like.dtype)
-
-
-def tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H·W, C), row by row."""
-    return x.flatten(2).transpose(1, 2)
-
-
-class DeformableAttention(nn.Module):
-    """Each token reads a few places of all maps, which it chooses itself (arXiv 2010.04159, equation 3).
-
-    `forward(x, position, reference, sizes)`: x (B, N, dim), the positions of all maps; position, of the same shape, is
-    added for the places and weights alone; reference (1, N, 2), the (x, y) of each token.
-    """
-
-    def __init__(self, dim: int, num_heads: int, levels: int, points: int):
-        super().__init__()
-        self.num_heads, self.levels, self.points = num_heads, levels, points
-        self.offsets = nn.Linear(dim, num_heads * levels * points * 2)
-        self.weights = nn.Linear(dim, num_heads * levels * points)
-        self.value = nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def reset_parameters(self):
-        nn.init.zeros_(self.offsets.weight)
-        angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
-        directions = torch.stack((angles.cos(), angles.sin()), -1)
-        directions = directions / directions.abs().max(-1, keepdim=True).values
-        steps = torch.arange(1, self.points + 1).view(1, 1, -1, 1)
-        start = directions.view(self.num_heads, 1, 1, 2) * steps
-        with torch.no_grad():
-            self.offsets.bias.copy_(start.expand(-1, self.levels, -1, -1).reshape(-1))
-        nn.init.zeros_(self.weights.weight)
-        for layer in (self.value, self.proj):
-            nn.init.xavier_uniform_(layer.weight)
-        for layer in (self.weights, self.value, self.proj):
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-        batch, count, dim = x.shape
-        shape = batch, count, self.num_heads, self.levels, self.points
-        values = self.value(x).view(batch, count, self.num_heads, dim // self.num_heads)
-        query = x + position
-        weights = self.weights(query).view(batch, count, self.num_heads, -1).softmax(-1).view(shape)
-        # per level, as the sizes of a graph may be open
-        offsets = self.offsets(query).view(*shape, 2).unbind(3)
-        places = [
-            reference.view(1, -1, 1, 1, 2) + offset / extent(height, width, offset)
-            for offset, (height, width) in zip(offsets, sizes, strict=True)
-        ]
-        return self.proj(deformable_attention(values, sizes, torch.stack(places, 3), weights))
-
-
-def feed_forward(dim: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
-
-
-class EncoderLayer(nn.Module):
-    """Deformable attention and a feed-forward network, each followed by its norm."""
-
-    def __init__(self, dim: int, num_heads: int, levels: int, hidden: int):
-        super().__init__()
-        self.attention = DeformableAttention(dim, num_heads, levels, DEFORMABLE_POINTS)
-        self.norm1 = nn.LayerNorm(dim)
-        self.ffn = feed_forward(dim, hidden)
-        self.norm2 = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-        x = self.norm1(x + self.attention(x, position, reference, sizes))
-        return self.norm2(x + self.ffn(x))
-
-
-class ConvGroupNorm(nn.Sequential):
-    """Convolution that keeps the size, and GroupNorm."""
-
-    def __init__(self, in_dim: int, dim: int, kernel_size: int, bias: bool):
-        super().__init__()
-        self.conv = nn.Conv2d(in_dim, dim, kernel_size, padding=kernel_size // 2, bias=bias)
-        self.norm = nn.GroupNorm(NORM_GROUPS, dim)
 
 
 class PixelDecoder(nn.Module):
@@ -147,7 +67,9 @@ class PixelDecoder(nn.Module):
         coarse = list(reversed(dims[1:]))
         self.inputs = nn.ModuleList(ConvGroupNorm(channels, dim, 1, bias=True) for channels in coarse)
         self.level_embed = nn.Parameter(torch.empty(len(coarse), dim))
-        self.layers = nn.ModuleList(EncoderLayer(dim, num_heads, len(coarse), hidden) for _ in range(depth))
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(dim, num_heads, len(coarse), DEFORMABLE_POINTS, hidden) for _ in range(depth)
+        )
         self.lateral = ConvGroupNorm(dims[0], dim, 1, bias=False)
         self.output = ConvGroupNorm(dim, dim, 3, bias=False)
         self.mask_feature = nn.Conv2d(dim, dim, 1)
@@ -175,7 +97,7 @@ class PixelDecoder(nn.Module):
             ],
             1,
         )
-        reference = torch.cat([centres(height, width, inputs[0]) for height, width in sizes], 1)
+        reference = torch.cat([centres(height, width, inputs[0]) for height, width in sizes], 1).unsqueeze(2)
         x = torch.cat([tokens(y) for y in inputs], 1)
         for layer in self.layers:
             x = layer(x, position, reference, sizes)
@@ -187,20 +109,6 @@ class PixelDecoder(nn.Module):
         fine = self.lateral(maps[0])
         fine = F.relu(self.output(fine + resize_to(memory[-1], fine.shape[2:])))
         return PixelMaps(self.mask_feature(fine), memory)
-
-
-def centres(height: int, width: int, like: Tensor) -> Tensor:
-    """The (x, y) of the centres of a map's positions, row by row, (1, H·W, 2)."""
-    y = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5
-    x = torch.arange(width, device=like.device, dtype=like.dtype) + 0.5
-    places = torch.stack((x.expand(height, width), y.unsqueeze(1).expand(height, width)), -1)
-    return (places / extent(height, width, like)).reshape(1, -1, 2)
-
-
-def extent(height: int, width: int, like: Tensor) -> Tensor:
-    """(width, height) as a tensor (2,) of the dtype of `like`; in graphs for any size, runtimes divide by tensors."""
-    last = [torch.arange(1, side + 1, device=like.device)[-1] for side in (width, height)]
-    return torch.stack(last).to(like.dtype)
 
 
 class DecoderLayer(nn.Module):
