@@ -245,6 +245,12 @@ CASES = {
         lambda height, width: {"x": random(2, 6, height, width)},
         ["x"],
     ),
+    "pad_to_length": (
+        lambda x: ops.pad_to_length(x.flatten(2), 8, 0.5),
+        lambda x: module("pad_to_length", "reference").pad_to_length(x.flatten(2), 8, 0.5),
+        lambda height, width: {"x": random(2, 6, height, width)},
+        ["x"],
+    ),
     "silu": (
         lambda x: ops.silu(x.clone()),
         module("silu", "reference").silu,

@@ -19,6 +19,7 @@ from glocal.ops.log_offsets import log_offsets
 from glocal.ops.mixed_kernels import kernel_contexts, mixed_kernels, mixture
 from glocal.ops.multi_scale_ffn import FFNParameters, multi_scale_ffn
 from glocal.ops.pad_to_even import pad_to_even
+from glocal.ops.pad_to_length import pad_to_length
 from glocal.ops.pointwise_conv import pointwise_conv, pointwise_halves
 from glocal.ops.resize_bias import resize_bias
 from glocal.ops.sample_norm import sample_norm
@@ -45,6 +46,7 @@ __all__ = [
     "multi_scale_depthwise_conv",
     "multi_scale_ffn",
     "pad_to_even",
+    "pad_to_length",
     "pointwise_conv",
     "pointwise_halves",
     "pooled_side",
