@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from glocal.models.detectors import retinanet
+from glocal.models.detectors.dino import head as dino
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,5 @@ DETECTORS: dict[str, Detector] = {
         {"bbox_head.": ("head.", retinanet.RENAMES), "neck.": ("head.neck.", retinanet.NECK_RENAMES)},
         retinanet.HEAD_ARGS,
     ),
+    "dino": Detector(dino.DINOHead, dino.PARTS, dino.HEAD_ARGS),
 }
