@@ -121,6 +121,7 @@ def test_denoising_queries():
     assert np.array_equal(np.packbits(hidden[:400:5, :400], axis=1).ravel(), golden["dn_mask_rows"])
 
 
+@pytest.mark.slow
 def test_training(monkeypatch):
     """Losses, matches, and the gradients of parameters and maps."""
     golden, head, maps = load(TRAINING), head_of(FOUR), [x.requires_grad_() for x in stage_maps(FOUR)]
