@@ -16,10 +16,10 @@ class DenseOptions:
 
     Args:
         whole: shorter and longer side of images in measuring and predicting, with their aspect kept, for instance
-            512,2048 (default: --img-size and four times as much); images of a training are resized to this size times
-            --resize-range, and then cropped to --img-size
-        size_multiple: both sides of an image become multiples of it in measuring and predicting (default: 32 for
-            mask2former, otherwise 1)
+            512,2048 (default: --img-size and four times as much, of detection five thirds); for segmentation, images of
+            a training are resized to this size times --resize-range, and then cropped to --img-size
+        size_multiple: both sides of an image become multiples of it in measuring and predicting, of detection also in
+            training (default: 32 for mask2former, retinanet and the R-CNNs, otherwise 1)
         size_align: how they do: pad (zeros at the right and bottom) or resize (a little larger)
         resize_range: smallest and largest random factor of the size of training images
         max_class_share: draw a crop again, up to 10 times, if a class covers this part of it
@@ -55,7 +55,9 @@ class SegmentationOptions(DenseOptions):
     """The head, its loss, how images are taken, and their random changes in training.
 
     Args:
-        head: semantic_fpn (small and quick), upernet (with an auxiliary head) or mask2former
+        head: of segmentation semantic_fpn (small and quick, the default), upernet (with an auxiliary head) or
+            mask2former; of detection retinanet (the default), faster_rcnn or dino; of instances mask_rcnn (the default)
+            or cascade_mask_rcnn
         mask_loss: loss of semantic_fpn and upernet: ce (cross-entropy), dice, focal or lovasz, or a sum such as ce+dice
         aux_weight: weight of the auxiliary head's loss
         class_weights: weights of the classes in the loss by their pixels in the training images: none, balanced
@@ -67,7 +69,7 @@ class SegmentationOptions(DenseOptions):
     RANGES: ClassVar[dict[str, Range]] = {**DenseOptions.RANGES, "aux_weight": Range(0, most=100)}
     REQUESTS: ClassVar[tuple[str, ...]] = ("head", "mask_loss", "class_weights", "whole", "window", "balanced")
 
-    head: Literal["semantic_fpn", "upernet", "mask2former"] = "semantic_fpn"
+    head: str | None = None
     mask_loss: str = "ce"
     aux_weight: float = 0.4
     class_weights: Literal["none", "balanced", "sqrt"] = "none"

@@ -1,10 +1,13 @@
 """The task segmentation: a class for every pixel of an image."""
 
 from glocal.errors import InvalidValueError
+from glocal.tasks.heads import chosen_head
 from glocal.tasks.segmentation.dense import DenseTask
 from glocal.tasks.segmentation.options import SegmentationEvalOptions, SegmentationOptions, window_of
 from glocal.tasks.segmentation.result import Segmentation
 from glocal.tasks.task import Measure, Writer
+
+HEADS = ("semantic_fpn", "upernet", "mask2former")
 
 
 class SegmentationTask(DenseTask):
@@ -38,13 +41,13 @@ class SegmentationTask(DenseTask):
     # The model
 
     def head_of(self, options):
-        return options.head
+        return chosen_head(self.name, HEADS, options.head)
 
     def model_args(self, options, source):
-        window = window_of(options.window)
-        if window is not None and options.head == "mask2former":
+        head, window = self.head_of(options), window_of(options.window)
+        if window is not None and head == "mask2former":
             raise InvalidValueError("--window is for heads that give logits, and mask2former gives masks of queries")
-        args = {"head": options.head, "colors": source.about.get("colors", []), "ids": source.about.get("ids", [])}
+        args = {"head": head, "colors": source.about.get("colors", []), "ids": source.about.get("ids", [])}
         return args if window is None else {**args, "window": list(window)}
 
     def check_model_args(self, args):
@@ -84,7 +87,7 @@ class SegmentationTask(DenseTask):
                 "--window with --strategy fsdp: images have different numbers of windows, and all devices must compute "
                 "equally often: give --window to glocal eval"
             )
-        if options.head == "mask2former" and (options.mask_loss != "ce" or options.class_weights != "none"):
+        if self.head_of(options) == "mask2former" and (options.mask_loss != "ce" or options.class_weights != "none"):
             raise InvalidValueError("--mask-loss and --class-weights are for logits: mask2former has a loss of its own")
 
     def sample_weights(self, options, samples):
@@ -95,7 +98,8 @@ class SegmentationTask(DenseTask):
     def objective(self, options, source, preprocessing):
         from glocal.tasks.segmentation.objective import Mask2FormerObjective, SegmentationObjective
 
-        return Mask2FormerObjective() if options.head == "mask2former" else SegmentationObjective(options, source)
+        queries = self.head_of(options) == "mask2former"
+        return Mask2FormerObjective() if queries else SegmentationObjective(options, source)
 
     def metrics(self, class_names):
         from glocal.tasks.segmentation.metrics import SegmentationMetrics
