@@ -42,7 +42,7 @@ class ImageDataset(Dataset):
             try:
                 return Item(self._example(place), skipped, self.samples.name(place), place)
             except UnreadableImageError as error:
-                skipped = skipped or str(error)
+                skipped = skipped or str(error.of(self.samples.name(place)))
         return Item(None, skipped)
 
     def _example(self, place: int) -> Example:

@@ -72,6 +72,10 @@ class UnreadableImageError(PathError):
         self.path = path
         self.reason = reason
 
+    def of(self, path: str) -> "UnreadableImageError":
+        """The same with the name of the image, where it has none: an annotation need not know its image's name."""
+        return self if self.path else UnreadableImageError(path, self.reason)
+
     def __reduce__(self):
         return type(self), (self.path, self.reason)
 

@@ -117,8 +117,8 @@ class ShardStream(IterableDataset):
             return Item(self.transform(*self.samples.decode(sample)), name=sample.name)
         except UnreadableImageError as error:
             if self.training and kept is not None:
-                return Item(self.transform(*self.samples.decode(kept)), str(error), kept.name)
-            return Item(None, str(error))
+                return Item(self.transform(*self.samples.decode(kept)), str(error.of(sample.name)), kept.name)
+            return Item(None, str(error.of(sample.name)))
 
     def _raw(self, shards: list[int], wanted: list[int]) -> Iterator[tuple[int, object]]:
         """Read the samples at the positions `wanted` of the epoch's sequence: position → sample."""
