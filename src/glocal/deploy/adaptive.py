@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from glocal.deploy.engine import cached_file, choose, compile, seconds_to_compile
+from glocal.deploy.engine import cached_file, choose_for, compile, seconds_to_compile
 
 SAVED = 0.5  # part of PyTorch's time that an engine saves: 0.6 for transxnet_t (docs/performance.md)
 
@@ -25,7 +25,7 @@ class Adaptive:
     ):
         self._compile = lambda engine: compile(model, engine, input_size, threads)
         self._to_come = to_come
-        self._best = choose("auto")
+        self._best = choose_for(model)
         self._computed, self._seconds = 0, 0.0
         self._price = 0.0 if self._best == "torch" else seconds_to_compile(model, self._best, input_size)
         compiled = self._best != "torch" and cached_file(model, self._best, input_size).exists()
@@ -37,11 +37,11 @@ class Adaptive:
         """The name of the engine that computes now."""
         return self._engine.name
 
-    def __call__(self, images: Tensor) -> Tensor | list[Tensor]:
+    def __call__(self, images: Tensor, sizes: Tensor | None = None) -> Tensor | list[Tensor]:
         if not self._final and self._pays():
             self._engine, self._final = self._compile("auto"), True
         start = time.perf_counter()
-        results = self._engine(images)
+        results = self._engine(images, sizes)
         self._seconds += time.perf_counter() - start
         self._computed += len(images)
         return results

@@ -35,7 +35,7 @@ from glocal.wording import one_line
 log = logging.getLogger(__name__)
 
 Images = np.ndarray | Tensor
-Run = Callable[[np.ndarray], list[np.ndarray]]
+Run = Callable[..., list[np.ndarray]]  # of images, and of sizes where the model takes them
 COMPILED_KEPT = 8  # compiled models that stay in memory, by size and purpose
 FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}  # engine → the target of `export` that it reads
 # The largest difference of a cached model from the present model, in standard deviations of the results.
@@ -48,6 +48,7 @@ class Engine:
     """A compiled model: normalised float32 images (B, C, H, W) to (B, classes), or to a list of outputs.
 
     Arrays give arrays, tensors give tensors on the CPU. A lock lets one thread compute at a time. name: the runtime's.
+    A model that takes sizes gets them as a second argument (`Task.outputs`).
     """
 
     def __init__(self, name: str, run: Run, is_list: bool, input_size: tuple[int, int, int] | None):
@@ -57,14 +58,15 @@ class Engine:
         self._input_size = input_size
         self._lock = Lock()
 
-    def __call__(self, images: Images) -> Images | list[Images]:
+    def __call__(self, images: Images, sizes: Images | None = None) -> Images | list[Images]:
         array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
         if array.ndim != 4 or not len(array):
             raise ValueError(f"images must be (B, C, H, W) with B of at least 1, got shape {array.shape}")
         if self._input_size is not None and array.shape[1:] != self._input_size:
             raise ValueError(f"the model is compiled for images of {self._input_size}, got {array.shape[1:]}")
+        more = () if sizes is None else (np.asarray(sizes),)
         with self._lock:
-            results = self._run(np.ascontiguousarray(array, dtype=np.float32))
+            results = self._run(np.ascontiguousarray(array, dtype=np.float32), *more)
         if isinstance(images, Tensor):
             results = [torch.from_numpy(result) for result in results]
         return results if self._is_list else results[0]
@@ -93,7 +95,9 @@ def compile(
     Raises ImportError if the engine is not installed, ValueError if it does not take the model, OSError if the cache
     cannot be written.
     """
-    name = choose(engine)
+    name = choose_for(model) if engine == "auto" else choose(engine)
+    if name != choose_for(model) and takes_sizes(model):
+        raise InvalidValueError(f"{name} does not compute models that take the sizes of images: torch does")
     if precision not in ("fp32", "bf16") or (precision == "bf16" and name != "openvino"):
         raise InvalidValueError(
             f"{name} computes in fp32{' or bf16' if name == 'openvino' else ''}, not in {precision!r}"
@@ -152,6 +156,16 @@ def choose(engine: str) -> str:
         if all(find_spec(package) is not None for package in runtimes.PACKAGES[target]):
             return name
     return "torch"
+
+
+def choose_for(model: nn.Module) -> str:
+    """The engine that "auto" means for a model; torch if it takes the sizes of images."""
+    return "torch" if takes_sizes(model) else choose("auto")
+
+
+def takes_sizes(model: nn.Module) -> bool:
+    """Whether a model takes the sizes of the images in a batch after the images; see `Task.outputs`."""
+    return getattr(model, "takes_sizes", False)
 
 
 def cache_folder() -> Path:
@@ -348,9 +362,10 @@ class OpenVINO:
 def _torch(model: nn.Module, threads: int | None) -> Run:
     fused = fuse(model).to("cpu", memory_format=torch.channels_last)
 
-    def run(images: np.ndarray) -> list[np.ndarray]:
+    def run(images: np.ndarray, *sizes: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode(), torch_threads(threads):
-            result = fused(torch.from_numpy(images).to(memory_format=torch.channels_last))
+            more = map(torch.from_numpy, sizes)
+            result = fused(torch.from_numpy(images).to(memory_format=torch.channels_last), *more)
         return [tensor.numpy() for tensor in runtimes.as_list(result)]
 
     return run

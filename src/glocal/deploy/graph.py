@@ -49,9 +49,10 @@ class Outputs(nn.Module):
     def __init__(self, outputs: nn.Module):
         super().__init__()
         self.outputs = outputs
+        self.takes_sizes = getattr(outputs, "takes_sizes", False)
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        outputs = self.outputs(x)
+    def forward(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> list[torch.Tensor]:
+        outputs = self.outputs(x) if sizes is None else self.outputs(x, sizes)
         return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 

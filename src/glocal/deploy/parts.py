@@ -65,7 +65,8 @@ def temporary_name(number: int, process: str | None = None) -> str:
 def _columns(task: Task) -> list:
     """The task's fields as columns of Parquet, between the source and the error."""
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float32()}
-    kinds |= {list[kind]: pyarrow.list_(column) for kind, column in kinds.items()}
+    for _ in range(2):  # lists, and lists of lists
+        kinds |= {list[kind]: pyarrow.list_(column) for kind, column in kinds.items()}
     fields = [(name, kinds[kind]) for name, kind in task.fields.items()]
     return [("source", pyarrow.string()), *fields, ("error", pyarrow.string())]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -258,13 +258,13 @@ class Predictor:
 
     def _compiled(self, model: nn.Module) -> Callable:
         if self.device.type != "cpu":
-            return lambda images: model(images.to(self.device, memory_format=torch.channels_last))
+            return partial(_compute_on, self.device, model)
         size = self.preprocessing.fixed_size
         if self._engine_asked == "auto":
             adaptive = Adaptive(model, size, self.threads, lambda: self._to_come)
 
-            def compute_and_note(images: Tensor):
-                results = adaptive(images)
+            def compute_and_note(images: Tensor, sizes: Tensor | None = None):
+                results = adaptive(images, sizes)
                 self.engine = adaptive.name
                 return results
 
@@ -272,6 +272,10 @@ class Predictor:
         compute = compile(model, self._engine_asked, size, self.threads)
         self.engine = compute.name
         return compute
+
+
+def _compute_on(device: torch.device, model: nn.Module, images: Tensor, *sizes: Tensor) -> Tensor | list[Tensor]:
+    return model(images.to(device, memory_format=torch.channels_last), *(one.to(device) for one in sizes))
 
 
 def _readable(result: Result) -> Result:

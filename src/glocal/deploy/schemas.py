@@ -13,7 +13,7 @@ except ImportError:
 
 def predictions(task: Task) -> type[BaseModel]:
     """The schema of an answer for a task: the task's fields for each image."""
-    finite = {float: FiniteFloat, list[float]: list[FiniteFloat]}
+    finite = {float: FiniteFloat, list[float]: list[FiniteFloat], list[list[float]]: list[list[FiniteFloat]]}
     fields = {name: (finite.get(kind, kind), ...) for name, kind in task.answer_fields.items()}
     name = (str, Field(description="Of the file, or image and its place"))
     result = create_model(task.result_class.__name__, __doc__=task.result_class.__doc__, name=name, **fields)

@@ -79,8 +79,8 @@ class Service:
     def _compute(self, examples: list[Example]) -> list[Computed]:
         batch, embeddings = Batch.of(examples), []
 
-        def compute(images: Tensor) -> list[Tensor]:
-            tensors = [check_finite(tensor) for tensor in self.engine(images)]
+        def compute(images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
+            tensors = [check_finite(tensor) for tensor in self.engine(images, sizes)]
             if self.embeds:
                 embeddings.append(tensors.pop())
             return tensors

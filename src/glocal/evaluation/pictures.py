@@ -85,7 +85,8 @@ def draw(one: Pass, worst: Worst, trained: Trained, device: torch.device) -> Ima
         found = trained.task.predict(model, batch, trained.task_args | one.args)
         outputs, targets = one.match.apply(found, batch.targets)
     names = one.match.class_names
-    (result,) = one.task.results(to_cpu(outputs), batch.geometry, replace(trained, descriptions=names), TOP)
+    measured = replace(trained, descriptions=names, task_args=trained.task_args | one.args)
+    (result,) = one.task.results(to_cpu(outputs), batch.geometry, measured, TOP)
     target = targets[0].cpu() if isinstance(targets[0], Tensor) else targets[0]
     shown = readable(image if isinstance(image, Image.Image) else as_picture(image), LEAST_SIDE)
     drawn = one.task.draw_comparison(shown, target, result, names, trained.task_args)

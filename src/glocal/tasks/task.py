@@ -275,14 +275,15 @@ class Task(ABC):
     Options: a frozen dataclass of training options, without torch; the fields become options of `glocal train`, and the
         docstring their help. EvalOptions: the same for `glocal eval`.
     measures: all measures that the task reports; the first chooses the epoch to keep.
-    fields: the columns of a result and their types (str, int, float, or a list of one of them); also attributes of
-        `result_class`.
+    fields: the columns of a result and their types (str, int, float, or a list, or a list of lists, of one of them);
+        also attributes of `result_class`.
     headings: titles of the two columns of a result's lines.
     ranks: whether a result holds several answers, the most probable first; then `top_k` is their number.
     output_names: names of the tensors that `outputs` returns, unless the model has such an attribute of its own.
     score: what the metrics' `scores` say of a single image; None if they give none.
     training_batch, images_at_once: default numbers of images in a batch, for training, and for measuring and
         predicting; None: the command's own. A task whose images have sizes of their own predicts them one by one.
+    training_crops: whether training images have the input size of the preprocessing; else each has a size of its own.
     old_mark: the key by which version 0.1 marked the task in a checkpoint's part on the data.
     """
 
@@ -299,6 +300,7 @@ class Task(ABC):
     score: ClassVar[Measure | None] = None
     training_batch: ClassVar[int | None] = None
     images_at_once: ClassVar[int | None] = None
+    training_crops: ClassVar[bool] = True
     old_mark: ClassVar[str | None] = None
 
     @property
@@ -351,7 +353,11 @@ class Task(ABC):
         raise NotImplementedError
 
     def outputs(self, model: "nn.Module") -> "nn.Module":
-        """The module to export, compile, serve and measure: images (B, C, H, W) to a tensor or a list of tensors."""
+        """The module to export, compile, serve and measure: images (B, C, H, W) to a tensor or a list of tensors.
+
+        If it has the attribute `takes_sizes`, true, `predict` may give it a second argument: (B, 2) int64, height and
+        width of the part of each image that is no padding. Without it, nothing is padding.
+        """
         return model
 
     def preprocessing(self, model: "nn.Module", options: Any, img_size: int | None) -> "Preprocessing":
@@ -366,7 +372,7 @@ class Task(ABC):
         return replace(found, **{name: value for name, value in crop.items() if value is not None})
 
     def predict(
-        self, compute: "Callable[[Tensor], Tensor | Sequence[Tensor]]", batch: "Batch", args: dict[str, Any]
+        self, compute: "Callable[..., Tensor | Sequence[Tensor]]", batch: "Batch", args: dict[str, Any]
     ) -> "Tensor | Sequence[Any]":
         """What `metrics` and `results` take for a batch of B ≥ 1 images; by default compute(batch.images).
 

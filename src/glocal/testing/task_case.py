@@ -97,7 +97,7 @@ class TaskCase:
         """What the task's `predict` gives for a batch. change: of the model's outputs."""
         compute = self.task.outputs(self.model.eval())
         with torch.no_grad():
-            return to_cpu(self.task.predict(lambda images: change(compute(images)), batch, self.task_args))
+            return to_cpu(self.task.predict(lambda *inputs: change(compute(*inputs)), batch, self.task_args))
 
     @property
     def changes_outputs(self) -> bool:

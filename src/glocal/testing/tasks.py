@@ -150,8 +150,12 @@ def has_fields(case: TaskCase) -> None:
     empty = tried(lambda: kind("image.png", error), "has a result_class whose own fields have no defaults")
     for name, hint in task.fields.items():
         require(hasattr(empty, name), f"has the field {name!r}, but {kind.__name__} has no such attribute.")
-        supported = hint in RESULT_TYPES or (get_origin(hint) is list and get_args(hint)[0] in RESULT_TYPES)
-        require(supported, f"has the field {name!r} of another type than str, int, float and lists of them.")
+        plain = hint
+        for _ in range(2):
+            plain = get_args(plain)[0] if get_origin(plain) is list else plain
+        require(
+            plain in RESULT_TYPES, f"has the field {name!r} of another type than str, int, float and lists of them."
+        )
     for name, hint in task.answer_fields.items():
         require(
             task.fields.get(name) == hint,
@@ -198,7 +202,8 @@ def has_data_for_processes(case: TaskCase) -> None:
 
 def transforms_images(case: TaskCase) -> None:
     preprocessing = case.preprocessing
-    for split, size in (("train", preprocessing.input_size), ("val", preprocessing.fixed_size)):
+    training_size = preprocessing.input_size if case.task.training_crops else None
+    for split, size in (("train", training_size), ("val", preprocessing.fixed_size)):
         examples = tried(lambda split=split: case.examples(split), f"does not transform the {split} images")
         for example in examples:
             require(isinstance(example, Example), f"transforms an image to {type(example).__name__}, not an Example.")
@@ -306,6 +311,8 @@ def has_an_objective(case: TaskCase) -> None:
     require(loss.requires_grad, "has an objective whose loss has no gradient.")
     loss.backward()
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         require(parameter.grad is not None, f"has an objective that gives no gradient to {name}.")
         require(parameter.grad.isfinite().all(), f"has an objective that gives {name} a gradient that is not finite.")
 

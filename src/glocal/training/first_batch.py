@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from glocal.data.geometry import Geometry
 from glocal.data.loaders import end_workers
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.raster import as_picture
@@ -59,12 +60,22 @@ def first_images(run: Run) -> Iterator[tuple[Tensor, Any, str]]:
         for batch in loader:
             for reason in batch.skipped:
                 log.warning("skipped %s", reason)
-            yield from list(zip(batch.images, batch.targets, batch.names, strict=True))[:count]
+            yield from list(zip(map(_own_part, batch.images, batch.geometry), batch.targets, batch.names, strict=True))[
+                :count
+            ]
             count -= len(batch)
             if count <= 0 or not len(batch):
                 return
     finally:
         end_workers(loader)
+
+
+def _own_part(image: Tensor, geometry: Geometry | None) -> Tensor:
+    """The part of an image (C, H, W) that shows it, without what it or the batch has added."""
+    if geometry is None:
+        return image
+    height, width = geometry.input_size
+    return image[:, :height, :width]
 
 
 def as_image(image: Tensor, preprocessing: Preprocessing) -> Image.Image:
