@@ -121,7 +121,7 @@ def text_of(target: Any) -> str:
 
 def _caption(entries: list[Entry], width: int, size: int) -> Image.Image:
     entries = [entry._replace(text=printable(entry.text)) for entry in entries]
-    font = _font("".join(entry.text for entry in entries), size)
+    font = font_for("".join(entry.text for entry in entries), size)
     space, line = size // 2, size + size // 2
     places, x, y = [], 0, 0
     for entry in entries:
@@ -147,7 +147,7 @@ def _caption(entries: list[Entry], width: int, size: int) -> Image.Image:
     return picture
 
 
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A font that has the letters of a text, as far as one is installed; Pillow's own has hardly more than ASCII."""
     file = font_file(text)
     return ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)

@@ -1,0 +1,1 @@
+"""Detection: a box around each object, and its class."""

@@ -1,0 +1,1 @@
+"""Instance segmentation: a box around each object, its class, and its mask."""
