@@ -57,3 +57,8 @@ class AnchorGrid:
             )
             found.append((rows[:, None] & columns).flatten().repeat_interleave(self.per_position))
         return found
+
+
+def by_anchor(x: Tensor, values: int) -> Tensor:
+    """(B, anchors · values, H, W) → (B, H · W · anchors, values), in the order of `AnchorGrid`."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.models.arguments import Depth, Width
-from glocal.models.detectors.anchors import AnchorGrid
+from glocal.models.detectors.anchors import AnchorGrid, by_anchor
 from glocal.models.detectors.boxes import decode, encode, pairwise_iou, upcast
 from glocal.models.detectors.head import DetectionHead
 from glocal.models.detectors.losses import focal_loss, l1_loss
@@ -65,7 +65,7 @@ class RetinaNetHead(DetectionHead):
     def detections(self, maps, sizes):
         outputs = self.outputs(maps)
         anchors = self.anchors([codes for _, codes in outputs])
-        rows = [(_by_anchor(logits, self.num_classes), _by_anchor(codes, 4)) for logits, codes in outputs]
+        rows = [(by_anchor(logits, self.num_classes), by_anchor(codes, 4)) for logits, codes in outputs]
         return [self._detections_of(place, rows, anchors, size) for place, size in enumerate(sizes)]
 
     def _detections_of(
@@ -123,7 +123,7 @@ class RetinaNetHead(DetectionHead):
         self, outputs: tuple[Tensor, Tensor], labels: Tensor, wanted: Tensor, positives: int
     ) -> tuple[Tensor, Tensor]:
         """The losses of a level: labels (B, N), wanted codes (B, N, 4)."""
-        logits, codes = _by_anchor(outputs[0], self.num_classes), _by_anchor(outputs[1], 4)
+        logits, codes = by_anchor(outputs[0], self.num_classes), by_anchor(outputs[1], 4)
         used = labels != IGNORED
         found = used & (labels < self.num_classes)
         return (
@@ -136,11 +136,6 @@ def _through(tower: nn.ModuleList, x: Tensor) -> Tensor:
     for conv in tower:
         x = F.relu(conv(x))
     return x
-
-
-def _by_anchor(x: Tensor, values: int) -> Tensor:
-    """(B, anchors · values, H, W) → (B, H · W · anchors, values), in the order of `AnchorGrid`."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
 
 
 # Official names to ours, below `bbox_head.` and `neck.`.
