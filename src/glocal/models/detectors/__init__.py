@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from glocal.models.detectors import retinanet
+from glocal.models.detectors import cascade, rcnn, retinanet
 from glocal.models.detectors.dino import head as dino
 
 
@@ -33,5 +33,8 @@ DETECTORS: dict[str, Detector] = {
         {"bbox_head.": ("head.", retinanet.RENAMES), "neck.": ("head.neck.", retinanet.NECK_RENAMES)},
         retinanet.HEAD_ARGS,
     ),
+    "faster_rcnn": Detector(rcnn.faster_rcnn, rcnn.PARTS, rcnn.HEAD_ARGS),
+    "mask_rcnn": Detector(rcnn.mask_rcnn, rcnn.PARTS, rcnn.HEAD_ARGS),
+    "cascade_mask_rcnn": Detector(cascade.cascade_mask_rcnn, rcnn.PARTS, cascade.HEAD_ARGS),
     "dino": Detector(dino.DINOHead, dino.PARTS, dino.HEAD_ARGS),
 }
