@@ -15,6 +15,7 @@ from glocal.deploy import export, files, runtimes
 from glocal.deploy.files import ExportMismatchError, compare, random_images
 from glocal.deploy.graph import LogitsAndEmbedding, Maps
 from glocal.layers.position import LogCPB, RelativePosition
+from glocal.ops import offset_bias
 
 pytest.importorskip("onnxscript", reason="needs the extra [export]")
 pytest.importorskip("openvino", reason="needs the extra [export]")
@@ -53,7 +54,11 @@ class Tables(nn.Module):
 
     def forward(self, x):
         height, width = x.shape[-2:]
-        table = self.table(height, width, height // 4, width // 4)[None] if self.log else self.table(x)
+        if self.log:
+            bias, rows, columns = self.table(height, width, height // 4, width // 4)
+            table = (bias if rows is None else offset_bias(bias, rows, columns))[None]
+        else:
+            table = self.table(x)
         return (x.mean(1).flatten(1)[:, None, :, None] * table).sum(2)  # (B, heads, keys)
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import sys
 
 import pytest
 import torch
@@ -12,12 +13,27 @@ from torch.func import functional_call
 
 from agreement import random, randomised
 from glocal.layers.position import DynamicPositionEncoding, LogCPB, RelativePosition, SizeCache
+from glocal.ops import offset_bias
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def log_cpb(base=None, pretrain_size=7) -> LogCPB:
     return randomised(LogCPB(3, pretrain_size, base, hidden_dim=16))
+
+
+def bias_of(module: LogCPB, *sizes: int) -> torch.Tensor:
+    """The whole bias, also if the module returns the table of it."""
+    bias, rows, columns = module(*sizes)
+    return bias if rows is None else offset_bias(bias, rows, columns)
+
+
+@pytest.fixture(params=["whole", "table"])
+def form(request, monkeypatch):
+    """Whether the bias of a small map is written, or the table of it."""
+    if request.param == "table":
+        monkeypatch.setattr(sys.modules["glocal.ops.offset_bias"], "FEW", 0)
+    return request.param
 
 
 def pair_by_pair(module: LogCPB, pretrain_size, height, width, pooled_height, pooled_width):
@@ -65,28 +81,28 @@ def test_dynamic_position_encoding_adds_a_depthwise_convolution():
 class TestLogCPB:
     @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
     @pytest.mark.parametrize("size", SIZES, ids=str)
-    def test_equals_the_formula_pair_by_pair(self, size, training):
+    def test_equals_the_formula_pair_by_pair(self, size, training, form):
         module = log_cpb().train(training)
         expected = pair_by_pair(module, 7, *size)
-        torch.testing.assert_close(module(*size), expected)
+        torch.testing.assert_close(bias_of(module, *size), expected)
         with torch.no_grad():
-            torch.testing.assert_close(module(*size), expected)
+            torch.testing.assert_close(bias_of(module, *size), expected)
 
     @pytest.mark.parametrize("pretrain_size", [1, 2, 56])
     def test_offsets_are_measured_in_the_pretraining_size(self, pretrain_size):
         module = log_cpb(pretrain_size=pretrain_size)
-        torch.testing.assert_close(module(5, 6, 2, 3), pair_by_pair(module, pretrain_size, 5, 6, 2, 3))
+        torch.testing.assert_close(bias_of(module, 5, 6, 2, 3), pair_by_pair(module, pretrain_size, 5, 6, 2, 3))
 
     @pytest.mark.parametrize("size", [(8, 8, 2, 2), (7, 5, 3, 2)], ids=str)
-    def test_gradients_equal_the_formula(self, size):
+    def test_gradients_equal_the_formula(self, size, form):
         module, probe = log_cpb(), random(3, size[0] * size[1], size[2] * size[3])
-        grads = torch.autograd.grad((module(*size) * probe).sum(), list(module.parameters()))
+        grads = torch.autograd.grad((bias_of(module, *size) * probe).sum(), list(module.parameters()))
         expected = torch.autograd.grad((pair_by_pair(module, 7, *size) * probe).sum(), list(module.parameters()))
         torch.testing.assert_close(grads, expected)
 
     @pytest.mark.parametrize("size", [(8, 8, 4, 4), (7, 5, 3, 2), (1, 1, 1, 1), (12, 10, 5, 5)], ids=str)
     @pytest.mark.parametrize("base", [(8, 8, 4, 4), (6, 4, 3, 2)], ids=str)
-    def test_interpolation_resizes_the_keys_then_the_queries(self, base, size):
+    def test_interpolation_resizes_the_keys_then_the_queries(self, base, size, form):
         module = log_cpb(base)
         height, width, pooled_height, pooled_width = size
         bias = pair_by_pair(module, 7, *base).reshape(3, base[0], base[1], base[2], base[3])
@@ -102,17 +118,17 @@ class TestLogCPB:
             [F.interpolate(keys[None, ..., p], (height, width), mode="bilinear")[0] for p in range(keys.shape[-1])],
             dim=-1,
         )
-        torch.testing.assert_close(module(*size), queries.reshape(3, height * width, -1))
+        torch.testing.assert_close(bias_of(module, *size), queries.reshape(3, height * width, -1))
 
-    def test_interpolation_at_the_base_size_is_extrapolation(self):
+    def test_interpolation_at_the_base_size_is_extrapolation(self, form):
         module = log_cpb((7, 5, 3, 2))
-        torch.testing.assert_close(module(7, 5, 3, 2), pair_by_pair(module, 7, 7, 5, 3, 2))
+        torch.testing.assert_close(bias_of(module, 7, 5, 3, 2), pair_by_pair(module, 7, 7, 5, 3, 2))
 
     def test_autocast_keeps_full_precision(self):
         module = log_cpb().float()
-        expected = module(9, 9, 2, 2)
+        expected = bias_of(module, 9, 9, 2, 2)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            torch.testing.assert_close(module(9, 9, 2, 2), expected, rtol=0, atol=0)
+            torch.testing.assert_close(bias_of(module, 9, 9, 2, 2), expected, rtol=0, atol=0)
 
     @pytest.mark.parametrize(("most", "parts"), [(1, 33), (2 * 16 * 25, 17), (2**24, 1)])
     def test_the_hidden_layer_of_a_large_map_is_computed_in_parts(self, most, parts, monkeypatch):
@@ -121,7 +137,7 @@ class TestLogCPB:
         seen, relu = [], F.relu
         monkeypatch.setattr(LogCPB, "MOST_HIDDEN", most)
         monkeypatch.setattr(F, "relu", lambda x: seen.append(x.shape) or relu(x))
-        torch.testing.assert_close(module(9, 7, 4, 3), expected)
+        torch.testing.assert_close(bias_of(module, 9, 7, 4, 3), expected)
         assert len(seen) == parts
         assert sum(rows for rows, _, _ in seen) == 33  # twice the offsets, from -16 to 16
         assert {shape[1:] for shape in seen} == {(25, 16)}
@@ -129,8 +145,8 @@ class TestLogCPB:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
     def test_low_precision(self, dtype):
         module = randomised(LogCPB(3, 56, hidden_dim=16)).float()
-        expected = module(56, 56, 7, 7)
-        bias = module.to(dtype)(56, 56, 7, 7)
+        expected = bias_of(module, 56, 56, 7, 7)
+        bias = bias_of(module.to(dtype), 56, 56, 7, 7)
         assert bias.dtype == dtype
         torch.testing.assert_close(bias.float(), expected, rtol=0.05, atol=0.2)
 
@@ -179,8 +195,8 @@ class Counting:
     def __call__(self, size=None):
         size = size or self.small
         if isinstance(self.module, RelativePosition):
-            size = (torch.zeros(1, 1, *size, dtype=torch.float64),)
-        return self.module(*size)
+            return self.module(torch.zeros(1, 1, *size, dtype=torch.float64))
+        return bias_of(self.module, *size)
 
     def fresh(self, size=None):
         """The value without any cache."""
@@ -190,11 +206,13 @@ class Counting:
         return value
 
 
-@pytest.fixture(params=["log_cpb", "interpolated", "relative"])
-def counting(request) -> Counting:
+@pytest.fixture(params=["log_cpb", "interpolated", "log_cpb table", "interpolated table", "relative"])
+def counting(request, monkeypatch) -> Counting:
+    if "table" in request.param:
+        monkeypatch.setattr(sys.modules["glocal.ops.offset_bias"], "FEW", 0)
     if request.param == "relative":
         return Counting(randomised(RelativePosition(2, (4, 4), 2)), "resize", (5, 6), (7, 6))
-    base = (6, 6, 3, 3) if request.param == "interpolated" else None
+    base = (6, 6, 3, 3) if "interpolated" in request.param else None
     return Counting(log_cpb(base), "bias", (5, 6, 2, 3), (7, 6, 3, 3))
 
 

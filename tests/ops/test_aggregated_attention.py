@@ -8,28 +8,43 @@ import torch
 import torch.nn.functional as F
 
 from agreement import assert_agree, inside_nan, random, run
-from glocal.ops import aggregated_attention, dispatch
+from glocal import ops
+from glocal.ops import dispatch, table_attention
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCH, HEADS, DIM = 2, 2, 3
+WAY = "cpu"
 
 
-@pytest.fixture(autouse=True, params=["reference", "cpu", "cpu, many keys"])
+@pytest.fixture(autouse=True, params=["reference", "cpu", "reference, table", "cpu, table"])
 def way(request, monkeypatch):
     """The reference, and what a CPU computes; there with tiles small enough that a small map has several.
 
-    Where no gradient is needed, many pooled keys are attended to in another way.
+    With the table of a bias a CPU computes in another way, some rows of queries at a time.
     """
     module = sys.modules["glocal.ops.aggregated_attention.cpu"]
     monkeypatch.setattr(module, "TILE", 3)
     monkeypatch.setattr(module, "WHOLE", 20)
-    if request.param == "cpu, many keys":
-        monkeypatch.setattr(module, "FEW", 0)
+    monkeypatch.setattr(table_attention, "AT_A_TIME", 2 * 7 * 6 * HEADS)
+    monkeypatch.setitem(globals(), "WAY", request.param)
     before = dispatch.backend()
-    dispatch.set_backend("reference" if request.param == "reference" else "auto")
+    dispatch.set_backend(request.param.split(",")[0].replace("cpu", "auto"))
     yield request.param
     dispatch.set_backend(before)
+
+
+def aggregated_attention(
+    q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias
+):
+    """The op; if a table is asked for, with the bias as one that has each number once."""
+    first, others = (q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias), (tokens, token_bias)
+    if "table" not in WAY:
+        return ops.aggregated_attention(*first, pooled_bias, *others)
+    (height, width), pooled = q.shape[3:], pooled_k.shape[-1]
+    table = pooled_bias.unflatten(2, (height, width)).permute(2, 3, 1, 0).flatten(1, 2)  # (H, W·P, heads)
+    rows, columns = torch.arange(height).unsqueeze(1), torch.arange(width * pooled).view(width, pooled)
+    return ops.aggregated_attention(*first, table, *others, rows, columns)
 
 
 def position_by_position(
@@ -115,12 +130,13 @@ def test_matches_without_gradients(size, pooled, grow):
     torch.testing.assert_close(aggregated_attention(**named), position_by_position(**named))
 
 
-def test_many_keys_without_gradients_write_no_logits(way):
-    named = inputs((5, 7), 6)
-    with torch.profiler.profile() as seen:
-        aggregated_attention(**named)
-    operations = {event.name for event in seen.events()}
-    assert ("aten::_softmax" in operations) == (way != "cpu, many keys")
+def test_with_a_table_no_logits_are_written(way):
+    named = {name: tensor.requires_grad_() for name, tensor in inputs((20, 20), 100).items()}
+    with torch.profiler.profile(profile_memory=True) as seen:
+        aggregated_attention(**named).sum().backward()
+    most = 20 * 20 * 100 * 8 * BATCH * HEADS  # bytes
+    written = [event.cpu_memory_usage for event in seen.events() if "bias" not in event.name]
+    assert (max(written) >= most) == (way != "cpu, table")
 
 
 def test_one_head_is_one_head():
@@ -197,8 +213,6 @@ def test_autocast_adds_the_biases_in_float32():
 
 @pytest.mark.parametrize("size", [(5, 7), (2, 3)], ids=str)
 def test_gradients_of_gradients(size, way):
-    if way == "cpu, many keys":
-        pytest.skip("with gradients it is the same way")
     leaves = [tensor.requires_grad_() for tensor in inputs(size, 2, batch=1).values()]
     assert torch.autograd.gradgradcheck(aggregated_attention, leaves, fast_mode=True)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agreement import assert_agree, random
-from glocal.ops import cosine_attention, dispatch
+from glocal.ops import cosine_attention, dispatch, table_attention
 
 HEADS, D = 2, 3
 SIZES = [(1, 1), (2, 3), (5, 7)]
@@ -46,5 +46,23 @@ def test_equals_its_formula_in_a_graph(size):
         assert_agree(cosine_attention, head_by_head, inputs(size))
 
 
-def test_is_in_channels_last():
-    assert cosine_attention(**inputs((5, 7))).is_contiguous(memory_format=torch.channels_last)
+def with_table(qkv, query_embedding, temperature, bias):
+    """With the bias as a table that has each number once."""
+    height, width = qkv.shape[2:]
+    table = bias[0].unflatten(1, (height, width)).permute(1, 2, 3, 0).flatten(1, 2)  # (H, W·N, heads)
+    table = table.unflatten(1, (width, height, width)).transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (H·H, W·W, heads)
+    rows, columns = torch.arange(height**2).view(height, -1), torch.arange(width**2).view(width, -1)
+    return cosine_attention(qkv, query_embedding, temperature, table, rows, columns)
+
+
+@pytest.mark.parametrize("choice", ["reference", "auto"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_equals_its_formula_with_a_table(size, choice, monkeypatch):
+    monkeypatch.setattr(dispatch, "_choice", choice)
+    monkeypatch.setattr(table_attention, "AT_A_TIME", 200)
+    assert_agree(with_table, head_by_head, inputs(size))
+
+
+@pytest.mark.parametrize("function", [cosine_attention, with_table])
+def test_is_in_channels_last(function):
+    assert function(**inputs((5, 7))).is_contiguous(memory_format=torch.channels_last)

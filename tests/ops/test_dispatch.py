@@ -17,8 +17,10 @@ OWN_ON_A_CPU = {
     "adaptive_average_pool",
     "aggregated_attention",
     "biased_attention",
+    "cosine_attention",
     "depthwise_conv",
     "pointwise_conv",
+    "recompute",
 }
 
 

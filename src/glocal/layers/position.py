@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -12,7 +13,19 @@ from torch import Tensor
 from glocal.layers.conv import convolve, depthwise, is_depthwise, is_plain
 from glocal.layers.fusion import absorb_residual
 from glocal.layers.graph import leaf
-from glocal.ops import by_rows, can_keep_results, full_precision, log_offsets, resize_bias
+from glocal.ops import (
+    by_rows,
+    can_keep_results,
+    full_precision,
+    log_offsets,
+    offset_bias,
+    recompute,
+    resize_bias,
+    written_as_a_whole,
+)
+
+# A position bias, (heads, queries, keys), or the table of one, with its rows and columns, as `offset_bias` takes them.
+Bias = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class DynamicPositionEncoding(nn.Module):
@@ -36,7 +49,7 @@ class DynamicPositionEncoding(nn.Module):
 
 
 class SizeCache:
-    """The last few tensors that a module computed from its parameters alone, by feature size.
+    """The last few tensors, or tuples of them, that a module computed from its parameters alone, by feature size.
 
     An entry is used as long as the parameters equal a copy of those that it was computed from. Nothing less shows that
     it is fresh: fused optimizers, writes to `.data` and NumPy views of a parameter leave no trace.
@@ -55,9 +68,9 @@ class SizeCache:
 
     def clear(self):
         # What the entries were computed from, and the entries, together, so that no thread sees those of another.
-        self.state: tuple[list[Tensor], dict[tuple[int, ...], Tensor]] = [], {}
+        self.state: tuple[list[Tensor], dict[tuple[int, ...], Any]] = [], {}
 
-    def get(self, module: nn.Module, sources: list[Tensor], compute: Callable[..., Tensor], *sizes: int) -> Tensor:
+    def get(self, module: nn.Module, sources: list[Tensor], compute: Callable[..., Any], *sizes: int) -> Any:
         """Return `compute(*sizes)`, from the cache if that is safe. sources: the parameters that it depends on."""
         if (
             module.training
@@ -157,6 +170,7 @@ class LogCPB(SizeCached):
     """
 
     MOST_HIDDEN = 2**24  # numbers of the hidden layer at a time
+    MOST_KEPT = 6_000_000  # numbers of the hidden layer that are kept for its gradient; 5.5 million for 224² pixels
 
     def __init__(
         self,
@@ -175,20 +189,21 @@ class LogCPB(SizeCached):
 
     def forward(
         self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor | None = None
-    ) -> Tensor:
-        """Return the bias, (heads, H·W, pooled H · pooled W).
+    ) -> Bias:
+        """Return the bias, (heads, H·W, pooled H · pooled W), None and None; or, if that is large, the table of it, and
+        the rows and columns that `offset_bias` takes.
 
         like: a parameter; the layers compute in its type and on its device. None takes the first layer's.
         """
         if like is None:
             like = self.fc1.weight
         if torch.jit.is_scripting():
-            return self.bias(height, width, pooled_height, pooled_width, like)
+            return self.whole(height, width, pooled_height, pooled_width, like), None, None
         else:
             return self.cached(height, width, pooled_height, pooled_width, like)
 
     @torch.jit.ignore
-    def cached(self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor) -> Tensor:
+    def cached(self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor) -> Bias:
         sizes = height, width, pooled_height, pooled_width
         with full_precision(like):  # bfloat16 would round the offsets
             if not self.is_plain():
@@ -201,40 +216,72 @@ class LogCPB(SizeCached):
         """Whether both layers are, so that the bias depends on their parameters alone."""
         return all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in (self.fc1, self.fc2))
 
-    def bias(self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor) -> Tensor:
+    @torch.jit.unused
+    def bias(self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor) -> Bias:
+        if written_as_a_whole(height * width, pooled_height * pooled_width):
+            return self.whole(height, width, pooled_height, pooled_width, like), None, None
         if not self.interpolate:
-            return self.compute(height, width, pooled_height, pooled_width, like)
+            return self.table(height, width, pooled_height, pooled_width, like)
+        table, rows, columns = self.table(*self.base, like)
+        rows = resized_places(rows, table.shape[0], height, pooled_height, like)
+        return table, rows, resized_places(columns, table.shape[1], width, pooled_width, like)
+
+    def whole(self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor) -> Tensor:
+        if not self.interpolate:
+            table, rows, columns = self.table(height, width, pooled_height, pooled_width, like)
+            return offset_bias(table, rows, columns)
         base_height, base_width, base_pooled_height, base_pooled_width = self.base
-        bias = self.compute(base_height, base_width, base_pooled_height, base_pooled_width, like)
-        bias = bias.reshape(1, -1, base_pooled_height, base_pooled_width)
+        table, rows, columns = self.table(base_height, base_width, base_pooled_height, base_pooled_width, like)
+        bias = offset_bias(table, rows, columns).reshape(1, -1, base_pooled_height, base_pooled_width)
         bias = F.interpolate(bias, size=[pooled_height, pooled_width], mode="bilinear", align_corners=False)
         bias = bias.reshape(self.num_heads, base_height * base_width, -1).transpose(1, 2)
         bias = bias.reshape(1, -1, base_height, base_width)
         bias = F.interpolate(bias, size=[height, width], mode="bilinear", align_corners=False)
         return bias.reshape(self.num_heads, -1, height * width).transpose(1, 2)
 
-    def compute(self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor) -> Tensor:
-        y, y_index = log_offsets(height, pooled_height, self.unit, like)
-        x, x_index = log_offsets(width, pooled_width, self.unit, like)
+    def table(
+        self, height: int, width: int, pooled_height: int, pooled_width: int, like: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The MLP at all distinct offsets, (Y, X, heads), and their places: (H, pooled H) and (W, pooled W)."""
+        y, rows = log_offsets(height, pooled_height, self.unit, like)
+        x, columns = log_offsets(width, pooled_width, self.unit, like)
         table = self.values(y, x) if torch.jit.is_scripting() else self.values_in_parts(y, x)
-        table = table.index_select(0, y_index).index_select(1, x_index)
-        table = table.reshape(height, pooled_height, width, pooled_width, self.num_heads)
-        return table.permute(4, 0, 2, 1, 3).reshape(self.num_heads, height * width, pooled_height * pooled_width)
+        return table, rows.reshape(height, pooled_height), columns.reshape(width, pooled_width)
 
     @torch.jit.unused
     def values_in_parts(self, y: Tensor, x: Tensor) -> Tensor:
         """As `values`, some rows at a time, as the hidden layer of a large map takes gigabytes."""
-        values = self.values_by_sums if self.is_plain() else self.values
-        return by_rows(lambda part: values(part, x), y, x.shape[0] * self.hidden_dim, self.MOST_HIDDEN)
+        hidden = x.shape[0] * self.hidden_dim
+        if not self.is_plain():
+            return by_rows(lambda part: self.values(part, x), y, hidden, self.MOST_HIDDEN)
+        parameters = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+        kept = partial(recompute, numbers=y.shape[0] * hidden, most=self.MOST_KEPT)
+        return by_rows(lambda part: kept(values_by_sums, part, x, *parameters), y, hidden, self.MOST_HIDDEN)
 
     def values(self, y: Tensor, x: Tensor) -> Tensor:
         """The MLP at all pairs of an offset in y and one in x: (offsets y, offsets x, heads)."""
         pairs = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
         return self.fc2(F.relu(self.fc1(pairs)))
 
-    @torch.jit.unused
-    def values_by_sums(self, y: Tensor, x: Tensor) -> Tensor:
-        """The same: the first layer is a sum of a column for Δy and a column for Δx."""
-        weight = self.fc1.weight
-        hidden = (y.unsqueeze(1) * weight[:, 0]).unsqueeze(1) + (x.unsqueeze(1) * weight[:, 1] + self.fc1.bias)
-        return self.fc2(F.relu(hidden))
+
+def values_by_sums(y: Tensor, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """`LogCPB.values` with plain layers: the first is a sum of a column for Δy and a column for Δx."""
+    hidden = (y.unsqueeze(1) * weight1[:, 0]).unsqueeze(1) + (x.unsqueeze(1) * weight1[:, 1] + bias1)
+    return F.linear(F.relu(hidden), weight2, bias2)
+
+
+def resized_places(places: Tensor, length: int, size: int, pooled: int, like: Tensor) -> Tensor:
+    """What a bilinear resize of a bias along one axis of the map, its keys and its queries, takes of a table.
+
+    Args:
+        places: (base size, base pooled), the place of each pair among `length` of the table.
+
+    Returns:
+        (size, pooled, length): how much of each place.
+    """
+    whole = F.one_hot(places, length).to(like)  # (base size, base pooled, length)
+    of_queries, of_keys = (
+        F.interpolate(torch.eye(old).to(like).unsqueeze(0), size=[new], mode="linear", align_corners=False)[0].T
+        for old, new in ((places.shape[0], size), (places.shape[1], pooled))
+    )
+    return torch.einsum("qb,kc,bcl->qkl", of_queries, of_keys, whole)

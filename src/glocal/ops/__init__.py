@@ -18,9 +18,11 @@ from glocal.ops.grid_attention import grid_attention
 from glocal.ops.log_offsets import log_offsets
 from glocal.ops.mixed_kernels import kernel_contexts, mixed_kernels, mixture
 from glocal.ops.multi_scale_ffn import FFNParameters, multi_scale_ffn
+from glocal.ops.offset_bias import offset_bias, written_as_a_whole
 from glocal.ops.pad_to_even import pad_to_even
 from glocal.ops.pad_to_length import pad_to_length
 from glocal.ops.pointwise_conv import pointwise_conv, pointwise_halves
+from glocal.ops.recompute import recompute
 from glocal.ops.resize_bias import resize_bias
 from glocal.ops.sample_norm import sample_norm
 from glocal.ops.sample_points import sample_points
@@ -45,14 +47,17 @@ __all__ = [
     "mixture",
     "multi_scale_depthwise_conv",
     "multi_scale_ffn",
+    "offset_bias",
     "pad_to_even",
     "pad_to_length",
     "pointwise_conv",
     "pointwise_halves",
     "pooled_side",
+    "recompute",
     "records_calls",
     "resize_bias",
     "sample_norm",
     "sample_points",
     "silu",
+    "written_as_a_whole",
 ]

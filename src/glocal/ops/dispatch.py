@@ -77,9 +77,30 @@ def can_use_cpu(x: Tensor) -> bool:
         and x.numel() > 0
         and _choice != "reference"
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _exported_form)
-        and not torch._C._functorch.peek_interpreter_stack()  # torch.func: its tensors do not tell their layout
-        and forward_ad._current_level < 0  # forward-mode gradients
+        and not transforms_are_active()
     )
+
+
+def can_use_tables(tensors: Sequence[Tensor]) -> bool:
+    """Whether attention on a CPU computes a call with the table of a bias, without writing the bias: by functions with
+    gradients of their own, whose operations ignore autocast."""
+    first = tensors[0]
+    return (
+        can_use_cpu(first)
+        and _choice == "auto"
+        and all(tensor.dtype == first.dtype for tensor in tensors)
+        and _is_unwatched(first)
+    )
+
+
+def _is_unwatched(x: Tensor) -> bool:
+    """Not while a TorchDispatchMode (a FLOP counter, say) is active: it knows only standard operators."""
+    return type(x) is Tensor and not torch.is_autocast_enabled("cpu") and not torch._C._len_torch_dispatch_stack()
+
+
+def transforms_are_active() -> bool:
+    """Whether torch.func (its tensors do not tell their layout) or a forward-mode gradient watches the operations."""
+    return bool(torch._C._functorch.peek_interpreter_stack()) or forward_ad._current_level >= 0
 
 
 def can_use_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
@@ -98,17 +119,12 @@ def can_use_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
 
 
 def can_use_inference_ops(*tensors: Tensor) -> bool:
-    """Whether operations of torch that have no gradient and ignore autocast can compute a call.
-
-    Not while a TorchDispatchMode (a FLOP counter, say) is active: it knows only standard operators.
-    """
+    """Whether operations of torch that have no gradient and ignore autocast can compute a call."""
     return (
         not torch.compiler.is_compiling()
-        and type(tensors[0]) is Tensor
+        and _is_unwatched(tensors[0])
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._len_torch_dispatch_stack()
     )
 
 

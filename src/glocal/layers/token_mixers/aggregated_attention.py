@@ -102,7 +102,9 @@ class AggregatedAttention(LengthScaledQuery):
         pooled = self.pool_norm(adaptive_average_pool(pooled, pooled_height, pooled_width))
         pooled = self.kv(pooled) if torch.jit.is_scripting() else convolve(self.kv, pooled)
         pooled_k, pooled_v = split_heads(pooled, self.head_dim).flatten(3).chunk(2, dim=1)
-        position = self.position(height, width, pooled_height, pooled_width, self.temperature)
+        position, rows, columns = self.position(height, width, pooled_height, pooled_width, self.temperature)
+        if rows is None:  # it is no table
+            position = position.transpose(1, 2)
         x = aggregated_attention(
             q,
             F.normalize(k, dim=2),
@@ -112,9 +114,11 @@ class AggregatedAttention(LengthScaledQuery):
             self.query_embedding,
             F.softplus(self.temperature),
             self.local_bias,
-            position.transpose(1, 2),
+            position,
             self.tokens,
             self.token_bias,
+            rows,
+            columns,
         ).reshape(x.shape)
         return self.drop(self.proj(x) if torch.jit.is_scripting() else convolve(self.proj, x))
 
@@ -144,6 +148,8 @@ class CosineAttention(LengthScaledQuery):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
         qkv = self.qkv(x) if torch.jit.is_scripting() else convolve(self.qkv, x)
-        position = self.position(height, width, height, width, self.temperature).unsqueeze(0)
-        x = cosine_attention(qkv, self.query_embedding, F.softplus(self.temperature), position)
+        position, rows, columns = self.position(height, width, height, width, self.temperature)
+        if rows is None:  # it is no table
+            position = position.unsqueeze(0)
+        x = cosine_attention(qkv, self.query_embedding, F.softplus(self.temperature), position, rows, columns)
         return self.drop(self.proj(x) if torch.jit.is_scripting() else convolve(self.proj, x))

@@ -8,6 +8,7 @@ from torch import Tensor
 from glocal.ops import dispatch
 from glocal.ops.aggregated_attention import cpu, reference
 from glocal.ops.aggregated_attention.reference import Inputs
+from glocal.ops.offset_bias import offset_bias
 
 __all__ = ["aggregated_attention"]
 
@@ -24,6 +25,8 @@ def aggregated_attention(
     pooled_bias: Tensor,
     tokens: Tensor,
     token_bias: Tensor,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
 ) -> Tensor:
     """Attend from every position to its 3×3 neighbourhood and to pooled tokens at once.
 
@@ -38,8 +41,9 @@ def aggregated_attention(
         query_embedding: (heads, d).
         temperature: (heads,), positive.
         local_bias: (heads, 9), the neighbours in row-major order.
-        pooled_bias: (heads, P, H·W), finite.
+        pooled_bias: (heads, P, H·W), finite; or, with rows and columns, the table (Y, X, heads) of `offset_bias`.
         tokens: (heads, d, 9); token_bias: (heads, 9).
+        rows, columns: what the table has for a query's row or column and a pooled key's, as in `offset_bias`.
 
     Returns:
         (B, heads, d, H, W).
@@ -49,6 +53,12 @@ def aggregated_attention(
     inputs = Inputs(
         q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias
     )
+    if rows is not None and columns is not None:
+        if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
+            if dispatch.can_use_tables(inputs):
+                return cpu.with_table(inputs, rows, columns)
+        bias = offset_bias(pooled_bias, rows, columns).transpose(1, 2)
+        inputs = Inputs(q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, bias, tokens, token_bias)
     if not torch.jit.is_scripting():
         if dispatch.can_use_triton("aggregated_attention", inputs, partial(_limits, inputs)):
             return _by_triton(inputs)

@@ -11,55 +11,89 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.ops.aggregated_attention.reference import Inputs
-from glocal.ops.dispatch import can_use_inference_ops
+from glocal.ops.recompute.cpu import recompute
+from glocal.ops.table_attention import known_attention, table_attention
 
 TILE = 7  # side; a larger one wastes more products, a smaller one makes smaller matrices
 WHOLE = 64  # positions: a map with no more is one tile
-FEW = 64  # pooled keys up to which it is as fast to write all logits
 
 
 def aggregated_attention(inputs: Inputs) -> Tensor:
+    """With all logits at once."""
     q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = inputs
-    batch, heads, d, height, width = q.shape
-    pooled = pooled_k.shape[-1]
-    tile = (height, width) if height * width <= WHOLE else (_side(height), _side(width))
+    heads, _, height, width = q.shape[1:]
+    pooled, tile = pooled_k.shape[-1], _tile(height, width)
     outside = _outside(height, width, tile, q.device)  # (M, 9), M positions: those of whole tiles, tile by tile
     length = (9 + pooled - outside.sum(1, keepdim=True)).to(q.dtype)  # N: keys that each query really has
 
-    q = _to_tiles(q, tile).flatten(2, 3)  # (B, heads, M, d)
+    q = _to_tiles(q, tile)  # (B, heads, tiles, queries, d)
     scale = temperature.view(heads, 1, 1) * length.log()
-    scaled_q = torch.addcmul(query_embedding.unsqueeze(1) * scale, q, scale)
-    by_tile = batch, heads, -1, tile[0] * tile[1], d
-    products = scaled_q.view(by_tile) @ _to_windows(k, tile).transpose(-2, -1)  # (B, heads, tiles, queries, keys)
+    scaled_q = torch.addcmul(query_embedding.unsqueeze(1) * scale, q.flatten(2, 3), scale)  # (B, heads, M, d)
+    products = scaled_q.view(q.shape) @ _to_windows(k, tile).transpose(-2, -1)  # (B, heads, tiles, queries, keys)
     local_bias = local_bias.unsqueeze(1).masked_fill(outside, float("-inf"))  # (heads, M, 9)
-    if pooled > FEW and can_use_inference_ops(scaled_q, pooled_k, pooled_v, pooled_bias):
-        scaled_map = _from_tiles(scaled_q.view(by_tile), tile, height, width)
-        out, logarithm = _attend(scaled_map.flatten(3).transpose(2, 3), pooled_k, pooled_v, pooled_bias)
-        out, logarithm = (_to_tiles(x.unflatten(3, (height, width)), tile).flatten(2, 3) for x in (out, logarithm))
-        local_logits = _Pick.apply(products, tile).flatten(2, 3) + local_bias
-        whole = torch.logaddexp(local_logits.logsumexp(3, keepdim=True), logarithm)
-        local_attention, pooled_out = (local_logits - whole).exp(), out * (logarithm - whole).exp()
-    else:
-        pooled_bias = _to_tiles(pooled_bias.view(1, heads, pooled, height, width), tile).flatten(2, 3)
-        logits = _Logits.apply(products, local_bias, scaled_q @ pooled_k, pooled_bias, tile)  # (B, heads, M, 9 + P)
-        local_attention, pooled_attention = logits.softmax(dim=3).split([9, pooled], dim=3)
-        pooled_out = pooled_attention @ pooled_v.transpose(-2, -1)
-
-    positional = q @ tokens + token_bias.unsqueeze(1)  # (B, heads, M, 9)
-    local_weights = (local_attention + positional).view(*by_tile[:4], 9)
-    out = (_Place.apply(local_weights, tile) @ _to_windows(v, tile)).flatten(2, 3)
-    return _from_tiles((out + pooled_out).view(by_tile), tile, height, width)
+    pooled_bias = _to_tiles(pooled_bias.unflatten(2, (height, width)).unsqueeze(0), tile).flatten(2, 3)
+    logits = _Logits.apply(products, local_bias, scaled_q @ pooled_k, pooled_bias, tile)  # (B, heads, M, 9 + P)
+    local_attention, pooled_attention = logits.softmax(dim=3).split([9, pooled], dim=3)
+    pooled_out = pooled_attention @ pooled_v.transpose(-2, -1)
+    out = _local_values(local_attention, q, v, tokens, token_bias, tile) + pooled_out.view(q.shape)
+    return _from_tiles(out, tile, height, width)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention from (B, heads, N, d) to (B, heads, d, P) with a bias (heads, P, N), by an operation of torch's that
-    writes no logits: (B, heads, d, N), and the logarithm of the sum of the logits' exponentials, (B, heads, 1, N).
+def with_table(inputs: Inputs, rows: Tensor, columns: Tensor) -> Tensor:
+    """With the table of the bias in its place, attention to the pooled keys some rows at a time.
+
+    Only the arguments, the pooled keys' part of the result and the softmax's denominators are kept for the gradients.
     """
-    k, v = k.transpose(2, 3).contiguous(), v.transpose(2, 3).contiguous()
-    bias = bias.transpose(1, 2).unsqueeze(0)
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, logarithm = attention(q, k, v, attn_mask=bias, scale=1.0)
-    return out.transpose(2, 3), logarithm.to(q.dtype).unsqueeze(2)
+    with torch.no_grad():
+        known = table_attention(*_to_pooled_keys(inputs), rows, columns)
+    return recompute(_with_known, *inputs, rows, columns, *known)
+
+
+def _with_known(*tensors: Tensor) -> Tensor:
+    """Join attention to the neighbours with that to the pooled keys, which is known already, in one softmax."""
+    inputs, known = Inputs(*tensors[:11]), tensors[11:]
+    height, width = inputs.q.shape[3:]
+    tile = _tile(height, width)
+    query = _to_pooled_keys(inputs)
+    pooled_out, pooled_sum = known_attention(*query, *known)  # (B, heads, H, W, d), (B, heads, H, W)
+    pooled_sum = _to_tiles(pooled_sum.unsqueeze(2), tile)  # (B, heads, tiles, queries, 1)
+
+    scaled_q = _to_tiles(query[0].permute(0, 1, 4, 2, 3), tile)
+    products = scaled_q @ _to_windows(inputs.k, tile).transpose(-2, -1)
+    outside = _outside(height, width, tile, scaled_q.device).view(*products.shape[2:4], 9)
+    local_bias = inputs.local_bias[:, None, None].masked_fill(outside, float("-inf"))  # (heads, tiles, queries, 9)
+    local_logits = _Pick.apply(products, tile) + local_bias
+    whole_sum = torch.logaddexp(local_logits.logsumexp(4, keepdim=True), pooled_sum)
+    local_attention = (local_logits - whole_sum).exp().flatten(2, 3)
+    q = _to_tiles(inputs.q, tile)
+    out = _local_values(local_attention, q, inputs.v, inputs.tokens, inputs.token_bias, tile)
+    share = _from_tiles((pooled_sum - whole_sum).exp(), tile, height, width)
+    return torch.addcmul(_from_tiles(out, tile, height, width), pooled_out.permute(0, 1, 4, 2, 3), share)
+
+
+def _to_pooled_keys(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The scaled queries, (B, heads, H, W, d), pooled keys and values, (B, heads, P, d), and the table."""
+    q, pooled_k, pooled_v = inputs.q, inputs.pooled_k, inputs.pooled_v
+    heads, _, height, width = q.shape[1:]
+    outside = _outside(height, width, (height, width), q.device).sum(1).view(height, width)
+    length = (9 + pooled_k.shape[-1] - outside).to(q.dtype)
+    scale = inputs.temperature.view(heads, 1, 1, 1) * length.log()
+    scaled_q = (q + inputs.query_embedding[:, :, None, None]) * scale
+    return scaled_q.permute(0, 1, 3, 4, 2), pooled_k.transpose(2, 3), pooled_v.transpose(2, 3), inputs.pooled_bias
+
+
+def _local_values(
+    local_attention: Tensor, q: Tensor, v: Tensor, tokens: Tensor, token_bias: Tensor, tile: tuple[int, int]
+) -> Tensor:
+    """The neighbours' part of the result, (B, heads, tiles, queries, d), from attention (B, heads, M, 9) and the
+    queries of the tiles."""
+    positional = q.flatten(2, 3) @ tokens + token_bias.unsqueeze(1)  # (B, heads, M, 9)
+    weights = (local_attention + positional).view(*q.shape[:4], 9)
+    return _Place.apply(weights, tile) @ _to_windows(v, tile)
+
+
+def _tile(height: int, width: int) -> tuple[int, int]:
+    return (height, width) if height * width <= WHOLE else (_side(height), _side(width))
 
 
 def _side(length: int) -> int:

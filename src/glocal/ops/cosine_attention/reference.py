@@ -15,8 +15,14 @@ def cosine_attention(qkv: Tensor, query_embedding: Tensor, temperature: Tensor, 
 
 def attend(qkv: Tensor, query_embedding: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """(B, heads, H·W, d), with one scale for each head."""
+    q, k, v = split(qkv, query_embedding, scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
+
+
+def split(qkv: Tensor, query_embedding: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled queries, normalised keys, and values, (B, heads, H·W, d) each."""
     batch, _, height, width = qkv.shape
     heads = qkv.reshape(batch, -1, query_embedding.shape[1], height, width)
-    q, k, v = heads.flatten(3).transpose(2, 3).chunk(3, dim=1)  # (B, heads, H·W, d) each
+    q, k, v = heads.flatten(3).transpose(2, 3).chunk(3, dim=1)
     q = (F.normalize(q, dim=-1) + query_embedding.unsqueeze(1)) * scale.view(-1, 1, 1)
-    return F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, attn_mask=bias.to(q.dtype), scale=1.0)
+    return q, F.normalize(k, dim=-1), v
