@@ -73,9 +73,10 @@ class RetinaNetHead(DetectionHead):
     ) -> dict[str, Tensor]:
         boxes, scores, labels = [], [], []
         for (logits, codes), level_anchors in zip(rows, anchors, strict=True):
-            pairs = best_pairs(upcast(logits[place]).sigmoid(), SCORE, CANDIDATES)
+            # Of the logits: the probabilities of all pairs would take longer than all that follows.
+            pairs = best_pairs(logits[place], math.log(SCORE / (1 - SCORE)), CANDIDATES)
             boxes.append(decode(level_anchors[pairs.boxes], codes[place, pairs.boxes], size=size))
-            scores.append(pairs.scores)
+            scores.append(upcast(pairs.scores).sigmoid())
             labels.append(pairs.classes)
         boxes, scores, labels = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
         kept = suppress(boxes, scores, labels, OVERLAP, DETECTIONS)

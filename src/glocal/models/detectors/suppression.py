@@ -17,7 +17,7 @@ class Pairs(NamedTuple):
 def best_pairs(scores: Tensor, threshold: float, count: int | None = None) -> Pairs:
     """The pairs of a box and a class with scores above a threshold, the best first; a box may be in several.
 
-    scores: (boxes, classes). count: pairs at most; None: all.
+    scores: (boxes, classes), probabilities or logits. count: pairs at most; None: all.
     """
     boxes, classes = (scores > threshold).nonzero(as_tuple=True)
     chosen, order = scores[boxes, classes].sort(descending=True, stable=True)
