@@ -2,11 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from glocal.models.create import split
 from glocal.models.detectors import DETECTORS, matching, rcnn, rpn
+from glocal.models.detectors.paste import paste
 from golden.detectors import (
     CHANNELS,
     assert_close,
@@ -131,6 +133,15 @@ def test_masks(case, seen):
     for of_image, found in zip(seen.masks, seen.objects, strict=True):
         mean = sum(logits.sigmoid() for logits in of_image) / len(of_image)
         torch.testing.assert_close(found["masks"].sigmoid(), mean, rtol=1e-12, atol=1e-12)
+
+
+@whole
+def test_pasted_masks(case, seen):
+    for i, found in enumerate(seen.objects):
+        size = case.golden[f"meta{i}_ori_shape"][:2]
+        pasted = paste(found["masks"], found["boxes"] / original_scale(case.golden, i), size)
+        assert pasted.sum((1, 2)).tolist() == case.golden[f"mask{i}_area"].tolist()
+        assert np.packbits(pasted[0].numpy()).tolist() == case.golden[f"mask{i}_first"].tolist()
 
 
 @pytest.fixture(scope="module")
