@@ -3,16 +3,17 @@
 An annotation may be of the picture as the file stores it, or of the upright picture; every program shows another one.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from PIL import Image
 
-from glocal.data.image import StoredImage, UnreadableImageError, decode_as, orientation_of, read_as
+from glocal.data.image import StoredImage, UnreadableImageError, decode_as, formats, orientation_of, read_as
 from glocal.data.objects import Objects, Runs, decode_segment, mask_of
 from glocal.data.segments import runs_of_mask, text_of_runs
 from glocal.errors import InvalidValueError
@@ -68,7 +69,8 @@ def upright_size(size: Size, orientation: int) -> Size:
 
 def heads_of(images: Sequence[str | StoredImage]) -> list[Head | None]:
     """The head of each image file; None where it cannot be read. No pixels are decoded."""
-    with ThreadPoolExecutor(THREADS) as threads:
+    # Reading an image changes the filters of warnings, which all threads share.
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(head_of, images))
 
 
@@ -80,6 +82,17 @@ def head_of(image: str | StoredImage) -> Head | None:
             return None if image.path is None else read_as(image.path, _head)
         return decode_as(image.content, image.name, _head)
     except UnreadableImageError:
+        return None
+
+
+def head_in(file: BinaryIO) -> Head | None:
+    """The head of an image in an open file, of which only the beginning is read; None where that is not enough."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=formats()) as image:
+                return _head(image)
+    except Exception:  # of Pillow: nearly anything
         return None
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from glocal.data.image import StoredImage
 from glocal.data.names import class_name
 from glocal.data.object_table import Faults, Photo, detection_source, frames_of, refuse_corners, samples_of
-from glocal.data.orientation import checked_frame, head_of
+from glocal.data.orientation import Head, checked_frame, head_in, head_of
 from glocal.data.row_objects import (
     CLASSES,
     HINT,
@@ -27,8 +27,13 @@ ARGS = ("objects", "boxes", "orientation")
 
 
 class ImageOfRow(Protocol):
+    """The image in a row of a table. table: with undecoded images. column: of the images."""
+
+    table: "datasets.Dataset"
+    column: str
+
     def stored(self) -> StoredImage:
-        """The image with its content, undecoded."""
+        """The image with its content."""
 
 
 def open_objects(
@@ -53,7 +58,7 @@ def open_objects(
     for part, table in tables.items():
         faults = Faults(f"{data} ({part})")
         photos = [Photo(one, str(one), said) for one, said in zip(images[part], _sizes(table), strict=True)]
-        heads = [head_of(one.stored()) for one in images[part]]
+        heads = _heads(images[part])
         frames = frames_of(photos, heads, frame, faults, notes)
         found = table_of(records[part], number, corners, lambda row, part=part: str(images[part][row]))
         found = found.without(found.labels == -1, "of a class that is not listed", faults)
@@ -68,6 +73,20 @@ def open_objects(
 def object_columns(table: "datasets.Dataset") -> list[str]:
     """The columns whose values have a box and a class."""
     return [name for name, feature in table.features.items() if are_objects(_fields(feature))]
+
+
+def _heads(images: Sequence[ImageOfRow]) -> list[Head | None]:
+    """The head of each image, without reading the rest of it from the table where that is possible."""
+    import pyarrow
+
+    rows = images[0].table.with_format("arrow") if images else None
+    heads = []
+    for row, image in enumerate(images):
+        content = rows[row][image.column][0].get("bytes")
+        buffer = None if content is None else content.as_buffer()
+        head = None if buffer is None else head_in(pyarrow.BufferReader(buffer))
+        heads.append(head or head_of(image.stored()))
+    return heads
 
 
 def _classes(

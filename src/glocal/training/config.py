@@ -39,8 +39,8 @@ class LoopOptions:
     Args:
         data: folder of images, one subfolder per class, in `train` and `val` or split by --val-fraction; a CSV file of
             paths and labels; tar shards such as shards/train-{0000..0099}.tar; a folder of MNIST's four files;
-            hf:NAME of a Hugging Face data set; a folder of images and masks, or of COCO's JSON files; or the name of
-            an embedded set (default: digits)
+            hf:NAME of a Hugging Face data set; a folder of images and masks, of COCO's JSON files, or of boxes in
+            PASCAL VOC's or YOLO's format; or the name of an embedded set (default: digits)
         data_args: arguments of the data's layout, for instance {masks: labels}
         task: what the model learns, for instance classification or multilabel (default: the task of the data's format)
         model: name of a model of this library or of timm (default: the model of --checkpoint, or transxnet_pico)

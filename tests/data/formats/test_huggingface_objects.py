@@ -181,6 +181,25 @@ def test_what_is_refused(save, args, reason):
         everything(save([[one()]]), **args)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no image"], ids=["none", "empty", "broken"])
+def test_an_image_that_cannot_be_read_is_left_to_those_who_read_it(tmp_path, content):
+    features = {"picture": datasets.Image(), "objects": datasets.List({"bbox": NUMBERS, "category": CLASS})}
+    second = None if content is None else {"bytes": content, "path": None}
+    values = {"picture": [image(), second], "objects": [[one()], [one()]]}
+    datasets.Dataset.from_dict(values, features=datasets.Features(features)).save_to_disk(str(tmp_path / "saved"))
+    samples = everything(f"hf:{tmp_path / 'saved'}").splits["all"]
+    assert [len(objects) for objects in samples.labels] == [1, 1]
+    assert [objects.size for objects in samples.labels] == [SIZE, None]
+
+
+def test_images_in_files_beside_the_table(tmp_path):
+    (tmp_path / "a.png").write_bytes(image(6)["bytes"])
+    features = {"picture": datasets.Image(), "objects": datasets.List({"bbox": NUMBERS, "category": CLASS})}
+    values = {"picture": [{"bytes": None, "path": str(tmp_path / "a.png")}], "objects": [[one()]]}
+    datasets.Dataset.from_dict(values, features=datasets.Features(features)).save_to_disk(str(tmp_path / "saved"))
+    assert objects(f"hf:{tmp_path / 'saved'}", orientation="stored").size == SIZE[::-1]
+
+
 def test_they_go_to_other_processes(save):
     samples = everything(save([[one()]])).splits["all"]
     again = pickle.loads(pickle.dumps(samples))
