@@ -146,6 +146,24 @@ class TestData:
         write(tmp_path, [], text=json.dumps(content))
         assert objects(tmp_path, 1).crowd.tolist() == [True]
 
+    def test_images_and_annotations_in_any_order(self, tmp_path):
+        annotations = [one((place, 0, 2, 2)) | {"image_id": place % 3} for place in (4, 0, 5, 1, 2, 3)]
+        write(tmp_path, annotations, names="cab")
+        samples = open_all(tmp_path).splits["all"]
+        found = {
+            os.path.basename(image): objects.boxes[:, 0].tolist()
+            for image, objects in zip(samples.images, samples.labels, strict=True)
+        }
+        assert found == {"a.png": [4, 1], "b.png": [5, 2], "c.png": [0, 3]}
+
+    def test_names_in_addresses_as_lvis_has_them(self, tmp_path):
+        content = content_of([one()])
+        for image in content["images"]:
+            image["coco_url"] = f"http://images.cocodataset.org/train/{image.pop('file_name')}"
+        write(tmp_path, [], text=json.dumps(content), file=tmp_path / "lvis_v1_train.json")
+        assert coco_objects.matches(str(tmp_path))
+        assert len(objects(tmp_path)) == 1
+
     def test_sizes_that_the_file_does_not_say(self, tmp_path):
         content = content_of([one()])
         for image in content["images"]:
@@ -329,6 +347,7 @@ class TestHostileData:
          (lambda content: content["images"][0].update(file_name="../a.png"), "'../a.png' is no name of a file"),
          (lambda content: content["images"][0].update(file_name="/a.png"), "'/a.png' is no name of a file"),
          (lambda content: content["images"][0].update(width=-1), r"width"),
+         (lambda content: content["images"][0].pop("file_name"), "the image with the id 0 has no file_name"),
          (lambda content: content["categories"].append({"id": 3, "name": "x"}), "several categories have the id '3'"),
          (lambda content: content["categories"].append({"id": 4, "name": "car"}), "categories have the name 'car'"),
          (lambda content: content["annotations"].clear(), "holds no objects"),

@@ -30,7 +30,7 @@ from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, one_line, shown
 
 ARGS = ("images", "annotations", "orientation")
-STARTS = ("instances",)  # of the names of files
+STARTS = ("instances", "lvis")  # of the names of files
 ENDS = ("annotations.coco.json",)  # Roboflow's
 EMPTY = (b"", b"[]", b"null", b"[[]]", b"{}")  # segments that are none
 # A text, or a number that JSON does not have and Python writes.
@@ -39,9 +39,15 @@ NO_NUMBERS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b')
 
 class _Image(msgspec.Struct):
     id: coco.Key
-    file_name: coco.Name
+    file_name: coco.Name | None = None
+    coco_url: coco.Name | None = None
     width: coco.Side | None = None
     height: coco.Side | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the file; LVIS has addresses, which end with the folder and the file."""
+        return self.file_name or "/".join((self.coco_url or "").split("/")[-2:])
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -145,17 +151,20 @@ def _photos(
     """The images whose files are there, by name, and the place of each image's id: -1 where there is no file."""
     if len({image.id for image in content.images}) < len(content.images):
         raise InvalidValueError(f"{file}: two images have one id")
-    names = [image.file_name for image in content.images]
+    nameless = next((image.id for image in content.images if not image.name), None)
+    if nameless is not None:
+        raise InvalidValueError(f"{file}: the image with the id {shown(nameless)} has no file_name")
+    names = [image.name for image in content.images]
     coco.check_file_names(file, names)
     if len(set(names)) < len(names):
         raise InvalidValueError(f"{file}: two images have one file_name")
     folder = coco.folder_of_images(root, file, part, args, names[0]) if names else root
     photos, places, missing = [], {}, []
-    for image in sorted(content.images, key=lambda image: image.file_name):
-        path = os.path.join(folder, image.file_name)
+    for image in sorted(content.images, key=lambda image: image.name):
+        path = os.path.join(folder, image.name)
         if os.path.isfile(path):
             places[image.id] = len(photos)
-            photos.append(Photo(path, image.file_name, image.size))
+            photos.append(Photo(path, image.name, image.size))
         else:
             places[image.id] = -1
             missing.append(path)
