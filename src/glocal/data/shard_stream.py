@@ -116,9 +116,10 @@ class ShardStream(IterableDataset):
         try:
             return Item(self.transform(*self.samples.decode(sample)), name=sample.name)
         except UnreadableImageError as error:
+            reason = str(error if error is sample else error.of(sample.name))
             if self.training and kept is not None:
-                return Item(self.transform(*self.samples.decode(kept)), str(error.of(sample.name)), kept.name)
-            return Item(None, str(error.of(sample.name)))
+                return Item(self.transform(*self.samples.decode(kept)), reason, kept.name)
+            return Item(None, reason)
 
     def _raw(self, shards: list[int], wanted: list[int]) -> Iterator[tuple[int, object]]:
         """Read the samples at the positions `wanted` of the epoch's sequence: position → sample."""
