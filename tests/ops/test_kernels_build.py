@@ -45,6 +45,7 @@ ENTRIES = {
         "_bias_gradient",
     ],
     "channel_norm": ["_forward", "_backward"],
+    "deformable_attention": ["_forward", "_read_gradient", "_value_gradient"],
     "sample_norm": ["_statistics", "_forward", "_sums", "_backward"],
 }
 
@@ -57,7 +58,13 @@ def main(dtypes):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
+    types = {
+        torch.float32: "*fp32",
+        torch.bfloat16: "*bf16",
+        torch.float16: "*fp16",
+        torch.int32: "*i32",
+        torch.int64: "*i64",
+    }
     launches = []
 
     class Recorder:
@@ -78,6 +85,7 @@ def main(dtypes):
         done = set()
         for name, kernel, args, kwargs in launches:
             named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
+            options = {n: named.pop(n) for n in kwargs if n not in kernel.arg_names}
             constants = {p.name: named[p.name] for p in kernel.params if p.is_constexpr}
             constants |= {
                 n: 1 for n, value in named.items() if type(value) is int and value == 1 and n not in constants
@@ -100,7 +108,7 @@ def main(dtypes):
                 continue
             done.add(key)
             source = ASTSource(kernel, signature, constants, aligned)
-            built = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+            built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
             print(name, dtype, ptxas(built.asm["ptx"]), flush=True)
 
 
@@ -126,6 +134,10 @@ def step(modules, dtype):
         conv.depthwise_conv(x, weight, parameter(64), residual=x, reach=reach).sum().backward()
         for name in ("channel_norm", "sample_norm"):
             getattr(modules[name], name)(x, parameter(64), parameter(64), 1e-6).sum().backward()
+    sizes = [(28, 28), (14, 14), (7, 7), (4, 4)]
+    count = sum(height * width for height, width in sizes)
+    reads = parameter(2, count, 8, 4, 4, 2), parameter(2, count, 8, 4, 4)
+    modules["deformable_attention"].deformable_attention(parameter(2, count, 8, 32), sizes, *reads).sum().backward()
     heads, d, pooled = 3, 24, 49
     q, k, v = (maps(8, heads * d, 56, 56).unflatten(1, (heads, d)) for _ in range(3))
     keys, values = (parameter(8, heads, d, pooled) for _ in range(2))

@@ -273,7 +273,14 @@ CASES = {
     ),
 }
 IN_KERNELS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-KERNELS = ["channel_norm", "sample_norm", "depthwise_conv", "depthwise_conv and more", "aggregated_attention"]
+KERNELS = [
+    "channel_norm",
+    "sample_norm",
+    "depthwise_conv",
+    "depthwise_conv and more",
+    "aggregated_attention",
+    "deformable_attention",
+]
 QUICK = ["channel_norm", "sample_norm"]  # the interpreter takes ten seconds and more for the others
 BY_OTHER_TESTS = {"by_rows", "log_offsets", "offset_bias", "recompute", "resize_bias"}  # they take no map
 

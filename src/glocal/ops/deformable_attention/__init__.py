@@ -1,14 +1,14 @@
 """Attention to a few places of several maps."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
+from glocal.ops import dispatch
 from glocal.ops.deformable_attention import reference
 
 __all__ = ["deformable_attention"]
-
-NO_KERNEL = "torch samples the maps"
 
 
 def deformable_attention(values: Tensor, sizes: Sequence[tuple[int, int]], places: Tensor, weights: Tensor) -> Tensor:
@@ -26,4 +26,23 @@ def deformable_attention(values: Tensor, sizes: Sequence[tuple[int, int]], place
 
     Source: arXiv 2010.04159, equation 3.
     """
+    limits = partial(_limits, values, sizes, places, weights)
+    if dispatch.can_use_triton("deformable_attention", [values, places, weights], limits):
+        from glocal.ops.deformable_attention import triton
+
+        return triton.deformable_attention(values, sizes, places, weights)
     return reference.deformable_attention(values, sizes, places, weights)
+
+
+def _limits(values: Tensor, sizes: Sequence[tuple[int, int]], places: Tensor, weights: Tensor) -> str | None:
+    batch, count, heads, dim = values.shape
+    if dim > 128:
+        return f"heads of {dim} channels are wider than 128"
+    if sum(height * width for height, width in sizes) != count:
+        return f"maps of these sizes do not have {count} positions"
+    shape = (batch, places.shape[1], heads, len(sizes), places.shape[4])
+    cells = batch * heads * sum((height + 1) * (width + 1) for height, width in sizes)
+    if cells > dispatch.MOST_ELEMENTS:
+        return f"the maps of all heads have more than {dispatch.MOST_ELEMENTS:,} cells"
+    wrong = dispatch.other_shapes(places=(places, (*shape, 2)), weights=(weights, shape))
+    return wrong or dispatch.too_many(batch * heads)
