@@ -135,7 +135,13 @@ def _check_args(one: Format, data: str, how: Opening) -> None:
 
 
 def format_of(data: str, formats: Sequence[Format] = FORMATS, args: Mapping[str, Any] = MappingProxyType({})) -> Format:
-    """The first format that matches `data`, or claims it by the arguments; FileNotFoundError if none does."""
+    """The first format that matches `data` and knows the arguments, or else that matches or claims it.
+
+    Raises FileNotFoundError if none does.
+    """
+    for one in formats:
+        if set(args) <= set(getattr(one, "ARGS", ())) and one.matches(data):
+            return one
     for one in formats:
         if one.matches(data) or (args and hasattr(one, "claims") and one.claims(data, args)):
             return one

@@ -83,6 +83,16 @@ def test_arguments_tell_objects_from_segments(tasks, tmp_path, args, name):
     assert name_of(format_of(data, registry.all_formats(), args)) == name
 
 
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [("coco_objects", {"images": "train2017"}), ("voc_objects", {"classes": ["a"]}), ("yolo", {"classes": ["a"]}),
+     ("voc_objects", {"images": "JPEGImages", "orientation": "upright"}), ("mask_folders", {"classes": ["a", "b"]})],
+    ids=str,
+)  # fmt: skip
+def test_arguments_that_several_formats_know_change_nothing(tasks, tmp_path, name, args):
+    assert name_of(format_of(write(tmp_path, *FILES[name]), registry.all_formats(), args)) == name
+
+
 @pytest.mark.parametrize("name", ["matches", "claims"])
 def test_files_of_stuff_are_told_by_their_names(tmp_path, name):
     data = write(tmp_path, "annotations/instances_train.json")
