@@ -131,3 +131,9 @@ class TestWhichPicture:
 
     def test_an_unreadable_image_is_left_to_those_who_read_it(self):
         assert settled([SIZE, None], [None, None], None) == [(SIZE, 1, "", False), (None, 1, "", False)]
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_the_head_of_a_jpeg(tmp_path, orientation):
+    stored = save(tmp_path / "a.jpg", picture(SIZE, [BOX]), orientation)
+    assert heads_of([str(tmp_path / "a.jpg")] * 3) == [Head(stored.size[::-1], orientation)] * 3

@@ -318,3 +318,17 @@ def test_large_maps_are_read_in_strips(monkeypatch):
     whole = texts_of_labels(labels, range(4))
     monkeypatch.setattr(segments, "AT_ONCE", 13 * 7)
     assert texts_of_labels(labels, range(4)) == whole
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 2**24])
+def test_areas_of_many_polygons_are_those_of_their_masks(monkeypatch, at_once):
+    monkeypatch.setattr(segments, "AT_ONCE", at_once)
+    random = np.random.RandomState(0)
+    sizes = [(int(height), int(width)) for height, width in random.randint(1, 30, (60, 2))]
+    polygons = [
+        (random.rand(random.randint(3, 9), 2) * 50 - 10).round(random.randint(3)).ravel().tolist() for _ in sizes
+    ]
+    expected = [mask_of_polygons([polygon], size).sum() for polygon, size in zip(polygons, sizes, strict=True)]
+    assert max(expected) > 50
+    assert segments.areas_of_polygons(polygons, sizes).tolist() == expected
+    assert segments.areas_of_polygons([], []).tolist() == []

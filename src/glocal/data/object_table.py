@@ -13,6 +13,7 @@ from glocal.data.image import is_strict
 from glocal.data.objects import Objects, area_of, box_of, checked_segment, decode_segment
 from glocal.data.orientation import Frame, Head, Settled, settled, turned
 from glocal.data.samples import DataSource, Samples
+from glocal.data.segments import areas_of_polygons
 from glocal.errors import InvalidValueError
 from glocal.wording import counted
 
@@ -160,11 +161,27 @@ def _checked(table: ObjectTable, frames: Sequence[Settled], faults: Faults) -> O
     unsaid = np.flatnonzero(~(np.isfinite(table.areas) & (table.areas > 0)))
     widths = table.boxes[:, 2:] - table.boxes[:, :2]
     table.areas[unsaid] = widths[unsaid].prod(1)
-    for row in unsaid.tolist() if table.segments else ():
-        segment, size = table.segments[row], frames[table.images[row]].size
-        if segment is not None and size is not None:
-            table.areas[row] = area_of(decode_segment(segment), size) or table.areas[row]  # a mask may have no pixel
+    if table.segments:
+        _fill_areas(table, frames, unsaid)
     return table
+
+
+def _fill_areas(table: ObjectTable, frames: Sequence[Settled], rows: np.ndarray) -> None:
+    """Replace the areas of some rows by the pixels of their segments, where these have any."""
+    alone, polygons, sizes = [], [], []
+    for row in rows.tolist():
+        segment, size = table.segments[row], frames[table.images[row]].size
+        if segment is None or size is None:
+            continue
+        found = decode_segment(segment)
+        if isinstance(found, list) and len(found) == 1:
+            alone.append(row)
+            polygons.append(found[0])
+            sizes.append(size)
+        else:
+            table.areas[row] = area_of(found, size) or table.areas[row]
+    areas = areas_of_polygons(polygons, sizes)
+    table.areas[alone] = np.where(areas > 0, areas, table.areas[alone])
 
 
 def _with_segments(table: ObjectTable, frames: Sequence[Settled], faults: Faults) -> ObjectTable:
