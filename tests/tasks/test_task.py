@@ -27,13 +27,16 @@ class Other(Classification):
     Options = Clash
 
 
+NAMES = ["classification", "multilabel", "segmentation", "panoptic", "detection", "instances"]
+
+
 def test_a_task_is_found_by_its_name():
-    assert [task.name for task in registered_tasks()] == ["classification", "multilabel", "segmentation", "panoptic"]
+    assert [task.name for task in registered_tasks()] == NAMES
     assert find_task("classification") is CLASSIFICATION
     with pytest.raises(
-        ValueError, match="unknown task 'detection'; the tasks are classification, multilabel, segmentation, panoptic"
+        ValueError, match="unknown task 'depth'; the tasks are classification, multilabel, segmentation, panoptic"
     ):
-        find_task("detection")
+        find_task("depth")
 
 
 def test_a_name_is_taken_once():
@@ -45,7 +48,7 @@ def test_a_name_is_taken_once():
 def test_an_option_means_one_thing():
     with pytest.raises(ValueError, match="--mixup of Clash means something else elsewhere"):
         register_task(Other())
-    assert len(registered_tasks()) == 4
+    assert len(registered_tasks()) == len(NAMES)
     with pytest.raises(ValueError, match="--mixup"):
         train_config(CLASSIFICATION, Other())
 

@@ -43,3 +43,21 @@ def draw(folder, count=24, seed=0, names=NAMES, sides=(40, 90), empty=5):
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     return draw(tmp_path_factory.mktemp("detection") / "data")
+
+
+@pytest.fixture(scope="session")
+def run(data, tmp_path_factory):
+    """A short training."""
+    import torch
+
+    from glocal.cli import main
+
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("detection") / "run"
+    assert main(["train", str(data), "--output", str(output), "--epochs", "1", *LEARNING, *SMALL]) == 0
+    return output
+
+
+SMALL = ["--model", "van_pico", "--img-size", "48", "--batch-size", "4", "--workers", "0", "--device", "cpu"]
+SMALL += ["--head-args", "{width: 32, depth: 1}", "--compile", "never"]
+LEARNING = ["--epoch-steps", "20", "--lr", "0.004", "--warmup-epochs", "0"]  # enough to find some objects

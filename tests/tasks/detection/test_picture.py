@@ -154,8 +154,8 @@ class TestAugmentation:
             assert one.masks.shape[1:] == one.size
         assert sum(len(one.labels) for one in found) >= 12
 
-    def test_sides_are_drawn(self):
-        found = {self.changed(seed, sides=(20, 30, 40)).size for seed in range(20)}
+    def test_scales_are_drawn(self):
+        found = {self.changed(seed, scales=(0.5, 0.75, 1)).size for seed in range(20)}
         assert found == {(20, 27), (30, 40), (40, 53)}
 
     def test_a_jittered_image_is_at_most_as_large_as_in_measuring(self):

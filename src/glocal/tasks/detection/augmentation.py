@@ -1,6 +1,6 @@
 """Random changes of training images and their objects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,16 +23,16 @@ MOSAIC_FACTORS = (0.5, 1.0)  # of their size
 class DetectionAugmentation:
     """Random changes, in this order.
 
-    whole: the size of measuring. sides: shorter sides of which one is drawn, instead of the one of `whole`. mosaic,
-    copy_paste: probabilities of other images in an image. detr_crop: whether half of the images are cropped before they
-    are resized. scale_jitter: smallest and largest factor of an image's size, which is then cropped to its size without
-    it. hflip: probability of a mirror image. photometric: change brightness, contrast, saturation and hue.
+    whole: the size of measuring. scales: factors of its shorter side, of which one is drawn. mosaic, copy_paste:
+    probabilities of other images in an image. detr_crop: whether half of the images are cropped before they are
+    resized. scale_jitter: smallest and largest factor of an image's size, which is then cropped to its size without it.
+    hflip: probability of a mirror image. photometric: change brightness, contrast, saturation and hue.
     label_interpolation: how masks are resized; see `glocal.tasks.segmentation.transform`. others: the images of the
     training, for mosaic and copy_paste. All random numbers are torch's.
     """
 
     whole: Whole
-    sides: tuple[int, ...] = ()
+    scales: tuple[float, ...] = ()
     detr_crop: bool = False
     scale_jitter: tuple[float, float] | None = None
     hflip: float = 0.5
@@ -67,8 +67,8 @@ class DetectionAugmentation:
         return mirrored(picture) if chance(self.hflip) else picture
 
     def _size(self, size: tuple[int, int]) -> tuple[int, int]:
-        whole = replace(self.whole, shorter=drawn(self.sides)) if self.sides else self.whole
-        return whole.sizes(size)[0]
+        shorter = max(1, round(self.whole.shorter * drawn(self.scales or (1,))))
+        return replace(self.whole, shorter=shorter).sizes(size)[0]
 
     def _detr_cropped(self, picture: Picture) -> Picture:
         scale = self.whole.shorter / REFERENCE
@@ -101,7 +101,7 @@ def random_crop(picture: Picture, size: tuple[int, int]) -> Picture:
     return cropped(picture, (rows, columns))
 
 
-def drawn(values: tuple[int, ...]) -> int:
+def drawn(values: Sequence[float]) -> float:
     return values[whole_number(0, len(values) - 1)]
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from glocal.errors import InvalidValueError
-from glocal.options import PART, PIXELS, Range, numbers_of, whole_numbers
+from glocal.options import PART, Range, numbers_of
 from glocal.tasks.segmentation.options import SCALES, sides_of
 from glocal.wording import shown
 
@@ -22,8 +22,8 @@ class DetectionOptions:
         size_multiple: both sides of an image become multiples of it, by zeros at the right and bottom (default: 1 for
             dino, otherwise 32)
         head_args: further arguments of a head for objects, for instance {scales: 5}
-        train_sides: shorter sides in pixels of which one is drawn for each training image, for instance 480,640,800
-            (default: the one of measuring)
+        train_scales: factors of the shorter side in measuring of which one is drawn for each training image, for
+            instance 0.6,0.8,1 (default: 1)
         detr_crop: cut a random part out of half of the training images before they are resized, as DETR and DINO do
         scale_jitter: smallest and largest random factor of the size of training images, which are then cropped to their
             size without it, for instance 0.1,2 (large-scale jitter)
@@ -48,7 +48,7 @@ class DetectionOptions:
         "head",
         "head_args",
         "whole",
-        "train_sides",
+        "train_scales",
         "detr_crop",
         "scale_jitter",
         "copy_paste",
@@ -60,7 +60,7 @@ class DetectionOptions:
     head_args: dict = field(default_factory=dict)
     whole: str | None = None
     size_multiple: int | None = None
-    train_sides: str | None = None
+    train_scales: str | None = None
     detr_crop: bool = False
     scale_jitter: str | None = None
     hflip: float | None = None
@@ -73,7 +73,7 @@ class DetectionOptions:
 
     def __post_init__(self):
         sides_of(self.whole)
-        train_sides_of(self.train_sides)
+        train_scales_of(self.train_scales)
         factors_of(self.scale_jitter)
 
 
@@ -90,11 +90,9 @@ class DetectionEvalOptions:
     score_threshold: float | None = None
 
 
-def train_sides_of(text: str | None) -> tuple[int, ...]:
-    """The sides of --train-sides, in order; none for None, ValueError for any other text."""
-    return (
-        () if text is None else tuple(whole_numbers(text, "--train-sides", "sides in pixels such as 480,800", PIXELS))
-    )
+def train_scales_of(text: str | None) -> tuple[float, ...]:
+    """The factors of --train-scales, in order; none for None, ValueError for any other text."""
+    return () if text is None else tuple(numbers_of(text, "--train-scales", "factors such as 0.6,0.8,1", SCALES))
 
 
 def factors_of(text: str | None) -> tuple[float, float] | None:

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from glocal.errors import InvalidValueError
-from glocal.tasks.detection.options import DetectionEvalOptions, DetectionOptions, factors_of, train_sides_of
+from glocal.tasks.detection.options import DetectionEvalOptions, DetectionOptions, factors_of, train_scales_of
 from glocal.tasks.detection.result import Detection
 from glocal.tasks.heads import chosen_head
 from glocal.tasks.segmentation.options import sides_of
@@ -123,7 +123,7 @@ class DetectionTask(Task):
         hflip = source.hflip if options.hflip is None else options.hflip
         return DetectionAugmentation(
             whole=preprocessing.whole,
-            sides=train_sides_of(options.train_sides),
+            scales=train_scales_of(options.train_scales),
             detr_crop=options.detr_crop,
             scale_jitter=factors_of(options.scale_jitter),
             hflip=0.5 if hflip is None else hflip,
