@@ -28,9 +28,10 @@ from glocal.training.train import train
 from run_output import rows
 
 FILES = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
-OURS = ("finetune", "segment")
+OURS = ("finetune", "segment", "detect", "instances")
+DETECTION = [name for name in FILES if "_coco_" in name]  # test_detection_recipes.py
 DENSE = [name for name in FILES if name.endswith("_ade20k")]
-PUBLISHED = [name for name in FILES if name not in (*OURS, *DENSE)]
+PUBLISHED = [name for name in FILES if name not in (*OURS, *DENSE, *DETECTION)]
 FROM_22K = [name for name in PUBLISHED if "_in22k_ft_in1k" in name]
 TAGS = [tag for family in FAMILIES.values() for tag in family.TOP1]
 
@@ -144,8 +145,8 @@ class TestFiles:
         assert parts["Unknown"]
         assert "bf16" in parts["Differs"]
 
-    @pytest.mark.parametrize("name", DENSE)
-    def test_of_ade20k_opens_with_paper_and_what_is_unknown_or_differs(self, name):
+    @pytest.mark.parametrize("name", [*DENSE, *DETECTION])
+    def test_of_ade20k_and_coco_opens_with_paper_and_what_is_unknown_or_differs(self, name):
         parts = opening(name)
         assert re.search(r"arXiv \d{4}\.\d{5}", parts["Paper"])
         assert parts["Unknown"]
@@ -435,7 +436,9 @@ SMALLEST = re.compile("_(tiny|t|b0)_ade20k")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FILES if name not in DENSE or SMALLEST.search(name)])
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name not in (*DENSE, *DETECTION, "detect", "instances") or SMALLEST.search(name)]
+)
 def test_quick_run(name, digits_folder, masks_folder, tmp_path):
     """Every recipe trains, but for the weights that it would download or that another recipe makes.
 
