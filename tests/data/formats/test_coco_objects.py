@@ -199,10 +199,44 @@ class TestData:
         assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 2, "val": 2}
 
     def test_a_file_by_its_name(self, tmp_path):
-        write(tmp_path, [one()], file=tmp_path / "objects.json", part="photos")
+        write(tmp_path, [one()], file=tmp_path / "panoptic.json", part="photos")
+        (tmp_path / "panoptic.json").rename(tmp_path / "objects.txt")
         assert not coco_objects.matches(str(tmp_path))
+        (tmp_path / "objects.txt").rename(tmp_path / "objects.json")
         assert coco_objects.claims(str(tmp_path), {"annotations": "objects.json"})
         assert len(objects(tmp_path, annotations="objects.json", images="photos")) == 1
+
+    @pytest.mark.parametrize("name", ["result.json", "annotations/annotations.json", "train.json", "train/coco.json"])
+    def test_names_of_other_programs(self, tmp_path, name):
+        write(tmp_path, [one()], file=tmp_path / name, part="train" if "train" in name else "images")
+        assert coco_objects.matches(str(tmp_path))
+        assert len(objects(tmp_path)) == 1
+
+    def test_parts_of_other_names(self, tmp_path):
+        write(tmp_path, [one()], file=tmp_path / "train.json")
+        write(tmp_path, [one()], part="val", file=tmp_path / "val.json")
+        assert set(open_all(tmp_path).splits) == {"train", "val"}
+
+    def test_the_words_at_the_end_of_a_long_file(self, tmp_path, monkeypatch):
+        content = content_of([one() for _ in range(100)])
+        write(tmp_path, [], text=json.dumps(content), file=tmp_path / "result.json")
+        assert (tmp_path / "result.json").stat().st_size > 1000
+        monkeypatch.setattr(coco_objects, "SNIFFED", 300)
+        assert coco_objects.matches(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [("result.json", lambda content: content.pop("categories")),
+         ("result.json", lambda content: content.pop("images")),
+         ("result.json", lambda content: content["annotations"][0].pop("bbox")),
+         ("panoptic_x.json", lambda content: None), ("person_keypoints_x.json", lambda content: None),
+         ("result.txt", lambda content: None)],
+    )  # fmt: skip
+    def test_other_files_do_not_match(self, tmp_path, name, change):
+        content = content_of([one()])
+        change(content)
+        write(tmp_path, [], text=json.dumps(content), file=tmp_path / name)
+        assert not coco_objects.matches(str(tmp_path))
 
     def test_a_file_without_annotations_of_one_part(self, tmp_path):
         write(tmp_path, [one()])
@@ -318,6 +352,12 @@ class TestHostileData:
         source = open_all(tmp_path)
         assert any("left out 1 image without a file" in note and "a.png" in note for note in source.notes)
         assert [len(one) for one in source.splits["all"].labels] == [1, 0]
+
+    def test_all_images_are_missing(self, tmp_path):
+        write(tmp_path, [one()], names="abc")
+        for name in "abc":
+            (tmp_path / "train" / f"{name}.png").unlink()
+        refused(tmp_path, "no image can be used with its boxes: 3 images without a file, the first: .*a.png")
 
     def test_missing_images_are_refused_if_strict(self, tmp_path, strict):
         write(tmp_path, [one()], names="abc")

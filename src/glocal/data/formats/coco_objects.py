@@ -32,6 +32,9 @@ from glocal.wording import counted, one_line, shown
 ARGS = ("images", "annotations", "orientation")
 STARTS = ("instances", "lvis")  # of the names of files
 ENDS = ("annotations.coco.json",)  # Roboflow's
+OTHERS = re.compile("panoptic|stuff|captions|keypoints")  # in the names of COCO's other files
+WORDS = (b'"images"', b'"annotations"', b'"categories"', b'"bbox"')
+SNIFFED = 1 << 20  # bytes at the beginning and at the end of a file
 EMPTY = (b"", b"[]", b"null", b"[[]]", b"{}")  # segments that are none
 # A text, or a number that JSON does not have and Python writes.
 NO_NUMBERS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b')
@@ -71,7 +74,7 @@ class _Content(msgspec.Struct):
 
 
 def matches(data: str) -> bool:
-    """Whether there is a JSON file whose name is COCO's for objects, or Roboflow's."""
+    """Whether there is a JSON file whose name is COCO's for objects, or Roboflow's, or that has COCO's words."""
     try:
         return Path(data).is_dir() and bool(_files(Path(data), {}))
     except OSError:
@@ -94,13 +97,27 @@ def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSourc
 
 
 def _files(root: Path, args: Mapping[str, Any]) -> list[Path]:
-    """The files of `annotations`, the name of one or the beginning of several, or of objects."""
+    """The files of `annotations`, the name of one or the beginning of several, or of objects by their names.
+
+    Without any, those of other names whose first and last bytes have COCO's words: Label Studio, CVAT and others write
+    result.json or annotations.json.
+    """
     given = args.get("annotations")
     if given is not None and (root / given).is_file():
         return [root / given]
     if given is not None:
         return coco.json_files(root, lambda name: name.startswith(given.lower()))
-    return coco.json_files(root, lambda name: name.startswith(STARTS) or name.endswith(ENDS))
+    named = coco.json_files(root, lambda name: name.startswith(STARTS) or name.endswith(ENDS))
+    return named or [file for file in coco.json_files(root, lambda name: not OTHERS.search(name)) if _has_words(file)]
+
+
+def _has_words(file: Path) -> bool:
+    """Whether a file begins and ends as COCO's files of objects do."""
+    with open(file, "rb") as stream:
+        text = stream.read(SNIFFED)
+        stream.seek(max(len(text), file.stat().st_size - SNIFFED))
+        text += stream.read(SNIFFED)
+    return text.lstrip().startswith(b"{") and all(word in text for word in WORDS)
 
 
 def _open(root: Path, args: Mapping[str, Any]) -> DataSource:
@@ -119,7 +136,7 @@ def _open(root: Path, args: Mapping[str, Any]) -> DataSource:
         content = _read(file)
         categories = coco.checked_categories(file, content.categories, categories)
         faults = Faults(file)
-        photos, places = _photos(root, file, part, content, args, notes)
+        photos, places = _photos(root, file, part, content, args, faults)
         heads = heads_of([photo.image for photo in photos])
         frames = frames_of(photos, heads, frame, faults, notes)
         table = _table(file, content, categories, places, faults, notes)
@@ -146,7 +163,7 @@ def _read(file: Path) -> _Content:
 
 
 def _photos(
-    root: Path, file: Path, part: str, content: _Content, args: Mapping[str, Any], notes: list[str]
+    root: Path, file: Path, part: str, content: _Content, args: Mapping[str, Any], faults: Faults
 ) -> tuple[list[Photo], dict[coco.Key, int]]:
     """The images whose files are there, by name, and the place of each image's id: -1 where there is no file."""
     if len({image.id for image in content.images}) < len(content.images):
@@ -159,7 +176,7 @@ def _photos(
     if len(set(names)) < len(names):
         raise InvalidValueError(f"{file}: two images have one file_name")
     folder = coco.folder_of_images(root, file, part, args, names[0]) if names else root
-    photos, places, missing = [], {}, []
+    photos, places = [], {}
     for image in sorted(content.images, key=lambda image: image.name):
         path = os.path.join(folder, image.name)
         if os.path.isfile(path):
@@ -167,8 +184,7 @@ def _photos(
             photos.append(Photo(path, image.name, image.size))
         else:
             places[image.id] = -1
-            missing.append(path)
-    coco.note_missing(file, missing, "a file", notes)
+            faults.add("image", "without a file", path)
     return photos, places
 
 
