@@ -43,7 +43,7 @@ class MaskHead(nn.Module):
 
     def of_classes(self, x: Tensor, labels: Tensor) -> Tensor:
         """The logits of one class for each region: x (N, dim, 14, 14), labels (N,); (N, 28, 28)."""
-        return self(x)[torch.arange(len(labels), device=labels.device), labels]
+        return self(x)[torch.arange(labels.shape[0], device=labels.device), labels]
 
 
 def mask_targets(boxes: Tensor, owners: Tensor, masks: Tensor, size: Sequence[int]) -> Tensor:
@@ -83,8 +83,11 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def mean_logits(stages: Sequence[Tensor]) -> Tensor:
     """The logits of the mean probability of several logits; finite where probabilities round to 0 or 1."""
+    if len(stages) == 1:
+        return stages[0]
     logits = torch.stack(list(stages))
-    return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
+    # −softplus(−x) is the logarithm of the sigmoid; runtimes make log(sigmoid(x)) of logsigmoid, which may be −∞.
+    return (-F.softplus(-logits)).logsumexp(0) - (-F.softplus(logits)).logsumexp(0)
 
 
 # Official names to ours.

@@ -118,51 +118,37 @@ class RCNN(DetectionHead):
 
     def detections(self, maps, sizes):
         pyramid = self.pyramid(maps)
-        boxes = [of_image.boxes for of_image in self.rpn.proposals(*self.rpn(pyramid), sizes)]
-        limits = sizes.repeat_interleave(torch.tensor([len(box) for box in boxes], device=sizes.device), 0)
+        proposals = self.rpn.proposals(*self.rpn(pyramid), sizes)
+        return [
+            self._detections_of([x[i : i + 1] for x in pyramid[:4]], of_image.boxes, size)
+            for i, (of_image, size) in enumerate(zip(proposals, sizes, strict=True))
+        ]
+
+    def _detections_of(self, maps: Sequence[Tensor], boxes: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """What is found in an image: of its maps, (1, C, H, W), and its proposals, (N, 4)."""
         total = 0
-        for i in range(len(self.stages)):
-            logits, codes = self.classified(i, pyramid, boxes)
+        for i, stage in enumerate(self.stages):
+            logits, codes = self.classified(i, maps, [boxes])
             total = total + logits
             if i + 1 < len(self.stages):
-                counts = [len(box) for box in boxes]
-                boxes = self.corrected(i, torch.cat(boxes), logits[:, :-1].argmax(1), codes, limits).split(counts)
-        scores = (total / len(self.stages)).softmax(1)[:, :-1]
-        counts = [len(box) for box in boxes]
-        found = [
-            self.chosen(*of_image)
-            for of_image in zip(boxes, scores.split(counts), codes.split(counts), sizes, strict=True)
-        ]
+                boxes = decode(boxes, of_class(codes, logits[:, :-1].argmax(1)), stage.scales, size)
+        pairs = best_pairs((total / len(self.stages)).softmax(1)[:, :-1], SCORE)
+        boxes, codes = boxes[pairs.boxes], of_class(codes[pairs.boxes], pairs.classes)
+        boxes = decode(boxes, codes, self.stages[-1].scales, size)
+        kept = suppress(boxes, pairs.scores, pairs.classes, OVERLAP, DETECTIONS)
+        found = {"boxes": boxes[kept], "scores": pairs.scores[kept], "labels": pairs.classes[kept]}
         if self.mask_heads:
-            for i, of_image in enumerate(found):
-                levels = [x[i : i + 1] for x in pyramid[:4]]
-                of_image["masks"] = mean_logits(self.mask_logits(levels, of_image["boxes"], of_image["labels"]))
+            found["masks"] = mean_logits(self.mask_logits(maps, found["boxes"], found["labels"]))
         return found
 
-    def classified(self, stage: int, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def classified(self, stage: int, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What a stage says of the regions of each image, one after another: logits (N, K + 1), codes (N, 4 or 4·K)."""
-        logits, codes = self.box_heads[stage](region_features(pyramid[:4], boxes, box_head.SIDE))
+        logits, codes = self.box_heads[stage](region_features(maps, boxes, box_head.SIDE))
         return upcast(logits), upcast(codes)
 
-    @torch.no_grad()
-    def corrected(self, stage: int, boxes: Tensor, labels: Tensor, codes: Tensor, limits: Tensor) -> Tensor:
-        """The regions of the next stage, (N, 4). labels: (N,), the classes for which boxes are corrected.
-
-        limits: (N, 2), the size of each region's image.
-        """
-        return decode(boxes, of_class(codes, labels), self.stages[stage].scales, limits)
-
-    def chosen(self, boxes: Tensor, scores: Tensor, codes: Tensor, size: Tensor) -> dict[str, Tensor]:
-        """The detections of an image: of regions (N, 4), scores (N, K) and codes (N, 4 or 4·K) of the last stage."""
-        pairs = best_pairs(scores, SCORE)
-        places, labels = pairs.boxes, pairs.classes
-        boxes = decode(boxes[places], of_class(codes[places], labels), self.stages[-1].scales, size)
-        kept = suppress(boxes, pairs.scores, labels, OVERLAP, DETECTIONS)
-        return {"boxes": boxes[kept], "scores": pairs.scores[kept], "labels": labels[kept]}
-
-    def mask_logits(self, pyramid: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> list[Tensor]:
+    def mask_logits(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> list[Tensor]:
         """What each mask head says of boxes of one image, for one class of each: (N, 28, 28)."""
-        features = region_features(pyramid, [boxes], mask_head.SIDE)
+        features = region_features(maps, [boxes], mask_head.SIDE)
         return [upcast(head.of_classes(features, labels)) for head in self.mask_heads]
 
     def losses(self, maps, sizes, targets):
@@ -174,10 +160,10 @@ class RCNN(DetectionHead):
         losses = self.rpn.losses(logits, codes, sizes, targets, self.choose)
         for i, stage in enumerate(self.stages):
             regions = [self.draw(stage, *of_image) for of_image in zip(boxes, targets, strict=True)]
-            logits, codes = self.classified(i, pyramid, [one.boxes for one in regions])
+            logits, codes = self.classified(i, pyramid[:4], [one.boxes for one in regions])
             parts = self.box_losses(stage, logits, codes, regions, targets)
             if self.mask_heads:
-                parts["loss_mask"] = self.mask_loss(i, pyramid, regions, targets, sizes)
+                parts["loss_mask"] = self.mask_loss(i, pyramid[:4], regions, targets, sizes)
             prefix = f"s{i}." if len(self.stages) > 1 else ""
             for name, value in parts.items():
                 losses[prefix + name] = value * stage.weight if "loss" in name else value
@@ -218,10 +204,10 @@ class RCNN(DetectionHead):
             "loss_bbox": loss_box,
         }
 
-    def mask_loss(self, stage: int, pyramid, regions: Sequence[Regions], targets, sizes) -> Tensor:
+    def mask_loss(self, stage: int, maps, regions: Sequence[Regions], targets, sizes) -> Tensor:
         """The loss of the masks of all regions that are of objects."""
         labels = torch.cat([one.labels[: len(one.owners)] for one in regions])
-        features = region_features(pyramid[:4], [one.positives for one in regions], mask_head.SIDE)
+        features = region_features(maps, [one.positives for one in regions], mask_head.SIDE)
         logits = upcast(self.mask_heads[stage].of_classes(features, labels))
         wanted = [
             mask_targets(
@@ -253,7 +239,7 @@ def of_class(codes: Tensor, labels: Tensor) -> Tensor:
     """The codes for one class of each region, (N, 4): codes (N, 4·K), or (N, 4) for all classes; labels (N,)."""
     if codes.shape[1] == 4:
         return codes
-    return codes.unflatten(1, (-1, 4))[torch.arange(len(codes), device=codes.device), labels]
+    return codes.unflatten(1, (-1, 4))[torch.arange(codes.shape[0], device=codes.device), labels]
 
 
 def checked(target: Mapping[str, Tensor], masks: bool, like: Tensor) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ def region_features(maps: Sequence[Tensor], boxes: Sequence[Tensor], side: int) 
         (sum of N, C, side, side), image by image, in the type of the maps.
     """
     flat = torch.cat(list(boxes))
-    image = torch.cat([box.new_full((len(box), 1), i) for i, box in enumerate(boxes)])
+    image = torch.cat([torch.full_like(box[:, :1], i) for i, box in enumerate(boxes)])
     # Half precision would move the regions: 1/8 pixel at 256.
     regions = torch.cat((image, flat), 1).to(torch.promote_types(maps[0].dtype, torch.float32))
     level = level_of(flat)
