@@ -12,7 +12,7 @@ import torch
 from glocal import ops
 from glocal.ops import dispatch, listing
 
-KERNELS = {"aggregated_attention", "channel_norm", "depthwise_conv", "sample_norm"}
+KERNELS = {"aggregated_attention", "channel_norm", "deformable_attention", "depthwise_conv", "sample_norm"}
 OWN_ON_A_CPU = {
     "adaptive_average_pool",
     "aggregated_attention",
