@@ -5,8 +5,7 @@ from torch import Tensor
 
 
 def logit(share: Tensor, eps: float) -> Tensor:
-    """The inverse of the sigmoid, also for 0 and 1: p and 1 − p count as at least `eps`."""
-    share = share.clamp(0, 1)
+    """The inverse of the sigmoid for numbers of 0 to 1, both included: p and 1 − p count as at least `eps`."""
     return (share.clamp(min=eps) / (1 - share).clamp(min=eps)).log()
 
 

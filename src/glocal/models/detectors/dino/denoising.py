@@ -100,7 +100,8 @@ class Denoising(nn.Module):
         sign = 2.0 * self._integers(2, boxes.shape).to(boxes.dtype) - 1
         distance = self._uniform(boxes.shape).to(boxes.dtype) + negative.unsqueeze(1)
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-        return from_corners((boxes + sign * distance * sides * NOISE).clamp(0, 1))
+        # Corners may have changed sides: such a box has no width or height.
+        return from_corners((boxes + sign * distance * sides * NOISE).clamp(0, 1)).clamp(min=0)
 
     def _uniform(self, shape: Sequence[int]) -> Tensor:
         return torch.as_tensor(self.random.uniform(tuple(shape)), device=self.label_embed.device)

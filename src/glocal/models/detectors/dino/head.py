@@ -126,7 +126,7 @@ class DINOHead(DetectionHead):
         tokens = as_tokens(levels, self.level_embed, sizes, padded_size(maps[0], 4, sizes))
         memory = self.encoder(tokens)
         selected = self.selection(memory, tokens, self.classifiers[-1], self.regressors[-1])
-        content = self.query_content.expand(len(memory), -1, -1)
+        content = self.query_content.expand(memory.shape[0], -1, -1)
         box_logits, hidden = selected.box_logits.detach(), None
         if noisy is not None:
             content = torch.cat((noisy.content.to(content.dtype), content), 1)
