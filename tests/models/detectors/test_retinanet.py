@@ -211,6 +211,21 @@ def test_boxes_end_at_the_image_not_at_its_padding():
         assert one["boxes"][:, 1::2].max() == height
 
 
+def test_mixed_precision_computes_boxes_and_losses_in_single_precision():
+    head = small()
+    torch.nn.init.normal_(head.classifier.weight, std=3)
+    size = torch.tensor([[96, 97]])
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = head.train()(maps_of(96, 97, 1), size, [SOMETHING])
+        with torch.no_grad():
+            (found,) = head.eval()(maps_of(96, 97, 1), size)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert len(found["boxes"]) == 100
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+    sum(loss.sum() for loss in losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
 @pytest.mark.parametrize(("training", "objects"), [(True, None), (False, [SOMETHING])])
 def test_targets_are_for_training(training, objects):
     with pytest.raises(ValueError, match="targets are for training mode, which needs them"):
