@@ -11,6 +11,7 @@ from glocal.data.formats import yolo
 from glocal.data.image import set_strict
 from glocal.data.samples import Opening
 from glocal.data.segments import mask_of_polygons
+from glocal.data.yolo_labels import labels_of
 from pictures import picture, save
 
 SIZE = (8, 16)
@@ -243,6 +244,9 @@ def test_orientations(folder, orientation, frame):
     (folder / "labels" / "a.txt").write_text(line)
     found = objects(folder) if frame == "upright" else objects(folder, orientation=frame)
     assert found.boxes == pytest.approx(np.array([box]))
+    named = "1 image turned by EXIF, whose boxes are taken as those of the upright picture" in notes(folder)
+    assert named == (orientation > 1)
+    assert not any("EXIF" in note for note in open_all(folder, orientation=frame).notes)
 
 
 class TestHostileData:
@@ -310,7 +314,7 @@ class TestHostileData:
      ("data/photos/a.jpg", "data/photos/a.txt"), ("data/my_images/a.jpg", "data/my_images/a.txt")],
 )  # fmt: skip
 def test_where_labels_are(image, labels):
-    assert yolo.labels_of(image) == labels
+    assert labels_of(image) == labels
 
 
 @pytest.mark.slow

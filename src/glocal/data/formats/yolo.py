@@ -2,33 +2,28 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
-import numpy as np
 
 from glocal import safe_yaml
 from glocal.data.class_lists import class_list, file_beside
 from glocal.data.image import is_image_name
 from glocal.data.names import class_name, split_of
-from glocal.data.object_table import Faults, ObjectTable, Photo, detection_source, frames_of, samples_of, strata_of
-from glocal.data.orientation import Settled, checked_frame, heads_of
+from glocal.data.object_table import Faults, Photo, detection_source, frames_of, samples_of, strata_of
+from glocal.data.orientation import Head, checked_frame, heads_of
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.splits import folder_for_evaluation, folder_for_training
 from glocal.data.walk import entries, files_below, is_folder
-from glocal.errors import InvalidValueError, MissingPathError, path_error
+from glocal.data.yolo_labels import IMAGES, LABELS, table_of, text_of
+from glocal.errors import InvalidValueError, MissingPathError
 from glocal.wording import counted, quoted, shown
 
 ARGS = ("classes", "orientation")
 YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAMES = ("obj.names", "names.txt")  # beside those of `class_lists.FILES`
-IMAGES, LABELS = "images", "labels"
-MOST_BYTES = 256 << 20  # of a file of labels, or of a list of images
 MOST_CLASSES = 10_000
-OUTSIDE = 1.5  # a coordinate beyond it is no share of a side
 UP = re.compile(r"^(\.\./)+")
 
 
@@ -113,11 +108,26 @@ def _open(data: str, args: Mapping[str, Any]) -> DataSource:
     for split, images in layout.parts.items():
         faults = Faults(layout.root if split == "all" else f"{layout.root} ({split})")
         photos = [Photo(image, os.path.relpath(image, layout.root)) for image in images]
-        frames = frames_of(photos, heads_of(images), frame, faults, notes)
-        table = _table(photos, frames, layout, faults, notes)
+        heads = heads_of(images)
+        if "orientation" not in args:
+            _note_turned(photos, heads, faults, notes)
+        frames = frames_of(photos, heads, frame, faults, notes)
+        table = table_of(photos, frames, len(layout.names), layout.keypoints, faults, notes)
         splits[split] = samples_of(photos, frames, table, faults)
         faults.note(notes)
     return detection_source(data, layout.names, list(range(len(layout.names))), splits, notes)
+
+
+def _note_turned(photos: Sequence[Photo], heads: Sequence[Head | None], faults: Faults, notes: list[str]) -> None:
+    """Note images that an orientation turns: no size says of which picture their boxes are."""
+    turned = [
+        photo.name for photo, head in zip(photos, heads, strict=True) if head is not None and head.orientation > 1
+    ]
+    if turned:
+        notes.append(
+            f"{faults.place}: {counted(len(turned), 'image')} turned by EXIF, whose boxes are taken as those of the "
+            f"upright picture (else say --data-args '{{orientation: stored}}'); the first: {turned[0]}"
+        )
 
 
 def _of_folders(root: Path, args: Mapping[str, Any], notes: list[str]) -> _Layout:
@@ -147,7 +157,7 @@ def _of_folders(root: Path, args: Mapping[str, Any], notes: list[str]) -> _Layou
 def _names_in(file: Path) -> list[str]:
     """The names in the lines of a file; of other kinds of files, see `class_list`."""
     if file.name in NAMES:
-        lines = _text(file).splitlines()
+        lines = text_of(file).splitlines()
         return _checked_names(file, [line.strip() for line in lines if line.strip()])
     return list(class_list(file.name, file.parent).names)
 
@@ -155,7 +165,7 @@ def _names_in(file: Path) -> list[str]:
 def _of_yaml(file: Path, args: Mapping[str, Any], notes: list[str]) -> _Layout:
     """The layout that data.yaml says. It is data: nothing in it is run or fetched, and it names nothing outside."""
     try:
-        content = safe_yaml.read(_text(file), names=(str, int))
+        content = safe_yaml.read(text_of(file), names=(str, int))
     except safe_yaml.YamlError as error:
         raise InvalidValueError(f"{file} cannot be read: {error}") from None
     if not isinstance(content, dict):
@@ -249,7 +259,7 @@ def _images(place: Path) -> list[str]:
     if place.is_dir():
         return [file for file in files_below([str(place)])[str(place)] if is_image_name(file)]
     found = []
-    for number, line in enumerate(_text(place).splitlines(), 1):
+    for number, line in enumerate(text_of(place).splitlines(), 1):
         name = line.strip()
         if not name:
             continue
@@ -257,139 +267,3 @@ def _images(place: Path) -> list[str]:
             raise InvalidValueError(f"{place}, line {number:,}: {shown(name)} is outside its folder")
         found.append(os.path.normpath(place.parent / name))
     return found
-
-
-def _text(file: Path) -> str:
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise InvalidValueError(f"{file} has {file.stat().st_size:,} bytes, more than {MOST_BYTES:,}")
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start:,})") from None
-    except OSError as error:
-        raise path_error(error, f"{file} cannot be read: {error.strerror}") from None
-
-
-def labels_of(image: str) -> str:
-    """The file of labels of an image: in the folder labels in the place of the last folder images, or beside it."""
-    folder, name = os.path.split(os.path.splitext(image)[0])
-    parts = folder.split(os.sep)
-    for place in reversed(range(len(parts))):
-        if parts[place] == IMAGES:
-            return os.sep.join([*parts[:place], LABELS, *parts[place + 1 :], f"{name}.txt"])
-    return os.path.join(folder, f"{name}.txt")
-
-
-def _table(
-    photos: Sequence[Photo], frames: Sequence[Settled], layout: _Layout, faults: Faults, notes: list[str]
-) -> ObjectTable:
-    """The objects of all images; a line that is none becomes a fault. Without a file, an image has no objects."""
-    found, missing, segments = [], [], []
-    counts, numbers = np.zeros(len(photos), np.int64), []
-    stems: dict[str, str] = {}
-    for place, photo in enumerate(photos):
-        file = labels_of(photo.image)
-        if stems.setdefault(file, photo.image) != photo.image:
-            raise InvalidValueError(f"{quoted([stems[file], photo.image])} have one file of labels, {file}")
-        if not os.path.isfile(file):
-            missing.append(photo.image)
-        elif frames[place].size is not None:  # else the image cannot be read, and its boxes have no pixels
-            rows, of_lines, of_rows = _rows(Path(file), layout.keypoints, faults)
-            counts[place] = len(rows)
-            found.append(rows)
-            numbers.append(np.array(of_lines, np.int64))
-            segments += of_rows
-    if missing:
-        if len(missing) == len(photos):
-            raise InvalidValueError(
-                f"{faults.place}: no image has a file of labels, for instance {labels_of(missing[0])}"
-            )
-        notes.append(
-            f"{faults.place}: {counted(len(missing), 'image')} without a file of labels, taken as images without "
-            f"objects; the first: {missing[0]}"
-        )
-    rows = np.concatenate(found) if found else np.zeros((0, 5))
-    lines = np.concatenate(numbers) if found else np.zeros(0, np.int64)
-    images = np.repeat(np.arange(len(photos)), counts)
-
-    def name(row: int) -> str:
-        return f"{labels_of(photos[images[row]].image)}, line {lines[row]:,}"
-
-    _refuse_pixels(rows, faults, name)
-    sizes = np.array([frame.size or (np.nan, np.nan) for frame in frames], np.float64).reshape(-1, 2)[images][:, ::-1]
-    middles, halves = rows[:, 1:3] * sizes, rows[:, 3:] * sizes / 2
-    labels = np.where(rows[:, 0] == np.floor(rows[:, 0]), rows[:, 0], -1)
-    labels = np.where((labels >= 0) & (labels < len(layout.names)), labels, -1).astype(np.int64)
-    scaled = [None if one is None else _scaled(one, size) for one, size in zip(segments, sizes.tolist(), strict=True)]
-    table = ObjectTable(
-        images,
-        labels,
-        np.concatenate([middles - halves, middles + halves], 1),
-        np.zeros(len(rows), bool),
-        np.full(len(rows), np.nan),
-        scaled if any(scaled) else [],
-        name,
-    )
-    twice = np.ones(len(rows), bool)
-    marks = [0 if one is None else hash(one) % (1 << 52) for one in scaled]
-    twice[np.unique(np.column_stack([images, rows, marks]), axis=0, return_index=True)[1]] = False
-    bad = labels == -1
-    faults.add_rows("object", f"of a class that is not among the {len(layout.names)}", bad, table.name)
-    faults.add_rows("object", "written twice", twice & ~bad, table.name)
-    return table.only(~(bad | twice)) if (bad | twice).any() else table
-
-
-def _refuse_pixels(rows: np.ndarray, faults: Faults, name: Callable[[int], str]) -> None:
-    """Raise ValueError if most boxes are in pixels instead of shares of the image's sides."""
-    far = (np.abs(rows[:, 1:]) > OUTSIDE).any(1)
-    if len(rows) and far.mean() > 0.5:
-        raise InvalidValueError(
-            f"{faults.place}: {int(far.sum()):,} of {len(rows):,} boxes have numbers above 1, which should be shares "
-            f"of the image's width and height: the first is {name(int(np.argmax(far)))}"
-        )
-
-
-def _rows(file: Path, keypoints: int, faults: Faults) -> tuple[np.ndarray, list[int], list[list[float] | None]]:
-    """The class and the box (N, 5) of each line of a file, its number, and its polygon if it has one."""
-    try:
-        lines = _text(file).splitlines()
-    except InvalidValueError as error:
-        faults.add("file of labels", "that cannot be read", str(error))
-        return np.zeros((0, 5)), [], []
-    cells = [line.split() for line in lines]
-    numbers = [number for number, row in enumerate(cells, 1) if row]
-    cells = [row for row in cells if row]
-    if all(len(row) == 5 for row in cells):
-        try:
-            return np.array(cells, np.float64).reshape(-1, 5), numbers, [None] * len(cells)
-        except ValueError:  # a line at least is not of numbers
-            pass
-    rows, kept, polygons = [], [], []
-    for number, row in zip(numbers, cells, strict=True):
-        try:
-            values = [float(cell) for cell in row]
-            box, polygon = _box(values, keypoints)
-        except ValueError as error:
-            why = "of other than numbers" if "could not convert" in str(error) else str(error)
-            faults.add("line", why, f"{file}, line {number:,}")
-            continue
-        rows.append(box)
-        kept.append(number)
-        polygons.append(polygon)
-    return np.array(rows, np.float64).reshape(-1, 5), kept, polygons
-
-
-def _box(values: list[float], keypoints: int) -> tuple[list[float], list[float] | None]:
-    """The class and the box of a line, and its polygon: x and y of each corner in the place of the box."""
-    if len(values) == 5 or (keypoints and len(values) == 5 + keypoints):
-        return values[:5], None
-    if keypoints or len(values) < 7 or len(values) % 2 == 0:
-        raise ValueError("that is neither a class with a box, nor one with a polygon of three corners")
-    x, y = np.array(values[1:]).reshape(-1, 2).T
-    (left, right), (top, bottom) = (x.min(), x.max()), (y.min(), y.max())
-    return [values[0], (left + right) / 2, (top + bottom) / 2, right - left, bottom - top], values[1:]
-
-
-def _scaled(polygon: list[float], size: list[float]) -> bytes:
-    """A polygon in shares of (width, height) as a segment in pixels."""
-    return msgspec.json.encode([(np.array(polygon).reshape(-1, 2) * size).ravel().tolist()])
