@@ -166,6 +166,8 @@ class TestPictures:
         rles = [text_of_runs(runs_of_mask(one)) for one in (mask, ~mask & False, mask)]
         drawn = np.asarray(result(kind=Instances, rles=rles).draw(Image.new("RGB", (200, 100))))
         assert drawn[35, 35].tolist() == [112, 0, 0]
+        overlay = np.asarray(result(kind=Instances, rles=rles).overlay())
+        assert overlay[35, 35].tolist() == [250, 0, 0, 115]
         assert not drawn[45, 45].any()
 
     @pytest.mark.parametrize("masks", [False, True])

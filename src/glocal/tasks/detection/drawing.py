@@ -65,11 +65,17 @@ def _write(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, fo
 
 
 def with_masks(image: Image.Image, masks: Sequence[np.ndarray], colors: Sequence[Color]) -> Image.Image:
-    """A copy of an RGB image, tinted where masks (H, W) bool are; at another size, by the pixels' centres."""
+    """A copy of an image, tinted where masks (H, W) bool are; at another size, by the pixels' centres.
+
+    An RGBA image gets the colours themselves, half transparent.
+    """
     pixels = np.array(image, np.float32)
     for mask, color in zip(masks, colors, strict=True):
         place = at_size(mask, (image.height, image.width))
-        pixels[place] += OPACITY * (np.array(color, np.float32) - pixels[place])
+        if image.mode == "RGBA":
+            pixels[place] = [*color, 255 * OPACITY]
+        else:
+            pixels[place] += OPACITY * (np.array(color, np.float32) - pixels[place])
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
