@@ -1,5 +1,6 @@
 """The recipes: they say what they are, and what the authors did."""
 
+import functools
 import io
 import math
 import random
@@ -111,6 +112,9 @@ FROM_SCRATCH = {
 }
 
 
+recipe = functools.cache(TrainConfig.from_recipe)  # reading a file again for every test takes seconds
+
+
 def opening(name: str) -> dict[str, str]:
     """The comment at the top of a recipe: label → text."""
     lines = FILES[name].read_text(encoding="utf-8").splitlines()
@@ -161,13 +165,13 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_is_for_a_model_of_its_name(self, name):
-        model = TrainConfig.from_recipe(name).model
+        model = recipe(name).model
         assert name.startswith(f"{model}_in")
         assert timm.is_model(model)
 
-    @pytest.mark.parametrize("name", [name for name in FILES if TrainConfig.from_recipe(name).model_args])
+    @pytest.mark.parametrize("name", [name for name in FILES if recipe(name).model_args])
     def test_the_model_takes_its_arguments(self, name):
-        config = TrainConfig.from_recipe(name)
+        config = recipe(name)
         timm.create_model(config.model, device="meta", drop_path_rate=config.drop_path, **config.model_args)
 
     @pytest.mark.parametrize("tag", TAGS)
@@ -177,7 +181,7 @@ class TestFiles:
     @pytest.mark.parametrize("tag", TAGS)
     def test_the_size_is_that_of_the_published_weights(self, tag):
         size = timm.get_pretrained_cfg(tag).input_size[-1]
-        assert TrainConfig.from_recipe(tag.replace(".", "_")).img_size == size
+        assert recipe(tag.replace(".", "_")).img_size == size
 
     @pytest.mark.parametrize("name", FILES)
     def test_the_documentation_lists_it(self, name):
@@ -191,7 +195,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("name", SETTINGS)
     def test_published_or_chosen(self, name):
-        config = TrainConfig.from_recipe(name)
+        config = recipe(name)
         rate = config.lr * 1024 / config.lr_batch_size if config.lr_batch_size else config.lr
         settings = config.drop_path, config.ema, config.repeated_augmentation, rate, config.clip_grad
         drop_path, ema, repeated, published_rate, clip, epochs = SETTINGS[name]
@@ -200,7 +204,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.endswith("_in1k") and "in22k" not in name])
     def test_from_scratch(self, name):
-        config = TrainConfig.from_recipe(name)
+        config = recipe(name)
         family = next(family for family in FROM_SCRATCH if name.startswith(family))
         assert (config.batch_size, config.min_lr, config.train_interpolation) == FROM_SCRATCH[family]
         assert (config.warmup_epochs, config.warmup_lr, config.weight_decay) == (5, 1e-6, 0.05)
@@ -212,27 +216,27 @@ class TestSettings:
 
     @pytest.mark.parametrize("name", [name for name in PUBLISHED if name.endswith("_in1k_384") and "22k" not in name])
     def test_384_starts_from_published_weights_at_a_constant_rate_without_cutmix(self, name):
-        config = TrainConfig.from_recipe(name)
+        config = recipe(name)
         assert config.pretrained
         assert config.lr == config.min_lr
         assert (config.warmup_epochs, config.mixup, config.cutmix, config.img_size) == (0, 0.8, 0, 384)
 
     @pytest.mark.parametrize("name", ["transnext_small", "transnext_base"])
     def test_384_measures_as_the_published_weights_do(self, name):
-        config = TrainConfig.from_recipe(f"{name}_in1k_384")
+        config = recipe(f"{name}_in1k_384")
         published = timm.get_pretrained_cfg(f"{name}.in1k_384")
         assert (config.crop_pct, config.crop_mode) == (published.crop_pct, published.crop_mode) == (1.0, "squash")
 
     @pytest.mark.parametrize("name", FROM_22K)
     def test_fine_tuning_starts_where_the_pretraining_ends(self, name):
-        config = TrainConfig.from_recipe(name)
+        config = recipe(name)
         pretraining = Path(config.checkpoint).name
         assert f"--output {config.checkpoint}" in opening(pretraining)["Command"]
-        assert TrainConfig.from_recipe(pretraining).model == config.model
+        assert recipe(pretraining).model == config.model
 
     @pytest.mark.parametrize("name", [name for name in FROM_22K if not name.endswith("_384")])
     def test_layer_decay_of_all_levels_together_is_convnexts(self, name):
-        config = TrainConfig.from_recipe(name)
+        config = recipe(name)
         model = timm.create_model(config.model, device="meta")
         levels = 2 + sum(len(stage.blocks) for stage in model.stages)
         assert f"over the {levels} of this network" in FILES[name].read_text(encoding="utf-8")
@@ -253,7 +257,7 @@ class TestADE20K:
 
     @pytest.mark.parametrize("name", DENSE)
     def test_as_published(self, name):
-        config, (kind, size, _) = TrainConfig.from_recipe(name), self.parts(name)
+        config, (kind, size, _) = recipe(name), self.parts(name)
         steps, batch, rate, decay, power, lowest, warmup, ratio, clip = ADE20K[kind]
         assert (config.head, config.model) == (kind[0], f"{kind[1]}_{size}")
         assert config.epochs * config.epoch_steps == steps
@@ -268,7 +272,7 @@ class TestADE20K:
 
     @pytest.mark.parametrize("name", DENSE)
     def test_images_as_published(self, name):
-        config, (kind, _, _) = TrainConfig.from_recipe(name), self.parts(name)
+        config, (kind, _, _) = recipe(name), self.parts(name)
         assert (config.img_size, config.resize_range, config.max_class_share) == (512, "0.5,2", 0.75)
         assert (config.hflip, config.photometric, config.aux_weight, config.mask_loss) == (0.5, True, 0.4, "ce")
         windows = "512,341" if kind == ("upernet", "transnext") else None
@@ -278,7 +282,7 @@ class TestADE20K:
 
     @pytest.mark.parametrize("name", DENSE)
     def test_starts_from_the_published_pretraining(self, name):
-        config, (kind, size, from_22k) = TrainConfig.from_recipe(name), self.parts(name)
+        config, (kind, size, from_22k) = recipe(name), self.parts(name)
         if from_22k:
             assert (config.pretrained, config.checkpoint) == (False, f"runs/van_{size}_in22k")
             assert f"--output {config.checkpoint}" in opening(f"van_{size}_in22k")["Command"]
@@ -289,10 +293,11 @@ class TestADE20K:
         assert config.model_args == bias
 
     @pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=[pytest.mark.slow] if "_b" in name else []) for name in DENSE]
+        "name",
+        [pytest.param(name, marks=[] if re.search("_t(iny)?_", name) else pytest.mark.slow) for name in DENSE],
     )
     def test_every_rule_names_a_parameter(self, name):
-        config = TrainConfig.from_recipe(name)
+        config = recipe(name)
         with torch.device("meta"):
             model = glocal.create(config.head, config.model)
         groups = parameter_groups(model, config)
