@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
+# Python compiles a file when it first imports it; pip would compile all 24,000, for more than a minute.
+INSTALL := $(PIP) install --no-compile
 DEMO_DIR := runs/demo
 TORCH_INDEX ?=
 CPU_TORCH := $(foreach name,torch torchvision,$(shell sed -n 's/^\($(name)==[0-9.]*\).*/\1+cpu/p' constraints.txt))
@@ -21,8 +23,10 @@ demo-segment: $(VENV)/demo
 	$(BIN)/glocal predict $(DEMO_DIR)-segment/samples/*.png --checkpoint $(DEMO_DIR)-segment \
 		--pictures $(DEMO_DIR)-segment/drawn
 
+# A process per core is faster than threads; the threads of the tests that need two sleep while they wait. worksteal
+# keeps the tests of a file together, so that what they share is made once.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto  # a process per core is faster than threads
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
@@ -33,19 +37,19 @@ $(VENV)/demo: pyproject.toml constraints.txt
 	@if $(PIP) show --quiet torch 2>/dev/null || [ "$$(uname -s)" != Linux ] || ls /dev/nvidia[0-9]* >/dev/null 2>&1; then \
 		:; \
 	elif echo "No GPU here: trying torch's build for CPUs (2 GB on disk with the rest)." && \
-		$(PIP) install $(CPU_TORCH) $(TORCH_INDEX:%=--extra-index-url %) 2>/dev/null; then \
+		$(INSTALL) $(CPU_TORCH) $(TORCH_INDEX:%=--extra-index-url %) 2>/dev/null; then \
 		:; \
 	else \
 		echo "The package index has none: installing the one for GPUs, which also runs without (2.6 GB to download, 6 GB"; \
 		echo "on disk, 2 to 6 minutes). 'make demo TORCH_INDEX=ADDRESS' takes the smaller one from an index that has it."; \
 	fi
-	$(PIP) install --editable '.[train]' --constraint constraints.txt
+	$(INSTALL) --editable '.[train]' --constraint constraints.txt
 	touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing everything that the tests need into $(VENV): 7 GB on disk, 5 to 10 minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --editable '.[dev]' --constraint constraints.txt
+	$(INSTALL) --editable '.[dev]' --constraint constraints.txt
 	touch $(VENV)/demo $@
 
 clean:

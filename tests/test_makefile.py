@@ -41,8 +41,8 @@ def make(tmp_path):
     return run
 
 
-DEMO = "-m pip install --editable .[train] --constraint constraints.txt"
-EVERYTHING = "-m pip install --editable .[dev] --constraint constraints.txt"
+DEMO = "-m pip install --no-compile --editable .[train] --constraint constraints.txt"
+EVERYTHING = "-m pip install --no-compile --editable .[dev] --constraint constraints.txt"
 
 
 def without_gpu():

@@ -43,8 +43,9 @@ def watching(*folders: Path):
     """A list of what was done outside of `folders`: files written or removed, connections, programs started."""
     global _notes, _allowed
     notes: list[str] = []
+    compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # of modules that are imported meanwhile
     _notes, _allowed = notes, (*map(os.path.abspath, folders), "/dev/null", "/dev/shm/")  # the last is memory
     try:
         yield notes
     finally:
-        _notes = None
+        _notes, sys.dont_write_bytecode = None, compiles
