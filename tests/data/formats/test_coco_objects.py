@@ -245,6 +245,59 @@ class TestData:
         assert [len(one) for one in source.splits["val"].labels] == [0]
 
 
+class TestAsPycocotoolsReadsIt:
+    """What COCO's own library finds in a file that has all kinds of annotations."""
+
+    @pytest.fixture(scope="class")
+    def both(self, tmp_path_factory):
+        coco = pytest.importorskip("pycocotools.coco", reason="needs the extra [dev]")
+        root, random, size = tmp_path_factory.mktemp("data"), np.random.RandomState(0), (60, 80)
+        annotations = []
+        for number in range(40):
+            x, y = random.randint(0, 40, 2).tolist()
+            corners = (random.rand(random.randint(3, 9), 2) * 20 + [x, y]).round(2)
+            corners = corners[np.argsort(np.arctan2(*(corners - corners.mean(0)).T))]
+            mask = random.rand(*size) < 0.02
+            mask[y : y + 20, x : x + 20] = True
+            (x1, y1), (x2, y2) = corners.min(0).tolist(), corners.max(0).tolist()
+            annotation = one((x1, y1, x2 - x1, y2 - y1), (1, 3, 90)[number % 3], area=random.rand() * 400)
+            annotation |= {"image_id": number % 4, "segmentation": [corners.ravel().tolist()]}
+            if number % 5 == 0:
+                rows, columns = np.nonzero(mask)
+                box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+                annotation |= {"segmentation": as_runs(mask, number % 2), "iscrowd": 1, "bbox": list(map(int, box))}
+            annotations.append(annotation)
+        file = write(root, annotations, names="abcde", size=size)
+        for image in (root / "train").iterdir():
+            save(image, Image.new("RGB", size[::-1]))
+        return coco.COCO(str(file)), open_all(root)
+
+    @pytest.mark.parametrize("place", range(5))
+    def test_an_image(self, both, place):
+        theirs, source = both
+        ours = source.splits["all"].labels[place]
+        found = theirs.loadAnns(theirs.getAnnIds(imgIds=[place]))
+        boxes = np.array([annotation["bbox"] for annotation in found]).reshape(-1, 4)
+        assert ours.boxes == pytest.approx(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
+        assert ours.areas.tolist() == [annotation["area"] for annotation in found]
+        assert ours.crowd.tolist() == [bool(annotation.get("iscrowd")) for annotation in found]
+        names = [theirs.loadCats(annotation["category_id"])[0]["name"] for annotation in found]
+        assert [source.class_names[label] for label in ours.labels] == names
+        for mask, annotation in zip(ours.masks((60, 80)), found, strict=True):
+            other = theirs.annToMask(annotation).astype(bool)
+            if annotation.get("iscrowd"):
+                assert np.array_equal(mask, other)
+            else:  # of polygons, pycocotools takes about half a pixel more
+                assert (mask & other).sum() == pytest.approx(mask.sum(), abs=8)
+                assert (mask ^ other).sum() <= 70
+
+    def test_areas_of_run_lengths_that_the_file_does_not_say(self, tmp_path):
+        masks = pytest.importorskip("pycocotools.mask")
+        runs = as_runs(L_SHAPE)
+        write(tmp_path, [one(segmentation=runs)])
+        assert objects(tmp_path).areas.tolist() == [masks.area(runs)]
+
+
 class TestHeldOut:
     def annotations(self):
         """20 images with cars, of which the first two have a sky, and none objects in the last five."""
