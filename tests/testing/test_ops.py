@@ -282,7 +282,8 @@ KERNELS = [
     "deformable_attention",
 ]
 QUICK = ["channel_norm", "sample_norm"]  # the interpreter takes ten seconds and more for the others
-BY_OTHER_TESTS = {"by_rows", "log_offsets", "offset_bias", "recompute", "resize_bias"}  # they take no map
+# they take no map
+BY_OTHER_TESTS = {"by_rows", "grouped_nms", "log_offsets", "offset_bias", "recompute", "resize_bias"}
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

@@ -15,6 +15,7 @@ from glocal.ops.deformable_attention import deformable_attention
 from glocal.ops.depthwise_conv import depthwise_conv, multi_scale_depthwise_conv
 from glocal.ops.dispatch import can_keep_results, full_precision, records_calls
 from glocal.ops.grid_attention import grid_attention
+from glocal.ops.grouped_nms import grouped_nms
 from glocal.ops.log_offsets import log_offsets
 from glocal.ops.mixed_kernels import kernel_contexts, mixed_kernels, mixture
 from glocal.ops.multi_scale_ffn import FFNParameters, multi_scale_ffn
@@ -41,6 +42,7 @@ __all__ = [
     "depthwise_conv",
     "full_precision",
     "grid_attention",
+    "grouped_nms",
     "kernel_contexts",
     "log_offsets",
     "mixed_kernels",

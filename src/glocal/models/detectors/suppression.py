@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from torch import Tensor
-from torchvision.ops import batched_nms
+
+from glocal.ops import grouped_nms
 
 
 class Pairs(NamedTuple):
@@ -20,7 +21,7 @@ def best_pairs(scores: Tensor, threshold: float, count: int | None = None) -> Pa
     scores: (boxes, classes), probabilities or logits. count: pairs at most; None: all.
     """
     boxes, classes = (scores > threshold).nonzero(as_tuple=True)
-    chosen, order = scores[boxes, classes].sort(descending=True, stable=True)
+    chosen, order = scores[boxes, classes].sort(descending=True)  # ONNX has no stable sort
     return Pairs(chosen[:count], boxes[order[:count]], classes[order[:count]])
 
 
@@ -34,4 +35,4 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, co
         threshold: the IoU from which a box is suppressed, exclusive.
         count: boxes at most; None: all.
     """
-    return batched_nms(boxes, scores, groups, threshold)[:count]
+    return grouped_nms(boxes, scores, groups, threshold)[:count]
