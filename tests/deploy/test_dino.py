@@ -26,7 +26,7 @@ class Boxes(nn.Module):
 def test_export_for_any_size(ending, scales, tmp_path):
     pytest.importorskip("openvino" if ending == "xml" else "onnxruntime")
     torch.manual_seed(0)
-    args = {"width": 32, "depth": 2, "num_queries": 50, "scales": scales}
+    args = {"width": 64, "depth": 2, "num_queries": 50, "scales": scales}
     model = glocal.create("dino", "van_pico", num_classes=5, head_args=args).eval()
     for parameter in model.head.parameters():
         if parameter.ndim > 1:  # as it starts, the head moves no box

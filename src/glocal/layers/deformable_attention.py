@@ -69,7 +69,8 @@ class DeformableAttention(nn.Module):
             self._places(at[:, :, None, None], offset, size)
             for at, offset, size in zip(references, offsets, sizes, strict=True)
         ]
-        return self.proj(deformable_attention(values, sizes, torch.stack(places, 3), weights))
+        read = deformable_attention(values, sizes, torch.stack(places, 3), weights)
+        return self.proj(read.to(values.dtype))
 
     def _places(self, at: Tensor, offset: Tensor, size: tuple[int, int]) -> Tensor:
         """Where the queries look in one map, (B, Q, heads, points, 2)."""

@@ -22,7 +22,7 @@ def deformable_attention(values: Tensor, sizes: Sequence[tuple[int, int]], place
         weights: (B, Q, heads, levels, points).
 
     Returns:
-        (B, Q, heads·d).
+        (B, Q, heads·d), in the highest of the types of the tensors.
 
     Source: arXiv 2010.04159, equation 3.
     """

@@ -10,6 +10,8 @@ from torch import Tensor
 def deformable_attention(values: Tensor, sizes: Sequence[tuple[int, int]], places: Tensor, weights: Tensor) -> Tensor:
     batch, _, heads, dim = values.shape
     queries = places.shape[1]
+    dtype = torch.promote_types(values.dtype, places.dtype)
+    values, places = values.to(dtype), places.to(dtype)
     grids = (2 * places - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # (B·heads, levels, Q, points, 2)
     weights = weights.permute(0, 2, 3, 1, 4).flatten(0, 1)  # (B·heads, levels, Q, points)
     maps = values.permute(0, 2, 3, 1).flatten(0, 1)  # (B·heads, d, N)

@@ -147,7 +147,7 @@ def _op(values: Tensor, places: Tensor, weights: Tensor, sizes: Sequence[int]) -
     """sizes: the height and width of each map, in one list."""
     batch, queries, heads, levels, points = weights.shape
     dim = values.shape[3]
-    out = _result(values, weights)
+    out = _result(values, places, weights)
     with launching(values):
         _forward[(triton.cdiv(queries, BLOCK_Q), batch * heads)](
             values, places, weights, _levels(tuple(sizes), values.device), out, queries, heads, dim, *values.stride(),
@@ -156,15 +156,15 @@ def _op(values: Tensor, places: Tensor, weights: Tensor, sizes: Sequence[int]) -
     return out
 
 
-def _result(values: Tensor, weights: Tensor) -> Tensor:
+def _result(values: Tensor, places: Tensor, weights: Tensor) -> Tensor:
     batch, queries, heads = weights.shape[:3]
-    dtype = torch.promote_types(values.dtype, weights.dtype)
+    dtype = torch.promote_types(torch.promote_types(values.dtype, places.dtype), weights.dtype)
     return values.new_empty((batch, queries, heads * values.shape[3]), dtype=dtype)
 
 
 @_op.register_fake
 def _(values, places, weights, sizes):
-    return _result(values, weights)
+    return _result(values, places, weights)
 
 
 @torch.library.custom_op("glocal::deformable_attention_backward", mutates_args=())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from glocal.layers.deformable_attention import DeformableAttention, feed_forward
 from glocal.layers.places import sine_features
+from glocal.models.detectors.boxes import upcast
 from glocal.models.detectors.dino.box_logits import logit
 from glocal.models.detectors.dino.positions import Tokens
 
@@ -70,7 +71,7 @@ class Decoder(nn.Module):
             by_level = reference.unsqueeze(2) * torch.cat((tokens.shares, tokens.shares), -1).unsqueeze(1)
             position = self.position(box_code(by_level[:, :, 0], x.shape[2] // 2).to(x.dtype))
             x = layer(x, position, by_level, memory, tokens, hidden)
-            references.append((regressor(x) + logit(reference, MOVED_EPS)).sigmoid())
+            references.append((upcast(regressor(x)) + logit(reference, MOVED_EPS)).sigmoid())
             outputs.append(self.norm(x))
         return Decoded(outputs, references)
 

@@ -54,7 +54,7 @@ class DINOHead(DetectionHead):
         dims: channels of the four maps, fine to coarse.
         num_classes: classes.
         scales: maps that the encoder reads: 4 leaves out the one at stride 4, 5 takes all; one at stride 64 is added.
-        width: channels inside, a multiple of 32.
+        width: channels inside, a multiple of 64: each of 32 groups of a norm has two or more, also on maps of 1 × 1.
         depth: layers of the encoder, and of the decoder.
         num_queries: boxes at most; maps with fewer positions fill up (see `QuerySelection`).
 
@@ -76,8 +76,8 @@ class DINOHead(DetectionHead):
         super().__init__()
         if scales not in (4, 5):
             raise InvalidValueError(f"scales must be 4 or 5, not {scales}")
-        if width % 32:
-            raise InvalidValueError(f"width must be a multiple of 32, not {width}")
+        if width % 64:
+            raise InvalidValueError(f"width must be a multiple of 64, not {width}")
         self.num_classes = num_classes
         self.first_map = 5 - scales  # of the maps that are used
         layers = (depth, width, HEADS, scales, POINTS, 8 * width)
@@ -135,14 +135,14 @@ class DINOHead(DetectionHead):
         decoded = self.decoder(content, box_logits.sigmoid(), memory, tokens, self.regressors[:-1], hidden)
         layers = list(zip(self.classifiers, self.regressors, decoded.hidden, decoded.references, strict=False))
         class_logits = torch.stack([classifier(x) for classifier, _, x, _ in layers])
-        boxes = torch.stack([(regressor(x) + logit(box, BOX_EPS)).sigmoid() for _, regressor, x, box in layers])
+        boxes = torch.stack([(upcast(regressor(x)) + logit(box, BOX_EPS)).sigmoid() for _, regressor, x, box in layers])
         return Outputs(tokens, memory, selected, decoded, class_logits, boxes)
 
     def best(self, maps: Sequence[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The surest pairs of a query and a class: boxes (B, N, 4), corners in pixels; scores and labels (B, N)."""
         outputs = self.outputs(maps, sizes)
         sizes = sizes.to(outputs.boxes.device).unsqueeze(1)
-        scores = outputs.class_logits[-1].sigmoid().flatten(1)
+        scores = upcast(outputs.class_logits[-1]).sigmoid().flatten(1)
         scores, index = scores.topk(min(DETECTIONS, scores.shape[1]), dim=1)
         query = torch.div(index, self.num_classes, rounding_mode="floor")
         boxes = outputs.boxes[-1].gather(1, query.unsqueeze(-1).expand(-1, -1, 4))

@@ -12,7 +12,7 @@ class Neck(nn.Module):
 
     Args:
         dims: channels of the maps, fine to coarse.
-        dim: channels of all results, a multiple of 32.
+        dim: channels of all results, a multiple of 64.
 
     `forward(maps)` gives one map more than it gets; the last is a 3×3 convolution with stride 2 of the last input.
     """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from glocal.layers.places import cells, extent, sine_features, tokens
+from glocal.models.detectors.boxes import upcast
 
 TEMPERATURE = 20.0  # of the codes of positions; those of boxes have the usual 10000
 
@@ -75,14 +76,15 @@ def as_tokens(maps: Sequence[Tensor], level_embed: Tensor, sizes: Tensor, batch_
     batch_size: (2,), after it.
     """
     positions, paddings, places, shares = [], [], [], []
+    like = upcast(level_embed)  # a place in a large map needs more digits than lower precision has
     for x, embed in zip(maps, level_embed, strict=True):
         dim, height, width = x.shape[1:]
         padding = padding_of(sizes, batch_size, height, width)
-        count = torch.stack(((~padding[:, 0]).sum(1), (~padding[:, :, 0]).sum(1)), -1).to(x.dtype)  # (w, h) that count
+        count = torch.stack(((~padding[:, 0]).sum(1), (~padding[:, :, 0]).sum(1)), -1).to(like)  # (w, h) that count
         positions.append(sine_positions(padding, dim, x.dtype) + embed)
         paddings.append(padding.flatten(1))
-        places.append(cells(height, width, x) / count.unsqueeze(1))
-        shares.append(count / extent(height, width, x))
+        places.append(cells(height, width, like) / count.unsqueeze(1))
+        shares.append(count / extent(height, width, like))
     return Tokens(
         torch.cat([tokens(x) for x in maps], 1),
         torch.cat(positions, 1),

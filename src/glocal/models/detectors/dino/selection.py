@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from glocal.models.detectors.boxes import upcast
 from glocal.models.detectors.dino.positions import Tokens
 from glocal.ops import pad_to_length
 
@@ -50,7 +51,7 @@ class QuerySelection(nn.Module):
         def chosen(rows: Tensor) -> Tensor:
             return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[2]))
 
-        return Selected(index, chosen(class_logits), regressor(chosen(x)) + chosen(boxes))
+        return Selected(index, chosen(class_logits), upcast(regressor(chosen(x))) + chosen(boxes))
 
 
 def candidates(tokens: Tokens) -> Tensor:
