@@ -97,6 +97,19 @@ def test_equals_its_formula(case, size):
     torch.testing.assert_close(mixer(x), formula(mixer, x))
 
 
+@pytest.mark.parametrize("proj_drop", [0.0, 1.0])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_conv_glu_equals_its_formula_on_a_large_map(size, proj_drop, monkeypatch):
+    """There its gradient computes the inner maps again, unless random numbers were drawn for them."""
+    monkeypatch.setattr(dispatch, "KEPT_POSITIONS", 0)
+    mixer, x = randomised(ConvGLU(DIM, proj_drop=proj_drop)).train(), random(2, DIM, *size).requires_grad_()
+    out, expected = mixer(x), conv_glu(mixer, x) * (1 - proj_drop)
+    torch.testing.assert_close(out, expected)
+    leaves, probe = [x, *mixer.parameters()], random(*x.shape, seed=1)
+    grads = (torch.autograd.grad(y, leaves, probe, allow_unused=True) for y in (out, expected))
+    torch.testing.assert_close(*grads)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("expansion", [4.0, 3.0])
 def test_branches_of_a_graph_equal_the_whole(expansion, size, monkeypatch):

@@ -253,11 +253,13 @@ def length_scaled(mixer, q, keys):
 
 @pytest.fixture(params=["whole bias", "table"])
 def switch(request, monkeypatch):
-    """Call it to let the bias of small maps be a table from then on, or not."""
+    """Call it to compute small maps as large ones from then on: with the table of the bias, and nothing kept for
+    gradients that can be computed again."""
 
     def to_tables():
         if request.param == "table":
             monkeypatch.setattr(sys.modules["glocal.ops.offset_bias"], "FEW", 0)
+            monkeypatch.setattr(dispatch, "KEPT_POSITIONS", 0)
 
     return to_tables
 
@@ -292,10 +294,10 @@ class TestAggregatedAttention:
         pooled = F.layer_norm(pooled, (heads * d,), mixer.pool_norm.weight, mixer.pool_norm.bias, 1e-5)
         pooled_k, pooled_v = pw(mixer.kv, pooled.permute(0, 3, 1, 2)).flatten(2).split(heads * d, dim=1)
         out = aggregated_attention(
-            F.normalize(split(pw(mixer.q, x)), dim=2),
-            F.normalize(split(k), dim=2),
+            split(pw(mixer.q, x)),
+            split(k),
             split(v),
-            F.normalize(split(pooled_k), dim=2),
+            split(pooled_k),
             split(pooled_v),
             mixer.query_embedding,
             F.softplus(mixer.temperature),
@@ -309,10 +311,14 @@ class TestAggregatedAttention:
     @pytest.mark.parametrize("reduction", [1, 2, 8])
     @pytest.mark.parametrize("size", SIZES, ids=str)
     def test_equals_its_formula(self, size, reduction, switch):
-        mixer, x = randomised(AggregatedAttention(6, 7, reduction, head_dim=3)), random(2, 6, *size)
+        mixer, x = randomised(AggregatedAttention(6, 7, reduction, head_dim=3)), random(2, 6, *size).requires_grad_()
         expected = self.formula(mixer, x, tuple(max(1, n // reduction) for n in size))
         switch()
-        torch.testing.assert_close(mixer(x), expected)
+        out = mixer(x)
+        torch.testing.assert_close(out, expected)
+        leaves, probe = [x, *mixer.parameters()], random(*x.shape, seed=1)
+        grads, expected = (torch.autograd.grad(y, leaves, probe) for y in (out, expected))
+        torch.testing.assert_close(grads, expected, rtol=1e-6, atol=1e-8)
 
     @pytest.mark.parametrize("size", SIZES, ids=str)
     def test_linear_mode_pools_to_a_fixed_size(self, size):

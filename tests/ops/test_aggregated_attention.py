@@ -51,6 +51,7 @@ def position_by_position(
     q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias
 ):
     batch, heads, d, height, width = q.shape
+    q, k, pooled_k = (x / x.norm(dim=2, keepdim=True) for x in (q, k, pooled_k))
     rows = []
     for y in range(height):
         for x in range(width):
@@ -78,6 +79,7 @@ def position_by_position(
 def by_unfold(q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias):
     """The published formula on nine copies of the map."""
     batch, heads, d, height, width = q.shape
+    q, k, pooled_k = (F.normalize(x, dim=2) for x in (q, k, pooled_k))
 
     def unfold(x):  # (B, heads, d, 9, H·W)
         return F.unfold(x.reshape(batch, heads * d, height, width), 3, padding=1).reshape(batch, heads, d, 9, -1)
@@ -99,10 +101,10 @@ def by_unfold(q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_b
 def inputs(size, pooled, batch=BATCH):
     maps = (batch, HEADS, DIM, *size)
     return {
-        "q": F.normalize(random(*maps, seed=0), dim=2),
-        "k": F.normalize(random(*maps, seed=1), dim=2),
+        "q": random(*maps, seed=0),
+        "k": random(*maps, seed=1),
         "v": random(*maps, seed=2),
-        "pooled_k": F.normalize(random(batch, HEADS, DIM, pooled, seed=3), dim=2),
+        "pooled_k": random(batch, HEADS, DIM, pooled, seed=3),
         "pooled_v": random(batch, HEADS, DIM, pooled, seed=4),
         "query_embedding": random(HEADS, DIM, seed=5),
         "temperature": random(HEADS, seed=6).abs() + 0.5,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from agreement import assert_agree, inside_nan, random
-from glocal.ops import dispatch, pointwise_conv
+from glocal.ops import dispatch, pointwise_conv, pointwise_of_large_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,3 +140,71 @@ class TestGeluWithinTheProduct:
     def test_mapped_over_samples(self, named):
         mapped = torch.func.vmap(lambda x: pointwise_conv(x[None], named["weight"], named["bias"], gelu=True)[0])
         torch.testing.assert_close(mapped(named["x"]), F.gelu(F.conv2d(**{"input": named.pop("x")}, **named)))
+
+
+def gated_inputs():
+    return {
+        "gate": random(2, 6, 3, 4),
+        "value": random(2, 6, 3, 4, seed=1),
+        "weight": random(5, 6, 1, 1, seed=2),
+        "bias": random(5, seed=3),
+    }
+
+
+class TestOfALargeMap:
+    @pytest.fixture(autouse=True)
+    def small_maps_are_large(self, monkeypatch):
+        monkeypatch.setattr(dispatch, "KEPT_POSITIONS", 0)
+
+    @staticmethod
+    def function(gate, value):
+        return F.gelu(gate) * value
+
+    def op(self, gate, value, weight, bias):
+        return pointwise_of_large_map(self.function, gate, value, weight=weight, bias=bias)
+
+    def definition(self, gate, value, weight, bias):
+        return F.conv2d(self.function(gate, value), weight, bias)
+
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    def test_equals_its_definition(self, layout):
+        maps = {name: gated_inputs()[name].contiguous(memory_format=layout) for name in ("gate", "value")}
+        assert_agree(self.op, self.definition, gated_inputs() | maps)
+
+    @pytest.mark.parametrize("learned", ["gate", "weight", "bias"])
+    def test_a_gradient_of_some_arguments_alone(self, learned):
+        others = {name: tensor for name, tensor in gated_inputs().items() if name != learned}
+        op, definition = (lambda f=f, **one: f(**others, **one) for f in (self.op, self.definition))
+        assert_agree(op, definition, {learned: gated_inputs()[learned]})
+
+    def test_gradients_of_gradients(self):
+        leaves = [
+            tensor[:, :, :1].clone() if tensor.ndim == 4 else tensor.clone() for tensor in gated_inputs().values()
+        ]
+        assert torch.autograd.gradgradcheck(self.op, [leaf.requires_grad_() for leaf in leaves], fast_mode=True)
+
+    def test_many_gradients_at_once(self):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in gated_inputs().items()}
+        out = self.op(**leaves)
+        probes = random(3, *out.shape)
+
+        def gradients(probe):
+            return torch.autograd.grad(out, list(leaves.values()), probe, retain_graph=True)
+
+        together = torch.func.vmap(gradients)(probes)
+        for i, probe in enumerate(probes):
+            torch.testing.assert_close([gradient[i] for gradient in together], list(gradients(probe)))
+
+    @pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+    def test_keeps_the_arguments_alone(self, autocast, way):
+        leaves = {name: tensor.float().requires_grad_() for name, tensor in gated_inputs().items()}
+        kept = set()
+        with (
+            torch.autograd.graph.saved_tensors_hooks(lambda x: kept.add(x.data_ptr()) or x, lambda x: x),
+            torch.autocast("cpu", enabled=autocast),
+        ):
+            out = self.op(**leaves)
+        out.float().sum().backward()
+        own = {leaf.data_ptr() for leaf in leaves.values()}
+        assert (kept == own) == (way == "auto" and not autocast)  # torch casts between the operations itself
+        assert all(leaf.grad is not None for leaf in leaves.values())

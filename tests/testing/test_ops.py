@@ -84,10 +84,8 @@ def of_map(function):
 def aggregated(height, width):
     named = heads(height, width)
     return {
-        "q": F.normalize(named["q"], dim=2),
-        "k": F.normalize(named["k"], dim=2),
-        "v": named["v"],
-        "pooled_k": F.normalize(random(2, HEADS, D, POOLED, seed=3), dim=2),
+        **named,
+        "pooled_k": random(2, HEADS, D, POOLED, seed=3),
         "pooled_v": random(2, HEADS, D, POOLED, seed=4),
         "query_embedding": random(HEADS, D, seed=5),
         "temperature": random(HEADS, seed=6).abs() + 0.5,

@@ -22,8 +22,8 @@ from glocal.ops.multi_scale_ffn import FFNParameters, multi_scale_ffn
 from glocal.ops.offset_bias import offset_bias, written_as_a_whole
 from glocal.ops.pad_to_even import pad_to_even
 from glocal.ops.pad_to_length import pad_to_length
-from glocal.ops.pointwise_conv import pointwise_conv, pointwise_halves
-from glocal.ops.recompute import recompute
+from glocal.ops.pointwise_conv import pointwise_conv, pointwise_halves, pointwise_of_large_map
+from glocal.ops.recompute import recompute, recompute_large_map
 from glocal.ops.resize_bias import resize_bias
 from glocal.ops.sample_norm import sample_norm
 from glocal.ops.sample_points import sample_points
@@ -54,8 +54,10 @@ __all__ = [
     "pad_to_length",
     "pointwise_conv",
     "pointwise_halves",
+    "pointwise_of_large_map",
     "pooled_side",
     "recompute",
+    "recompute_large_map",
     "records_calls",
     "resize_bias",
     "sample_norm",

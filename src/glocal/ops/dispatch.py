@@ -25,6 +25,7 @@ CHOICES = ("auto", "reference", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOWEST_CAPABILITY = (8, 0)
 MOST_ELEMENTS = 2**31 - 1  # the kernels count in 32 bits
+KEPT_POSITIONS = 56 * 56  # of maps up to which a gradient may keep what it could compute again: all at 224 × 224
 MOST_PROGRAMS = 65535  # along the second and third axis of a launch
 
 log = logging.getLogger("glocal")
@@ -81,9 +82,9 @@ def can_use_cpu(x: Tensor) -> bool:
     )
 
 
-def can_use_tables(tensors: Sequence[Tensor]) -> bool:
-    """Whether attention on a CPU computes a call with the table of a bias, without writing the bias: by functions with
-    gradients of their own, whose operations ignore autocast."""
+def can_use_own_gradients(tensors: Sequence[Tensor]) -> bool:
+    """Whether a `cpu.py` may compute a call by functions with gradients of their own, whose operations ignore autocast
+    and take tensors of one type."""
     first = tensors[0]
     return (
         can_use_cpu(first)

@@ -5,8 +5,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.layers.conv import convolve, depthwise, halves, pointwise
+from glocal.layers.conv import convolve, depthwise, halves, is_depthwise, is_pointwise, pointwise
 from glocal.layers.graph import leaf
+from glocal.ops import depthwise_conv, pointwise_of_large_map
 
 
 @leaf
@@ -32,5 +33,13 @@ class ConvGLU(nn.Module):
             return self.drop(self.fc2(self.drop(F.gelu(self.conv(gate)) * value)))
         else:
             gate, value = halves(self.fc1, x, convolved=True)
+            if self.drop.p == 0 and is_depthwise(self.conv) and is_pointwise(self.fc2):
+                arguments = gate, value, self.conv.weight, self.conv.bias
+                return pointwise_of_large_map(gated, *arguments, weight=self.fc2.weight, bias=self.fc2.bias)
             x = convolve(self.conv, gate, gelu=True, factor=value)
             return self.drop(convolve(self.fc2, self.drop(x)))
+
+
+def gated(gate: Tensor, value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU(depthwise(gate)) · value."""
+    return depthwise_conv(gate, weight, bias, gelu=True, factor=value)

@@ -8,11 +8,18 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
-from glocal.layers.conv import convolve, halves, pointwise, split_heads
+from glocal.layers.conv import convolve, halves, is_pointwise, pointwise, split_heads
 from glocal.layers.graph import leaf
 from glocal.layers.norm import LayerNorm2d
 from glocal.layers.position import LogCPB
-from glocal.ops import adaptive_average_pool, aggregated_attention, cosine_attention, pooled_side
+from glocal.ops import (
+    adaptive_average_pool,
+    aggregated_attention,
+    cosine_attention,
+    pointwise_conv,
+    pooled_side,
+    recompute_large_map,
+)
 
 
 class LengthScaledQuery(nn.Module):
@@ -92,24 +99,22 @@ class AggregatedAttention(LengthScaledQuery):
         pooled_height, pooled_width = self.pooled_size(height, width)
         if torch.jit.is_scripting():
             q, pooled = self.q(x), F.gelu(self.pool_proj(x))
+            pooled = adaptive_average_pool(pooled, pooled_height, pooled_width)
             k, v = self.kv(x).chunk(2, dim=1)
         else:
-            q, pooled = convolve(self.q, x), convolve(self.pool_proj, x, gelu=True)
+            q, pooled = convolve(self.q, x), self.pooled(x, pooled_height, pooled_width)
             k, v = halves(self.kv, x)
-        q = F.normalize(split_heads(q, self.head_dim), dim=2)
-        k, v = split_heads(k, self.head_dim), split_heads(v, self.head_dim)
-
-        pooled = self.pool_norm(adaptive_average_pool(pooled, pooled_height, pooled_width))
+        pooled = self.pool_norm(pooled)
         pooled = self.kv(pooled) if torch.jit.is_scripting() else convolve(self.kv, pooled)
         pooled_k, pooled_v = split_heads(pooled, self.head_dim).flatten(3).chunk(2, dim=1)
         position, rows, columns = self.position(height, width, pooled_height, pooled_width, self.temperature)
         if rows is None:  # it is no table
             position = position.transpose(1, 2)
         x = aggregated_attention(
-            q,
-            F.normalize(k, dim=2),
-            v,
-            F.normalize(pooled_k, dim=2),
+            split_heads(q, self.head_dim),
+            split_heads(k, self.head_dim),
+            split_heads(v, self.head_dim),
+            pooled_k,
             pooled_v,
             self.query_embedding,
             F.softplus(self.temperature),
@@ -121,6 +126,17 @@ class AggregatedAttention(LengthScaledQuery):
             columns,
         ).reshape(x.shape)
         return self.drop(self.proj(x) if torch.jit.is_scripting() else convolve(self.proj, x))
+
+    @torch.jit.unused
+    def pooled(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """Projected, through GELU, averaged to rows × columns; of a large map autograd keeps none of the steps."""
+        if not is_pointwise(self.pool_proj):
+            return adaptive_average_pool(convolve(self.pool_proj, x, gelu=True), rows, columns)
+
+        def steps(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return adaptive_average_pool(pointwise_conv(x, weight, bias, gelu=True), rows, columns)
+
+        return recompute_large_map(steps, x, self.pool_proj.weight, self.pool_proj.bias)
 
 
 @leaf

@@ -30,14 +30,14 @@ def aggregated_attention(
 ) -> Tensor:
     """Attend from every position to its 3×3 neighbourhood and to pooled tokens at once.
 
-    With q_s = (q + query_embedding) · temperature · log N, N the valid neighbours plus the pooled tokens:
-    a = softmax over [q_s·k_local + local_bias | q_s·k_pooled + pooled_bias], neighbours outside the map excluded;
-    output = Σ a·v_pooled + Σ (a + q·tokens + token_bias)·v_local ("positional attention", added after the softmax).
+    With q̂ and k̂ of unit L2 norm over d, q_s = (q̂ + query_embedding) · temperature · log N, N the valid neighbours plus
+    the pooled tokens: a = softmax over [q_s·k̂_local + local_bias | q_s·k̂_pooled + pooled_bias], neighbours outside the
+    map excluded; output = Σ a·v_pooled + Σ (a + q̂·tokens + token_bias)·v_local ("positional attention", added after the
+    softmax).
 
     Args:
-        q, k: (B, heads, d, H, W), both of unit L2 norm over d.
-        v: (B, heads, d, H, W).
-        pooled_k: (B, heads, d, P), of unit L2 norm over d; pooled_v likewise, not normalised.
+        q, k, v: (B, heads, d, H, W).
+        pooled_k, pooled_v: (B, heads, d, P).
         query_embedding: (heads, d).
         temperature: (heads,), positive.
         local_bias: (heads, 9), the neighbours in row-major order.
@@ -55,7 +55,7 @@ def aggregated_attention(
     )
     if rows is not None and columns is not None:
         if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-            if dispatch.can_use_tables(inputs):
+            if dispatch.can_use_own_gradients(inputs):
                 return cpu.with_table(inputs, rows, columns)
         bias = offset_bias(pooled_bias, rows, columns).transpose(1, 2)
         inputs = Inputs(q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, bias, tokens, token_bias)
@@ -90,4 +90,5 @@ def _limits(inputs: Inputs) -> str | None:
 def _by_triton(inputs: Inputs) -> Tensor:
     from glocal.ops.aggregated_attention import triton
 
+    inputs = reference.normalised(inputs)
     return triton.aggregated_attention(Inputs(*dispatch.autocast(*inputs[:5]), *inputs[5:]))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glocal.ops.aggregated_attention.reference import Inputs
+from glocal.ops.aggregated_attention.reference import Inputs, normalised
 from glocal.ops.recompute.cpu import recompute
 from glocal.ops.table_attention import known_attention, table_attention
 
@@ -20,6 +20,7 @@ WHOLE = 64  # positions: a map with no more is one tile
 
 def aggregated_attention(inputs: Inputs) -> Tensor:
     """With all logits at once."""
+    inputs = normalised(inputs)
     q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = inputs
     heads, _, height, width = q.shape[1:]
     pooled, tile = pooled_k.shape[-1], _tile(height, width)
@@ -45,13 +46,13 @@ def with_table(inputs: Inputs, rows: Tensor, columns: Tensor) -> Tensor:
     Only the arguments, the pooled keys' part of the result and the softmax's denominators are kept for the gradients.
     """
     with torch.no_grad():
-        known = table_attention(*_to_pooled_keys(inputs), rows, columns)
+        known = table_attention(*_to_pooled_keys(normalised(inputs)), rows, columns)
     return recompute(_with_known, *inputs, rows, columns, *known)
 
 
 def _with_known(*tensors: Tensor) -> Tensor:
     """Join attention to the neighbours with that to the pooled keys, which is known already, in one softmax."""
-    inputs, known = Inputs(*tensors[:11]), tensors[11:]
+    inputs, known = normalised(Inputs(*tensors[:11])), tensors[11:]
     height, width = inputs.q.shape[3:]
     tile = _tile(height, width)
     query = _to_pooled_keys(inputs)

@@ -25,6 +25,7 @@ class Inputs(NamedTuple):
 
 def aggregated_attention(inputs: Inputs, sum_by_product: bool = False) -> Tensor:
     """sum_by_product: runtimes take ten times as long for a sum over an axis in the middle as for a product."""
+    inputs = normalised(inputs)
     q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = inputs
     batch, heads, d, height, width = q.shape
     pooled = pooled_k.shape[-1]
@@ -50,6 +51,15 @@ def aggregated_attention(inputs: Inputs, sum_by_product: bool = False) -> Tensor
     for i, neighbour in enumerate(neighbours(v)):
         out = out + local_attention[:, :, i : i + 1] * neighbour
     return out
+
+
+def normalised(inputs: Inputs) -> Inputs:
+    """With queries and keys of unit length."""
+    q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias = inputs
+    q, k, pooled_k = F.normalize(q, dim=2), F.normalize(k, dim=2), F.normalize(pooled_k, dim=2)
+    return Inputs(
+        q, k, v, pooled_k, pooled_v, query_embedding, temperature, local_bias, pooled_bias, tokens, token_bias
+    )
 
 
 def _dot(a: Tensor, b: Tensor, sum_by_product: bool) -> Tensor:

@@ -39,7 +39,7 @@ def cosine_attention(
     """
     if rows is not None and columns is not None:
         if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)
-            if dispatch.can_use_tables([qkv, query_embedding, temperature, bias]):
+            if dispatch.can_use_own_gradients([qkv, query_embedding, temperature, bias]):
                 return cpu.cosine_attention(qkv, query_embedding, temperature, bias, rows, columns)
         bias = offset_bias(bias, rows, columns).unsqueeze(0)
     if not torch.jit.is_scripting():  # noqa: SIM102 (by itself, TorchScript compiles nothing of it)

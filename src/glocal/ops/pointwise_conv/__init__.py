@@ -1,12 +1,14 @@
 """1×1 convolution, the GELU that follows it, and the two halves of its result."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from glocal.ops import dispatch
 from glocal.ops.pointwise_conv import cpu, reference
 
-__all__ = ["pointwise_conv", "pointwise_halves"]
+__all__ = ["pointwise_conv", "pointwise_halves", "pointwise_of_large_map"]
 
 NO_KERNEL = "it is a matrix product"
 
@@ -40,3 +42,16 @@ def pointwise_halves(x: Tensor, weight: Tensor, bias: Tensor | None, convolved: 
         return pointwise_conv(x, first, first_bias), pointwise_conv(x, second, second_bias)
     first, second = pointwise_conv(x, weight, bias).chunk(2, dim=1)
     return first, second
+
+
+def pointwise_of_large_map(function: Callable[..., Tensor], *tensors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """pointwise_conv(function(*tensors), weight, bias); of large maps the gradient keeps the arguments alone, and calls
+    the function again.
+
+    Args:
+        function: of maps and parameters, a map first; as in `recompute`.
+    """
+    large = not dispatch.sizes_are_open() and tensors[0].shape[-2] * tensors[0].shape[-1] > dispatch.KEPT_POSITIONS
+    if large and torch.is_grad_enabled() and dispatch.can_use_own_gradients([*tensors, weight, bias]):
+        return cpu.pointwise_of(function, weight, bias, *tensors)
+    return pointwise_conv(function(*tensors), weight, bias)

@@ -1,10 +1,14 @@
 """1×1 convolution on a CPU: in channels_last a linear layer on a view of the map."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.ops import dispatch
+from glocal.ops.recompute.cpu import gradients
 
 LARGEST_LINEAR = 28 * 28  # positions up to which a matrix product of MKL's is faster than oneDNN's convolution
 
@@ -20,3 +24,31 @@ def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -
             return F.gelu(y) if gelu else y
     y = F.conv2d(x, weight, bias)
     return F.gelu(y) if gelu else y
+
+
+def pointwise_of(function: Callable[..., Tensor], weight: Tensor, bias: Tensor, *tensors: Tensor) -> Tensor:
+    """1×1 convolution of function(*tensors), which is computed again for the gradient."""
+    return _PointwiseOf.apply(function, weight, bias, *tensors)
+
+
+class _PointwiseOf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], weight: Tensor, bias: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(weight, bias, *tensors)
+        return pointwise_conv(function(*tensors), weight, bias, False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        again, needed = torch.is_grad_enabled(), ctx.needs_input_grad[1:]
+        with torch.enable_grad():
+            weight, bias, *tensors = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]  # none is of another
+            x = ctx.function(*tensors)
+            if again or dispatch.transforms_are_active():  # second derivatives, vmap over gradients
+                y = F.conv2d(x, weight, bias)
+                return None, *gradients(y, [weight, bias, *tensors], needed, grad, again)
+        mask = [any(needed[2:]), *needed[:2]]
+        grad, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            grad, x, weight, [len(bias)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
+        )
+        return None, of_weight, of_bias, *gradients(x, tensors, needed[2:], grad)

@@ -7,7 +7,7 @@ from torch import Tensor
 from glocal.ops import dispatch
 from glocal.ops.recompute import cpu, reference
 
-__all__ = ["recompute"]
+__all__ = ["recompute", "recompute_large_map"]
 
 NO_KERNEL = "it calls a function"
 
@@ -25,3 +25,8 @@ def recompute(function: Callable[..., Tensor], *tensors: Tensor, numbers: int, m
     if not dispatch.sizes_are_open() and numbers > most and dispatch.can_use_cpu(tensors[0]):
         return cpu.recompute(function, *tensors)
     return reference.recompute(function, *tensors)
+
+
+def recompute_large_map(function: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
+    """function(x, *parameters), of which the gradient keeps the arguments alone if x, (B, C, H, W), is a large map."""
+    return recompute(function, x, *parameters, numbers=x.shape[-2] * x.shape[-1], most=dispatch.KEPT_POSITIONS)

@@ -1,6 +1,6 @@
 """A function whose gradient computes it a second time, so that autograd keeps the arguments alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,13 @@ class _Recomputed(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast("cpu", **ctx.autocast):
             tensors = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]  # none is made from another
             out = ctx.function(*tensors)
-        wanted = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
-        grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=again))
-        return None, *(next(grads) if need else None for need in needed)
+        return None, *gradients(out, tensors, needed, grad, again)
+
+
+def gradients(
+    out: Tensor, tensors: Sequence[Tensor], needed: Sequence[bool], grad: Tensor, again: bool = False
+) -> list[Tensor | None]:
+    """The gradients of the tensors that need them. again: second derivatives will be asked for."""
+    wanted = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=again) if wanted else ())
+    return [next(found) if need else None for need in needed]
