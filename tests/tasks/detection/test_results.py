@@ -17,6 +17,7 @@ from glocal.data.tiles import tiles_of
 from glocal.tasks.detection.inference import predict
 from glocal.tasks.detection.outputs import Detections, filled_up
 from glocal.tasks.detection.result import Detection
+from glocal.tasks.detection.results import kept_of_tiles
 from glocal.tasks.detection.task import DETECTION
 from glocal.tasks.instances.result import Instances
 from glocal.tasks.instances.results import moved
@@ -221,6 +222,16 @@ class TestTiles:
     def test_objects_of_one_tile_stay(self):
         objects = [(2, 3, 20, 21, 0, 0.9), (4, 4, 18, 19, 0, 0.8)]  # the model itself has suppressed what it wants
         assert len(DETECTION.join(self.parts(objects), (100, 100), TRAINED).boxes) == 2
+
+    @pytest.mark.parametrize(
+        ("labels", "tiles", "kept"),
+        [([0, 0], [0, 1], [1]), ([0, 1], [0, 1], [1, 0]), ([0, 0], [1, 1], [1, 0])],
+        ids=str,
+    )
+    def test_only_the_own_class_in_another_tile_hides_a_box(self, labels, tiles, kept):
+        boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 9, 10]])
+        found = kept_of_tiles(boxes, torch.tensor([0.6, 0.7]), torch.tensor(labels), torch.tensor(tiles))
+        assert found.tolist() == kept
 
     def test_nothing_in_any_tile(self):
         found = DETECTION.join(self.parts([]), (100, 100), TRAINED)
