@@ -36,6 +36,17 @@ def to_cpu(outputs: Any) -> list:
     return [one.cpu() if isinstance(one, torch.Tensor) else [entry.cpu() for entry in one] for one in outputs]
 
 
+def mean_of_processes(numbers: "torch.Tensor") -> "torch.Tensor":
+    """The mean of numbers over all processes of a training; of a single one, the numbers."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return numbers
+    numbers = numbers.clone()
+    torch.distributed.all_reduce(numbers)
+    return numbers / torch.distributed.get_world_size()
+
+
 @contextmanager
 def torch_threads(count: int | None):
     """Let torch compute with `count` threads inside the `with` block; None changes nothing."""

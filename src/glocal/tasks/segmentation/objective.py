@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from glocal.data.batch import Batch
 from glocal.data.samples import DataSource
+from glocal.device import mean_of_processes
 from glocal.tasks.segmentation.labels import pixels_of_classes
 from glocal.tasks.segmentation.losses import class_weights, find_loss
 from glocal.tasks.segmentation.mask2former_loss import Masks, mask2former_loss, masks_of
@@ -50,13 +51,4 @@ class Mask2FormerObjective(Objective):
     def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         predictions, _ = model(batch.images, for_loss=True)
         predictions = [type(one)(*(tensor.float() for tensor in one)) for one in predictions]
-        return mask2former_loss(predictions, [self.masks(target) for target in batch.targets], share=mean_of_devices)
-
-
-def mean_of_devices(count: Tensor) -> Tensor:
-    """The mean of a number over all devices of a training."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return count
-    count = count.clone()
-    torch.distributed.all_reduce(count)
-    return count / torch.distributed.get_world_size()
+        return mask2former_loss(predictions, [self.masks(target) for target in batch.targets], share=mean_of_processes)

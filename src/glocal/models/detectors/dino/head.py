@@ -8,6 +8,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
+from glocal.device import mean_of_processes
 from glocal.errors import InvalidValueError
 from glocal.models.arguments import Depth, Width
 from glocal.models.detectors.boxes import clip, upcast
@@ -15,7 +16,7 @@ from glocal.models.detectors.dino.box_logits import corners, logit, scale_of
 from glocal.models.detectors.dino.decoder import Decoded, Decoder
 from glocal.models.detectors.dino.denoising import Denoising, Noisy, Random, hidden_pairs
 from glocal.models.detectors.dino.encoder import Encoder
-from glocal.models.detectors.dino.losses import losses_of, mean_of_processes, of_denoising
+from glocal.models.detectors.dino.losses import losses_of, of_denoising
 from glocal.models.detectors.dino.matching import match
 from glocal.models.detectors.dino.neck import Neck
 from glocal.models.detectors.dino.positions import Tokens, as_tokens, padded_size
@@ -162,7 +163,8 @@ class DINOHead(DetectionHead):
         matched = match(class_logits.detach(), boxes.detach(), targets, sizes)
         positives = of_denoising(noisy, targets, boxes.device)
         counts = [sum(len(queries) for queries, _ in found) for found in (matched[0], positives)]
-        count, noisy_count = mean_of_processes(torch.tensor(counts, dtype=upcast(boxes).dtype, device=boxes.device))
+        counts = mean_of_processes(torch.tensor(counts, dtype=upcast(boxes).dtype, device=boxes.device))
+        count, noisy_count = counts.clamp(min=1)
 
         losses = {}
         depth = len(outputs.class_logits)

@@ -52,12 +52,3 @@ def of_denoising(noisy: Noisy, targets: Sequence[Mapping[str, Tensor]], device: 
         first = 2 * noisy.size * torch.arange(noisy.groups, device=device).unsqueeze(1)
         found.append(((first + objects).flatten(), objects.flatten()))
     return found
-
-
-def mean_of_processes(counts: Tensor) -> Tensor:
-    """The mean of numbers over all processes of a training, each at least 1."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        counts = counts.clone()
-        torch.distributed.all_reduce(counts)
-        counts = counts / torch.distributed.get_world_size()
-    return counts.clamp(min=1)
