@@ -41,7 +41,7 @@ def write_examples(recipe: str, root: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """A copy of the library with the recipe's op."""
+    """A copy of the library with the op and the data format of the recipes."""
     root = copy_of_the_library(tmp_path_factory.mktemp("copy"))
     (root / "tests/ops").mkdir()
     for name in ("test_dispatch.py", "test_one_place_chooses.py"):
@@ -52,26 +52,55 @@ def copy(tmp_path_factory) -> Path:
     public = root / "src/glocal/ops/__init__.py"
     text = public.read_text(encoding="utf-8")
     public.write_text(text.replace("\n__all__ = [\n", f'\n{line}\n\n__all__ = [\n    "{OP}",\n'), encoding="utf-8")
+    recipe = section("Add a data format")
+    assert write_examples(recipe, root) == ["json_lines.py", "test_json_lines.py"]
+    (name, before) = re.search(r"as `(\w+)`, in `FORMATS`.*?before .*?\(here `(\w+)`", recipe, re.DOTALL).groups()
+    formats = root / "src/glocal/data/open.py"
+    text = formats.read_text(encoding="utf-8")
+    listed, imported = re.search(r"^FORMATS.*$", text, re.MULTILINE)[0], f"import {before},"
+    assert before in listed
+    assert text.count(imported) == 1
+    text = text.replace(listed, listed.replace(before, f"{name}, {before}"))
+    formats.write_text(text.replace(imported, f"import {before}, {name},"), encoding="utf-8")
     return root
+
+
+TESTS_AND_DOCTOR = f"""
+import pytest
+from glocal.cli import main
+code = pytest.main(["-v", "-p", "no:cacheprovider", "-p", "no:xdist", "tests", "-k", "{OP} or json_lines"])
+print("the doctor:", flush=True)
+raise SystemExit(code or main(["doctor"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(copy) -> tuple[list[str], str]:
+    """In the copy: the tests that pass, and what the doctor says. In one process, which imports torch for seconds."""
+    tests, doctor = run(copy, "-c", TESTS_AND_DOCTOR).split("the doctor:\n")
+    return re.findall(r"^(\S+::.*) PASSED", tests, re.MULTILINE), doctor
 
 
 def run(copy: Path, *command: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(copy / "src"), "COLUMNS": "200", "TRITON_INTERPRET": "0"}
     result = subprocess.run(
-        [sys.executable, "-m", *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
     return result.stdout
 
 
-def test_its_own_tests_pass_and_those_that_every_op_has(copy):
-    out = run(copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/ops", "-k", OP)
-    assert re.search(r"\d+ passed", out)
-    assert "failed" not in out
+def test_the_tests_of_an_op_pass_and_those_that_every_op_has(shown):
+    files = {name.split("::")[0] for name in shown[0]}
+    assert files >= {f"tests/ops/{name}.py" for name in (f"test_{OP}", "test_dispatch", "test_one_place_chooses")}
 
 
-def test_the_doctor_lists_it(copy):
-    (row,) = [line for line in run(copy, "glocal", "doctor").splitlines() if OP in line]
+def test_the_tests_of_a_format_pass(shown):
+    assert len([name for name in shown[0] if name.startswith("tests/data/formats/test_json_lines.py")]) == 3
+
+
+def test_the_doctor_lists_the_op(shown):
+    (row,) = [line for line in shown[1].splitlines() if OP in line]
     name, device, backend, reason = (cell.strip() for cell in row.strip("│ ").split("│"))
     assert (name, device, backend) in ((OP, "cpu", "cpu"), (OP, "cuda", "reference"))
     assert reason == "there is no kernel: it is torch's pooling"
@@ -84,36 +113,11 @@ def test_the_mixer_has_every_property(tmp_path, monkeypatch):
     assert importlib.import_module("pool_mixer").check_mixer
 
 
-def test_it_is_formatted_as_the_rest(copy):
-    run(copy, "ruff", "check", f"src/glocal/ops/{OP}", f"tests/ops/test_{OP}.py")
-    run(copy, "ruff", "format", "--check", f"src/glocal/ops/{OP}", f"tests/ops/test_{OP}.py")
-
-
-class TestFormat:
-    @pytest.fixture(scope="class")
-    def copy(self, tmp_path_factory) -> Path:
-        """A copy of the library with the recipe's data format."""
-        root = copy_of_the_library(tmp_path_factory.mktemp("copy"))
-        recipe = section("Add a data format")
-        assert write_examples(recipe, root) == ["json_lines.py", "test_json_lines.py"]
-        (name, before) = re.search(r"as `(\w+)`, in `FORMATS`.*?before .*?\(here `(\w+)`", recipe, re.DOTALL).groups()
-        formats = root / "src/glocal/data/open.py"
-        text = formats.read_text(encoding="utf-8")
-        listed, imported = re.search(r"^FORMATS.*$", text, re.MULTILINE)[0], f"import {before},"
-        assert before in listed
-        assert text.count(imported) == 1
-        text = text.replace(listed, listed.replace(before, f"{name}, {before}"))
-        formats.write_text(text.replace(imported, f"import {before}, {name},"), encoding="utf-8")
-        return root
-
-    def test_its_own_tests_pass(self, copy):
-        out = run(copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/data")
-        assert "3 passed" in out
-
-    def test_it_is_formatted_as_the_rest(self, copy):
-        files = ["src/glocal/data/formats/json_lines.py", "tests/data/formats/test_json_lines.py"]
-        run(copy, "ruff", "check", *files)
-        run(copy, "ruff", "format", "--check", *files)
+def test_they_are_formatted_as_the_rest(copy):
+    files = [f"src/glocal/ops/{OP}", f"tests/ops/test_{OP}.py"]
+    files += ["src/glocal/data/formats/json_lines.py", "tests/data/formats/test_json_lines.py"]
+    run(copy, "-m", "ruff", "check", *files)
+    run(copy, "-m", "ruff", "format", "--check", *files)
 
 
 @pytest.mark.parametrize(
