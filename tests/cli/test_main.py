@@ -1,6 +1,8 @@
 """The command line as its user sees it: one line for every mistake, the right exit code, quick help."""
 
 import errno
+import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -29,16 +31,35 @@ def fails(capsys, args, code=2):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("args", [[], ["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)])
-    def test_loads_nothing_heavy(self, args):
-        program = (
-            "import sys; sys.argv = ['glocal', *sys.argv[1:]]\n"
-            "try:\n from glocal.cli import main; main()\nexcept SystemExit: pass\n"
-            "print({'torch', 'timm', 'lightning', 'sklearn'} & set(sys.modules), file=sys.stderr)"
-        )
-        result = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True)
-        assert result.stderr == "set()\n"
-        assert result.stdout
+    LINES = ([], ["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS))
+
+    @pytest.fixture(scope="class")
+    def loaded(self):
+        """What each of LINES prints, and which of the heavy modules it loads, in a process without any."""
+        program = """
+import contextlib, io, json, os, sys
+sys.argv = ["glocal"]
+from glocal.cli import main
+for line in json.loads(os.environ["LINES"]):
+    sys.stdout.flush()
+    if os.fork():
+        os.wait()
+        continue
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:
+        main(line)
+    print(json.dumps([shown.getvalue(), sorted({"torch", "timm", "lightning", "sklearn"} & {*sys.modules})]))
+    break
+"""
+        environment = os.environ | {"LINES": json.dumps(self.LINES)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    @pytest.mark.parametrize("place", range(len(LINES)), ids=lambda place: " ".join(TestHelp.LINES[place]) or "nothing")
+    def test_loads_nothing_heavy(self, loaded, place):
+        shown, heavy = loaded[place]
+        assert heavy == []
+        assert shown
 
     def test_lists_the_commands(self, capsys):
         assert main(["--help"]) == 0
