@@ -71,8 +71,14 @@ def test_every_size_is_compared_with_the_baseline_at_that_size(clocked):
     ]
 
 
-@pytest.mark.parametrize("mode", ["infer", "train"])
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"channels_last": False}, {"threads": 1}])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        *(("infer", options) for options in ({}, {"precision": "bf16"}, {"channels_last": False}, {"threads": 1})),
+        *(("train", options) for options in ({}, {"precision": "bf16"})),
+        *(pytest.param("train", one, marks=pytest.mark.slow) for one in ({"channels_last": False}, {"threads": 1})),
+    ],
+)
 def test_real_models(mode, options):
     config = BenchConfig(["van_pico"], "test_resnet", mode, "2,3", "32", rounds=2, device="cpu", **options)
     seen = []

@@ -28,8 +28,16 @@ def count(model, kind):
     return sum(isinstance(module, kind) for module in model.modules())
 
 
-@pytest.mark.parametrize("fused_by", [fuse, reparameterize_model], ids=["glocal", "timm"])
-@pytest.mark.parametrize("name", REMAIN)
+@pytest.mark.parametrize(
+    ("name", "fused_by"),
+    [
+        *(pytest.param(name, fuse, id=f"{name}-glocal") for name in REMAIN),
+        *(
+            pytest.param(name, reparameterize_model, id=f"{name}-timm", marks=[pytest.mark.slow] * (name != "van_pico"))
+            for name in REMAIN  # timm calls the same method
+        ),
+    ],
+)
 def test_equals_the_model(name, fused_by):
     model = randomised(timm.create_model(name), scale=0.05).eval()
     fused = fused_by(model)

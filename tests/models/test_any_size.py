@@ -17,9 +17,17 @@ PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
 SIZES = [(32, 32), (33, 47), (64, 48), (97, 131), (224, 32)]
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    ("size", "batch", "training"),
+    [
+        # Each size with each batch and in each mode, and where it is in CI, not with all of both.
+        pytest.param(size, batch, training, marks=[pytest.mark.slow] * ((number + (batch == 3) + training) % 2 == 0))
+        for number, size in enumerate(SIZES)
+        for batch in (1, 3)
+        for training in (True, False)
+    ],
+    ids=lambda value: {True: "train", False: "eval"}[value] if isinstance(value, bool) else str(value),
+)
 @pytest.mark.parametrize("name", PICO)
 def test_forward_and_backward(name, size, batch, training):
     torch.manual_seed(0)

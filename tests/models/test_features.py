@@ -113,7 +113,7 @@ class TestFeaturesOnly:
         assert features.feature_info.channels() == [CHANNELS[name][1], CHANNELS[name][3]]
 
     @pytest.mark.parametrize("feature_cfg", [{}, dict(norm=True)], ids=["raw", "normed"])
-    @pytest.mark.parametrize("indices", [(0,), (1, 2), (0, 3)], ids=str)
+    @pytest.mark.parametrize("indices", [(0,), pytest.param((1, 2), marks=pytest.mark.slow), (0, 3)], ids=str)
     def test_every_parameter_is_trained(self, name, indices, feature_cfg):
         """DistributedDataParallel fails on a parameter without a gradient."""
         features = timm.create_model(name, features_only=True, out_indices=indices, feature_cfg=feature_cfg)
@@ -190,13 +190,15 @@ class TestForwardIntermediates:
 
 
 class TestPrune:
+    STAGES = (0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3)
+
     def test_keeping_the_last_stage_and_the_head_changes_nothing(self, model):
         pruned = copy.deepcopy(model)
         assert pruned.prune_intermediate_layers([3], prune_head=False) == [3]
         close([pruned(image())], [model(image())])
         assert pruned.num_classes == 7
 
-    @pytest.mark.parametrize("stage", range(4))
+    @pytest.mark.parametrize("stage", STAGES)
     def test_what_is_kept_is_as_before(self, name, model, maps, stage):
         pruned = copy.deepcopy(model)
         assert pruned.prune_intermediate_layers([stage]) == [stage]
@@ -205,7 +207,7 @@ class TestPrune:
         close([pruned.forward_features(image())], [maps[1][stage]])
         assert pruned.num_features == CHANNELS[name][stage]
 
-    @pytest.mark.parametrize("stage", range(4))
+    @pytest.mark.parametrize("stage", STAGES)
     def test_without_the_norm_features_end_at_the_last_block(self, model, maps, stage):
         pruned = copy.deepcopy(model)
         pruned.prune_intermediate_layers([stage], prune_norm=True)

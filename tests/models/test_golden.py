@@ -38,7 +38,13 @@ def close(actual: torch.Tensor, expected: np.ndarray, tolerance: float = 1e-6):
     assert error.max() <= tolerance, f"worst error {error.max():.2e}"
 
 
-@pytest.mark.parametrize("case", FORWARD)
+# A second size of a family takes seconds in double precision.
+LARGER = ("transxnet_s", "transnext_tiny", "hat_net_small", "conv2former_t", "van_b1")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * case.startswith(LARGER)) for case in FORWARD]
+)
 def test_forward_equals_the_original(case):
     variant, height, width, kwargs = parse(case)
     golden = np.load(GOLDEN / f"{case}.npz")
@@ -47,14 +53,20 @@ def test_forward_equals_the_original(case):
     with torch.no_grad():
         final, maps = model.forward_intermediates(x)
         close(model.forward_head(final), golden["logits"])
-        close(model(x), golden["logits"])
     for i, feature in enumerate(maps):
         assert tuple(feature.shape) == tuple(golden[f"stage{i}_shape"])
         close(torch.from_numpy(sample(feature.numpy())), golden[f"stage{i}"])
         assert feature.square().mean().sqrt().item() == pytest.approx(float(golden[f"stage{i}_rms"]), rel=1e-6)
 
 
-SMALL = ("transxnet_t_192x320", "transnext_micro", "hat_net_tiny", "transcnn", "conv2former_n", "van_b0")
+SMALL = (
+    "transxnet_t_192x320",
+    "transnext_micro_224x224",
+    "hat_net_tiny",
+    "transcnn",
+    "conv2former_n_192x320",
+    "van_b0_200x168",
+)
 
 
 @pytest.mark.parametrize(

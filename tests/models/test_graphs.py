@@ -16,6 +16,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
 
 
+# The families with the most ways of their own; of the others the slow tests take those graphs that cost seconds each.
+QUICK = ("transxnet_pico", "transnext_pico")
+
+
 def build(name, num_classes=7, **kwargs):
     """One block for each stage: tracing takes its time."""
     return randomised(timm.create_model(name, num_classes=num_classes, depths=(1, 1, 1, 1), **kwargs), 0.2)
@@ -35,6 +39,12 @@ def model(name):
     return build(name).eval()
 
 
+def of_families(*quick):
+    """Runs a test for these families in CI, and for all where tests may be slow."""
+    marked = [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in PICO]
+    return pytest.mark.parametrize("name", marked, scope="module", indirect=True)
+
+
 @torch.no_grad()
 def agree(actual, expected, *sizes):
     for size in sizes:
@@ -47,6 +57,7 @@ class TestTorchScript:
             twin = build(name).eval()
         agree(torch.jit.script(twin), model, (33, 47), (33, 47))
 
+    @of_families(*QUICK)
     def test_scripted_features(self, name):
         features = timm.create_model(name, features_only=True, out_indices=(1, 3), depths=(1, 1, 1, 1)).eval()
         scripted = torch.jit.script(features)
@@ -68,7 +79,7 @@ class TestTorchScript:
 
 
 class TestFX:
-    @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+    @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["train", "eval"])
     def test_symbolic_trace(self, name, training):
         twin = build(name, drop_rate=0.0).train(training)
         leaves = dict(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
@@ -87,7 +98,8 @@ class TestFX:
 
 
 class TestCompile:
-    def test_one_graph_in_eval_mode(self, model):
+    @of_families(*QUICK)
+    def test_one_graph_in_eval_mode(self, name, model):
         torch._dynamo.reset()
         agree(torch.compile(model, fullgraph=True, backend="eager"), model, (33, 47))
 
@@ -145,7 +157,8 @@ class TestExport:
             torch.testing.assert_close(model(x), expected, rtol=1e-8, atol=1e-8)
 
     @pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.slow), (33, 47)], ids=str)
-    def test_static(self, model, size):
+    @of_families(*QUICK)
+    def test_static(self, name, model, size):
         program = torch.export.export(model, (image(*size),))
         agree(program.module(), model, size)
 

@@ -29,6 +29,20 @@ def name(request):
     return request.param
 
 
+def cases(values, argument, ids=None):
+    """Each family with each value. In CI, TransNeXt and TransXNet, which keep most of what they computed, have all of
+    them, and the other families the first.
+    """
+    ids = ids or [str(value) for value in values]
+    pairs = [
+        pytest.param(name, value, id=f"{name}-{label}", marks=[] if quick else pytest.mark.slow)
+        for name in PICO
+        for place, (value, label) in enumerate(zip(values, ids, strict=True))
+        for quick in [place == 0 or name in ("transnext_pico", "transxnet_pico")]
+    ]
+    return pytest.mark.parametrize(("name", argument), pairs, scope="module", indirect=["name"])
+
+
 def build(name, **kwargs) -> nn.Module:
     """One block for each stage, in float64."""
     model = timm.create_model(name, num_classes=3, depths=(1, 1, 1, 1), drop_path_rate=0.0, **kwargs)
@@ -74,7 +88,7 @@ class TestWeightsThatChangeInEvalMode:
         assert (after - before).abs().max() > 1e-6
         assert_same(after, expected, 1e-12)
 
-    @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+    @cases(["AdamW", "SGD"], "optimizer")
     def test_fused_optimizer(self, name, optimizer):
         def train(model):
             step = getattr(torch.optim, optimizer)(model.parameters(), lr=0.05, fused=True).step
@@ -85,14 +99,14 @@ class TestWeightsThatChangeInEvalMode:
 
         self.follows(name, train)
 
-    @pytest.mark.parametrize(
-        "write",
+    @cases(
         [
             lambda parameter: parameter.data.mul_(0.5),
             lambda parameter: parameter.detach().numpy().__imul__(0.5),
             lambda parameter: setattr(parameter, "data", parameter.data * 0.5),
             lambda parameter: parameter.data.mul_(0.9).add_(torch.full_like(parameter, 0.1), alpha=0.1),
         ],
+        "write",
         ids=["data", "numpy", "new_data", "mean_teacher"],
     )
     def test_written_to(self, name, write):
@@ -109,7 +123,7 @@ KINDS = {
 class TestAdapters:
     """LoRA acts, learns and merges on every kind of layer."""
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @cases([*KINDS], "kind")
     def test_lora(self, name, kind):
         peft = pytest.importorskip("peft")
         model = build(name)
@@ -164,7 +178,7 @@ def overridden(layer):
     return layer
 
 
-@pytest.mark.parametrize("change", [plus_one, hooked, overridden])
+@cases([plus_one, hooked, overridden], "change", ids=["plus_one", "hooked", "overridden"])
 def test_another_layer_is_honoured(name, change):
     """What adds 1 to every layer's result is as if every layer had a bias that is larger by 1."""
     model, twin = build(name), build(name)
@@ -237,7 +251,7 @@ class TestOtherTools:
                 assert_same(quantized.forward_features(x), expected, 0.05 if name == "transnext_pico" else 1e-6)
                 assert_same(quantized(x), quantized.forward_head(expected), 0.3)
 
-    @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+    @cases([False, True], "training", ids=["eval", "train"])
     def test_feature_extraction(self, name, training):
         model = build(name).train(training)
         graph = create_feature_extractor(model, ["stages.1", "stages.3"])

@@ -49,12 +49,20 @@ def whole(head, backbone):
     return SEGMENTATION.model(SEGMENTATION.backbone(backbone, NAMES), NAMES, head=head)
 
 
-heads = pytest.mark.parametrize("head", HEADS)
 backbones = pytest.mark.parametrize("backbone", FAMILIES + OUTSIDE)
-builders = pytest.mark.parametrize(
-    ("build", "size"),
-    [(narrow, (33, 50)), *(pytest.param(build, (65, 97), marks=pytest.mark.slow) for build in (narrow, whole))],
-    ids=lambda value: getattr(value, "__name__", str(value)),
+# A narrow head for each backbone in turn is quick.
+builds = pytest.mark.parametrize(
+    ("head", "backbone", "build", "size"),
+    [
+        pytest.param(
+            *(head, backbone, build, size),
+            id=f"{head}-{backbone}-{build.__name__}-{size}",
+            marks=[] if size == (33, 50) and (number + turn) % len(HEADS) == 0 else pytest.mark.slow,
+        )
+        for number, head in enumerate(HEADS)
+        for turn, backbone in enumerate(FAMILIES + OUTSIDE)
+        for build, size in ((narrow, (33, 50)), (narrow, (65, 97)), (whole, (65, 97)))
+    ],
 )
 
 
@@ -62,9 +70,7 @@ def test_every_family_has_a_small_model():
     assert len(FAMILIES) == len(glocal.models.FAMILIES)
 
 
-@heads
-@backbones
-@builders
+@builds
 def test_an_image_gives_the_same_alone_and_in_a_batch(head, backbone, build, size):
     # Mask2Former's attention masks have bits, which single precision may flip.
     dtype = torch.float64 if head == "mask2former" else torch.float32
@@ -80,9 +86,7 @@ def test_an_image_gives_the_same_alone_and_in_a_batch(head, backbone, build, siz
     assert model.decode(outputs, size).shape == (2, len(NAMES), *size)
 
 
-@heads
-@backbones
-@builders
+@builds
 def test_a_step_of_training_has_finite_gradients(head, backbone, build, size):
     model = build(head, backbone).train()
     options = train_config(SEGMENTATION)(head=head)
