@@ -6,9 +6,13 @@ Arguments: the options of `TrainConfig` as JSON, and the batch before which the 
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
+import tempfile
+import traceback
+from subprocess import CompletedProcess
 
 import torch
 
@@ -18,10 +22,39 @@ from glocal.training.config import TrainConfig
 from glocal.training.lightning_module import TrainingModule
 from glocal.training.train import train
 
-if __name__ == "__main__":
+
+def launch(settings: dict, die: int = -1) -> CompletedProcess:
+    """Run this script in a fork of this process, which need not import torch again; SETTINGS are its options."""
+    command = [__file__, json.dumps(settings), str(die)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+
+        def run():
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+            sys.argv, sys.modules["__main__"].__spec__ = command, None  # what Lightning starts for the other devices
+            try:
+                main(settings, die)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+
+        child = multiprocessing.get_context("fork").Process(target=run)
+        child.start()
+        child.join(300)
+        if child.is_alive():
+            child.kill()
+            child.join()
+        for file in (out, err):
+            file.seek(0)
+        return CompletedProcess(command, child.exitcode, out.read(), err.read())
+
+
+def main(settings: dict, last: int) -> None:
     torch.set_num_threads(1)
     callbacks.STEPS_BETWEEN_TALKS = 1
-    original, seen, last = TrainingModule.training_step, [], int(sys.argv[2])
+    original, seen = TrainingModule.training_step, []
 
     def step(self, *args):
         seen.append(1)
@@ -37,4 +70,8 @@ if __name__ == "__main__":
 
     TrainingModule.training_step = step
     ClassificationObjective.__call__ = with_parts
-    train(TrainConfig(**json.loads(sys.argv[1])))
+    train(TrainConfig(**settings))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), int(sys.argv[2]))

@@ -1,11 +1,7 @@
 """Several devices compute what one does: two processes on the CPU, killed in the middle and continued."""
 
 import io
-import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -24,10 +20,10 @@ from glocal.training.config import TrainConfig
 from glocal.training.lightning_module import TrainingModule
 from glocal.training.train import train
 from run_output import rows
+from training.several_devices import launch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SCRIPT = Path(__file__).parent / "several_devices.py"
 # No batch norm, which averages over the images of one device; no dropout, whose masks differ from device to device.
 SETTINGS = dict(
     model="transnext_pico",
@@ -44,11 +40,6 @@ SETTINGS = dict(
     workers=0,
     save_every_minutes=0,
 )
-
-
-def launch(settings, die=-1):
-    command = [sys.executable, str(SCRIPT), json.dumps(settings), str(die)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

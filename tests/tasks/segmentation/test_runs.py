@@ -1,10 +1,5 @@
 """Trainings of segmentation: continued after a kill, and on several devices."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,10 +7,10 @@ from glocal.evaluation.config import EvalConfig
 from glocal.evaluation.evaluate import evaluate
 from glocal.tasks.checkpoint import read_weights
 from run_output import rows
+from training.several_devices import launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]  # half a minute each
 
-SCRIPT = Path(__file__).parents[2] / "training" / "several_devices.py"
 SETTINGS = dict(
     model="van_pico",
     epochs=2,
@@ -34,11 +29,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def launch(settings, die=-1):
-    command = [sys.executable, str(SCRIPT), json.dumps(settings), str(die)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("head", ["semantic_fpn", "upernet", "mask2former"])
