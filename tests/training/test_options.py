@@ -63,7 +63,7 @@ def spy(monkeypatch):
 
 
 class TestAccumulation:
-    @pytest.mark.parametrize("parts", [2, 4])
+    @pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
     def test_parts_of_a_batch_are_as_good_as_the_whole(self, digits_folder, tmp_path, parts):
         settings = dict(model="transnext_pico", drop_path=0.0, epochs=1, clip_grad=0.5)
         whole = run(digits_folder, tmp_path / "1", **settings)
@@ -293,7 +293,7 @@ class TestDistillation:
         torch.set_num_threads(1)
         return run(digits_folder, tmp_path_factory.mktemp("teacher"), epochs=8, batch_size=8).output
 
-    @pytest.mark.parametrize("kind", ["soft", "hard"])
+    @pytest.mark.parametrize("kind", ["soft", pytest.param("hard", marks=pytest.mark.slow)])
     def test_student_follows_the_teacher_alone(self, digits_folder, tmp_path, teacher_run, kind):
         settings = dict(teacher_checkpoint=str(teacher_run), distillation=kind, distillation_weight=1.0)
         result = run(digits_folder, tmp_path / "student", epochs=6, batch_size=8, seed=1, **settings)
@@ -449,7 +449,7 @@ class TestData:
         with pytest.raises(ValueError, match=r"--max-bad must be a part such as 1% or 0\.01"):
             TrainConfig(max_bad=limit)
 
-    @pytest.mark.parametrize("loss", [None, "asl"])
+    @pytest.mark.parametrize("loss", [None, pytest.param("asl", marks=pytest.mark.slow)])
     def test_several_labels_per_image(self, tmp_path, loss):
         torch.manual_seed(0)
         lines = ["path,labels"]
