@@ -6,8 +6,8 @@ import json
 import multiprocessing
 import os
 import re
+import runpy
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -307,16 +307,22 @@ class TestService:
         assert schemas["Turn"]["properties"]["angle"] == {"type": "number", "title": "Angle"}
 
 
-def test_a_file_of_a_task_that_is_not_registered(run, images):
-    command = [sys.executable, "-m", "glocal", "predict", images[0], "--checkpoint", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "unknown task 'angle'; the tasks are classification, multilabel" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+@pytest.fixture
+def unregistered(registered, monkeypatch):
+    monkeypatch.delitem(registry._tasks, ANGLE.name)
 
 
-def test_as_a_program(run, images):
-    command = [sys.executable, str(OUTSIDE), "predict", images[0], "--checkpoint", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "turned by" in done.stdout
+def test_a_file_of_a_task_that_is_not_registered(run, images, unregistered, capsys):
+    assert main(["predict", images[0], "--checkpoint", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "unknown task 'angle'; the tasks are classification, multilabel" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_as_a_program(run, images, unregistered, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", [str(OUTSIDE), "predict", images[0], "--checkpoint", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(OUTSIDE), run_name="__main__")
+    shown = capfd.readouterr()
+    assert (ended.value.code, shown.err) == (0, "")
+    assert "turned by" in shown.out
