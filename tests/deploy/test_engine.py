@@ -25,8 +25,9 @@ ENGINES = ["openvino", "onnxruntime", "torch"]
 PICO = [name for name in glocal.model_names() if name.endswith("_pico")]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """An empty one, of the test; the other tests share the session's, so that each file is written once."""
     monkeypatch.setenv("GLOCAL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -113,7 +114,7 @@ def test_results_are_the_callers_own(small, name):
 
 class TestCache:
     @pytest.fixture
-    def written(self, monkeypatch):
+    def written(self, cache, monkeypatch):
         names = []
         original = engine.export
         monkeypatch.setattr(
