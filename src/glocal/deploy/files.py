@@ -235,12 +235,7 @@ def _shapes(input_size: tuple[int, int, int], batch: int, dynamic: Collection[st
 
 
 def _write_onnx(program, path: Path, outputs: list[str], precision: str, metadata: str, calibration) -> None:
-    try:
-        with runtimes.quiet():
-            names = {"input_names": ["images"], "output_names": outputs}
-            result = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
-    except torch.onnx.OnnxExporterError as error:
-        raise InvalidValueError(f"ONNX does not take this model: {_reason(error)}") from error
+    result = _onnx_of(program, outputs)
     images = result.model.graph.inputs[0]
     axes = ("batch", "height", "width", "") if images.dtype.name == "UINT8" else ("batch", "", "height", "width")
     found = zip(images.shape, axes, strict=True)
@@ -262,14 +257,30 @@ def _write_onnx(program, path: Path, outputs: list[str], precision: str, metadat
         result.save(path, external_data=False)
 
 
+def _onnx_of(program, outputs: list[str]) -> torch.onnx.ONNXProgram:
+    try:
+        with runtimes.quiet():
+            names = {"input_names": ["images"], "output_names": outputs}
+            return torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
+    except torch.onnx.OnnxExporterError as error:
+        raise InvalidValueError(f"ONNX does not take this model: {_reason(error)}") from error
+
+
 def _write_openvino(program, path: Path, outputs: list[str], precision: str, metadata: str, calibration) -> None:
     import openvino
 
-    try:
-        with runtimes.quiet():
-            graph = openvino.convert_model(program)
-    except Exception as error:  # its types have no common base
-        raise InvalidValueError(f"OpenVINO does not take this model: {_reason(error)}") from error
+    suppresses = any(node.target is torch.ops.torchvision.nms.default for node in program.graph.nodes)
+    with TemporaryDirectory() as folder:
+        source = program
+        if suppresses:  # OpenVINO reads this operation in files of ONNX, and not in torch.export's graphs
+            runtimes.require("onnx")
+            source = Path(folder) / "model.onnx"
+            _onnx_of(program, outputs).save(source, external_data=False)
+        try:
+            with runtimes.quiet():
+                graph = openvino.convert_model(source)
+        except Exception as error:  # its types have no common base
+            raise InvalidValueError(f"OpenVINO does not take this model: {_reason(error)}") from error
     images = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     sides = images.meta["val"].shape
     graph.reshape(

@@ -30,13 +30,12 @@ class Detections(nn.Module):
 
 def filled_up(found: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
     """The columns of what heads give for each image, with as many rows for each."""
-    most = max(len(one["scores"]) for one in found)
     fill = {"boxes": 0, "scores": 0, "labels": NOTHING, "masks": 0}
-    return [
-        torch.stack([_longer(one[name], most, value) for one in found])
-        for name, value in fill.items()
-        if name in found[0]
-    ]
+    names = [name for name in fill if name in found[0]]
+    if len(found) == 1:  # in graphs, the number of objects is open, and nothing can be compared with it
+        return [found[0][name][None] for name in names]
+    most = max(len(one["scores"]) for one in found)
+    return [torch.stack([_longer(one[name], most, fill[name]) for one in found]) for name in names]
 
 
 def _longer(rows: Tensor, count: int, value: float) -> Tensor:
