@@ -161,6 +161,7 @@ def main() -> int:
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests without a change first")
     options = parser.parse_args()
     changes = read_changes(options.words)
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, as in tests/conftest.py
     for name in HEAVY:
         importlib.import_module(name)
     if not options.unchecked:
