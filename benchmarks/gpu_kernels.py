@@ -2,8 +2,8 @@
 
 python benchmarks/gpu_kernels.py [--json FILE]
 
-Sizes are those of the tiny models at 224 × 224. Errors are of the output and of every gradient, relative to the largest
-value of the reference's.
+Sizes are those of the tiny models at 224 × 224, and for deformable attention those of DINO's encoder at 800 × 1333.
+Errors are of the output and of every gradient, relative to the largest value of the reference's.
 """
 
 import argparse
@@ -106,6 +106,16 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]]:
         inputs = {"x": image_map(channels, side), "weight": weight, "bias": bias}
         return (lambda **named: op(**named, eps=1e-6)), inputs
 
+    def deformable(sizes: list[tuple[int, int]], heads: int = 8, width: int = 32, points: int = 4):
+        count = sum(rows * columns for rows, columns in sizes)
+        reads = 1, count, heads, len(sizes), points
+        inputs = {
+            "values": torch.randn(1, count, heads, width).double(),
+            "places": torch.rand(*reads, 2).double(),
+            "weights": torch.randn(*reads).double().flatten(3).softmax(-1).view(reads),
+        }
+        return (lambda values, **named: ops.deformable_attention(values, sizes, **named)), inputs
+
     return {
         "depthwise 3x3, 192 at 56": depthwise(192, 56, 3),
         "depthwise 3x3 and GELU and factor, 384 at 28": depthwise(384, 28, 3, gelu=True, factor=True),
@@ -117,6 +127,7 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]]:
         "aggregated, 12 heads at 14": aggregated(12, 14, 49),
         "channel norm, 72 at 56": norm(ops.channel_norm, 72, 56),
         "sample norm, 48 at 56": norm(ops.sample_norm, 48, 56),
+        "deformable, 8 heads": deformable([(100, 167), (50, 84), (25, 42), (13, 21)]),
     }
 
 
