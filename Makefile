@@ -1,6 +1,6 @@
 # `make demo` trains and predicts on real handwritten digits, `make demo-segment` segments objects on photographs,
-# `make test` runs the tests. Each installs what it needs into .venv first, the tests everything. TORCH_INDEX: a package index with torch's builds
-# for CPUs, where the one that pip uses has none.
+# `make demo-detect` finds them, `make test` runs the tests. Each installs what it needs into .venv first, the tests
+# everything. TORCH_INDEX: a package index with torch's builds for CPUs, where the one that pip uses has none.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ DEMO_DIR := runs/demo
 TORCH_INDEX ?=
 CPU_TORCH := $(foreach name,torch torchvision,$(shell sed -n 's/^\($(name)==[0-9.]*\).*/\1+cpu/p' constraints.txt))
 
-.PHONY: demo demo-segment test lint clean
+.PHONY: demo demo-segment demo-detect test lint clean
 
 demo: $(VENV)/demo
 	$(BIN)/glocal train digits --model transxnet_pico --output $(DEMO_DIR) --overwrite
@@ -22,6 +22,12 @@ demo-segment: $(VENV)/demo
 		--no-photometric --resize-range 0.75,1.5 --output $(DEMO_DIR)-segment --overwrite
 	$(BIN)/glocal predict $(DEMO_DIR)-segment/samples/*.png --checkpoint $(DEMO_DIR)-segment \
 		--pictures $(DEMO_DIR)-segment/drawn
+
+demo-detect: $(VENV)/demo
+	$(BIN)/glocal train shapes --task detection --model van_pico --head retinanet --head-args '{width: 64, depth: 2}' \
+		--epochs 12 --batch-size 8 --lr 0.002 --clip-grad 1 --no-photometric --output $(DEMO_DIR)-detect --overwrite
+	$(BIN)/glocal predict $(DEMO_DIR)-detect/samples/*.png --checkpoint $(DEMO_DIR)-detect \
+		--pictures $(DEMO_DIR)-detect/drawn
 
 # A process per core is faster than threads; the threads of the tests that need two sleep while they wait. worksteal
 # keeps the tests of a file together, so that what they share is made once.

@@ -53,11 +53,12 @@ def versions(told):
     return [word for word in told.split() if "==" in word]
 
 
-def test_demo_installs_no_more_than_training_needs(make):
-    told = [line for line in make("demo") if "+cpu" not in line]
+@pytest.mark.parametrize("demo", ["demo", "demo-segment", "demo-detect"])
+def test_demo_installs_no_more_than_training_needs(make, demo):
+    told = [line for line in make(demo) if "+cpu" not in line]
     assert told[0] == DEMO
     assert [line.split()[0] for line in told[1:]] == ["train", "predict"]
-    assert [line.split()[0] for line in make("demo")] == ["train", "predict"]  # the second time nothing is installed
+    assert [line.split()[0] for line in make(demo)] == ["train", "predict"]  # the second time nothing is installed
 
 
 @pytest.mark.skipif(not without_gpu(), reason="for Linux without a GPU")
