@@ -58,3 +58,36 @@ def test_repeat_factors_are_those_of_lvis_for_the_objects_of_images():
 
 def test_wide_images_are_a_group():
     assert aspect_groups([(2, 3), (3, 2), (2, 2), None]).tolist() == [1, 0, 0, 0]
+
+
+class TestGroups:
+    """Batches of one group."""
+
+    GROUPS = torch.tensor([int(place % 3 == 0) for place in range(103)])
+
+    def batches(self, **options):
+        drawn = [index for index, _ in TrainingSampler(103, 8, seed=1, groups=self.GROUPS, **options)]
+        return torch.tensor(drawn).view(-1, 8)
+
+    @pytest.mark.parametrize("options", [{}, {"steps": 11}, {"repeats": 2}], ids=str)
+    def test_a_batch_is_of_one_group_as_far_as_it_goes(self, options):
+        mixed = [len(self.GROUPS[batch].unique()) > 1 for batch in self.batches(**options)]
+        assert not any(mixed[:-2])
+        assert len(set(self.GROUPS[self.batches(**options)[:-2, 0]].tolist())) == 2
+
+    @pytest.mark.parametrize("options", [{}, {"steps": 11}], ids=str)
+    def test_an_epoch_has_the_same_samples_as_without_groups(self, options):
+        plain = [index for index, _ in TrainingSampler(103, 8, seed=1, **options)]
+        assert sorted(plain) == sorted(self.batches(**options).flatten().tolist())
+        assert plain != self.batches(**options).flatten().tolist()
+
+    def test_the_groups_do_not_follow_each_other(self):
+        first = self.GROUPS[self.batches()[:-2, 0]].tolist()
+        assert first not in (sorted(first), sorted(first, reverse=True))
+
+    def test_devices_share_the_batches(self):
+        devices = [
+            [index for index, _ in TrainingSampler(103, 8, seed=1, rank=rank, world=2, groups=self.GROUPS)]
+            for rank in (0, 1)
+        ]
+        assert torch.tensor(devices).T.flatten().tolist() == self.batches().flatten().tolist()

@@ -36,6 +36,7 @@ def training_loader(
     repeats: int = 1,
     weights: Tensor | None = None,
     steps: int | None = None,
+    groups: Tensor | None = None,
     targets: Callable[[list], Any] = default_collate,
     pin_memory: bool = False,
     signal_number=None,
@@ -45,7 +46,8 @@ def training_loader(
     batch_size: samples of a step on all `world` devices; each device gets its share in `parts` successive batches. An
     incomplete last step is dropped, and another image replaces an image that cannot be read. workers: processes that
     read images; None: as many as suit the images. weights: a probability per sample, to draw with replacement.
-    steps: steps of an epoch (default: a pass over the samples). targets: collates the targets of a batch.
+    steps: steps of an epoch (default: a pass over the samples). groups: see `TrainingSampler`. targets: collates the
+    targets of a batch.
 
     To begin within an epoch, use the sampler's `begin_at`, with any number of workers; for shards, use the loader's
     `state_dict`, with the same number of workers. signal_number: a shared integer (multiprocessing.RawValue) that a
@@ -64,7 +66,7 @@ def training_loader(
         options = _options(samples, workers, pin_memory, signal_number, persistent=False)
         drop_last = len(samples) >= batch_size
         return StatefulDataLoader(stream, batch_size=own, drop_last=drop_last, collate_fn=collate, **options)
-    sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights, steps)
+    sampler = TrainingSampler(len(samples), batch_size, seed, rank, world, repeats, weights, steps, groups)
     dataset = ImageDataset(samples, transform, replace=True)
     options = _options(samples, workers, pin_memory, signal_number)
     options |= {"generator": torch.Generator().manual_seed(seed), "collate_fn": collate}

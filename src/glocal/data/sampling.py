@@ -25,6 +25,7 @@ class TrainingSampler(Sampler):
     steps: steps of an epoch. An epoch is then a stretch of an endless sequence of passes over all samples, each in an
         order of its own, and begins where the epoch before it ends; there may be fewer samples than a step or the
         devices need. By default, an epoch is a pass.
+    groups: the group of each sample, (size,). The steps of an epoch are then each of one group, as far as it goes.
     """
 
     def __init__(
@@ -37,8 +38,11 @@ class TrainingSampler(Sampler):
         repeats: int = 1,
         weights: Tensor | None = None,
         steps: int | None = None,
+        groups: Tensor | None = None,
     ):
         self.size = size
+        self.batch_size = batch_size
+        self.groups = groups
         self.steps = steps
         self.used = size // batch_size * batch_size or size // world * world
         if steps is not None:
@@ -65,6 +69,8 @@ class TrainingSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order, seeds = self._pass(self.epoch, self.used) if self.steps is None else self._stretch()
+        if self.groups is not None:
+            order = in_groups(order, self.groups, self.batch_size)
         mine = slice(self.rank, None, self.world)
         items = list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True))
         return iter(items[self.begin[1] :] if self.epoch == self.begin[0] else items)
@@ -104,6 +110,22 @@ class EvaluationSampler(Sampler):
     def __iter__(self) -> Iterator[int | None]:
         mine = list(range(self.rank, self.size, self.world))
         return iter(mine + [None] * (len(self) - len(mine)))
+
+
+def in_groups(order: Tensor, groups: Tensor, batch_size: int) -> Tensor:
+    """The samples of an order (N,) so that batches are of one group each; what is left of the groups comes last.
+
+    A batch stands where its last sample was.
+    """
+    of_order, whole, rest = groups[order], [], []
+    for group in groups.unique():
+        places = (of_order == group).nonzero()[:, 0]
+        full = len(places) // batch_size * batch_size
+        whole.append(places[:full].view(-1, batch_size))
+        rest.append(places[full:])
+    batches = torch.cat(whole)
+    batches = batches[batches[:, -1].argsort()]
+    return order[torch.cat([batches.flatten(), torch.cat(rest).sort().values])]
 
 
 def aspect_groups(sizes: Sequence[tuple[int, int] | None]) -> Tensor:

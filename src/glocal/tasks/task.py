@@ -423,6 +423,10 @@ class Task(ABC):
         """A weight per sample, (N,), to draw with replacement; None to take each sample once per epoch."""
         return None
 
+    def sample_groups(self, options: Any, samples: "Samples") -> "Tensor | None":
+        """A group for each sample, (N,) int64, so that a batch is of one group where it can be; None: no groups."""
+        return None
+
     @abstractmethod
     def objective(self, options: Any, source: "DataSource", preprocessing: "Preprocessing") -> Objective:
         """The loss of a training. options: the run's options, which include the fields of `Options`."""

@@ -26,6 +26,7 @@ def loader_of(run: "Run", **options) -> DataLoader:
         repeats=config.repeated_augmentation,
         weights=run.task.sample_weights(config, samples),
         steps=config.epoch_steps,
+        groups=run.task.sample_groups(config, samples),
         **options,
     )
 

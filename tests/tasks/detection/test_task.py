@@ -90,6 +90,12 @@ class TestSampling:
         assert (weights[empty] == 1).all()
         assert (weights[~empty] > 1).all()
 
+    def test_a_batch_has_images_of_one_aspect(self, data):
+        samples = open_for_training(str(data), formats=DETECTION.formats).splits["train"]
+        wide = torch.tensor([objects.size[1] > objects.size[0] for objects in samples.labels])
+        assert 0 < wide.sum() < len(wide)
+        assert DETECTION.sample_groups(None, samples).bool().tolist() == wide.tolist()
+
 
 class TestRuns:
     def test_what_the_file_of_a_run_says(self, run):

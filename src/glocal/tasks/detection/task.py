@@ -154,6 +154,11 @@ class DetectionTask(Task):
 
         return weights_of_images(samples) if options.balanced else None
 
+    def sample_groups(self, options, samples):
+        from glocal.tasks.detection.sampling import groups_of_images
+
+        return groups_of_images(samples)
+
     def objective(self, options, source, preprocessing):
         from glocal.tasks.detection.objective import DetectionObjective
 
