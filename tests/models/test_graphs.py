@@ -98,7 +98,7 @@ class TestFX:
 
 
 class TestCompile:
-    @of_families(*QUICK)
+    @of_families("transnext_pico")
     def test_one_graph_in_eval_mode(self, name, model):
         torch._dynamo.reset()
         agree(torch.compile(model, fullgraph=True, backend="eager"), model, (33, 47))
@@ -157,7 +157,7 @@ class TestExport:
             torch.testing.assert_close(model(x), expected, rtol=1e-8, atol=1e-8)
 
     @pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.slow), (33, 47)], ids=str)
-    @of_families(*QUICK)
+    @of_families("transxnet_pico")
     def test_static(self, name, model, size):
         program = torch.export.export(model, (image(*size),))
         agree(program.module(), model, size)
