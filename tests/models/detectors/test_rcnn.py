@@ -91,6 +91,7 @@ class TestDetections:
             assert (found["boxes"] <= torch.tensor([width, height] * 2)).all()
             assert name == "faster_rcnn" or found["masks"].shape == (len(found["boxes"]), 28, 28)
 
+    @pytest.mark.slow  # test_rcnn_families.py has quick ones
     @torch.no_grad()
     def test_an_image_gives_the_same_alone(self, name, args):
         """Of images with one padded size: the rest of the padding would be seen by convolutions."""
@@ -248,7 +249,12 @@ class TestMaskRCNN:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "millions"), [("transnext_tiny", 47.9), ("transnext_small", 69.3), ("transnext_base", 109.2)]
+    ("backbone", "millions"),
+    [
+        ("transnext_tiny", 47.9),
+        pytest.param("transnext_small", 69.3, marks=pytest.mark.slow),
+        pytest.param("transnext_base", 109.2, marks=pytest.mark.slow),
+    ],
 )
 def test_parameters_are_the_published(backbone, millions):
     with torch.device("meta"):
@@ -256,6 +262,7 @@ def test_parameters_are_the_published(backbone, millions):
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
+@pytest.mark.slow
 def test_macs_are_the_published():
     """In 10⁹, at 800×1280: as the authors count them, with 1000 regions and 100 masks.
 

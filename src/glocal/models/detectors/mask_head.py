@@ -62,13 +62,12 @@ def mask_targets(boxes: Tensor, owners: Tensor, masks: Tensor, size: Sequence[in
         (N, 28, 28) of the boxes' type.
     """
     height, width = size
-    masks = masks[:, :height, :width]
     boxes = clip(boxes, size)
     targets = boxes.new_zeros(len(boxes), MASK_SIDE, MASK_SIDE)
     for start in range(0, len(masks), CHUNK):
         place = ((owners >= start) & (owners < start + CHUNK)).nonzero()[:, 0]
         regions = torch.cat(((owners[place] - start)[:, None].to(boxes.dtype), boxes[place]), 1)
-        pixels = masks[start : start + CHUNK].to(boxes.dtype)
+        pixels = masks[start : start + CHUNK, :height, :width].to(boxes.dtype)
         pixels = F.pad(pixels, (0, width - pixels.shape[2], 0, height - pixels.shape[1]))
         targets[place] = roi_align(pixels[:, None], regions, MASK_SIDE, sampling_ratio=-1, aligned=True)[:, 0]
     return (targets >= 0.5).to(boxes.dtype)

@@ -200,7 +200,7 @@ class RCNN(DetectionHead):
         right = (logits.detach().argmax(1) == labels).sum()
         return {
             "loss_cls": cross_entropy(logits, labels, len(labels)),
-            "acc": right * 100 / max(len(labels), 1),
+            "acc": right.float() * (100 / max(len(labels), 1)),
             "loss_bbox": loss_box,
         }
 
