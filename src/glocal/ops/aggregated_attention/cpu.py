@@ -58,12 +58,8 @@ def _with_known(*tensors: Tensor) -> Tensor:
     query = _to_pooled_keys(inputs)
     pooled_out, pooled_sum = known_attention(*query, *known)  # (B, heads, H, W, d), (B, heads, H, W)
     pooled_sum = _to_tiles(pooled_sum.unsqueeze(2), tile)  # (B, heads, tiles, queries, 1)
-
-    scaled_q = _to_tiles(query[0].permute(0, 1, 4, 2, 3), tile)
-    products = scaled_q @ _to_windows(inputs.k, tile).transpose(-2, -1)
-    outside = _outside(height, width, tile, scaled_q.device).view(*products.shape[2:4], 9)
-    local_bias = inputs.local_bias[:, None, None].masked_fill(outside, float("-inf"))  # (heads, tiles, queries, 9)
-    local_logits = _Pick.apply(products, tile) + local_bias
+    local_logits = _local_logits(query[0].permute(0, 1, 4, 2, 3), inputs.k, inputs.local_bias, tile)
+    del query  # large, if no gradient needs it
     whole_sum = torch.logaddexp(local_logits.logsumexp(4, keepdim=True), pooled_sum)
     local_attention = (local_logits - whole_sum).exp().flatten(2, 3)
     q = _to_tiles(inputs.q, tile)
@@ -81,6 +77,15 @@ def _to_pooled_keys(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scale = inputs.temperature.view(heads, 1, 1, 1) * length.log()
     scaled_q = (q + inputs.query_embedding[:, :, None, None]) * scale
     return scaled_q.permute(0, 1, 3, 4, 2), pooled_k.transpose(2, 3), pooled_v.transpose(2, 3), inputs.pooled_bias
+
+
+def _local_logits(scaled_q: Tensor, k: Tensor, local_bias: Tensor, tile: tuple[int, int]) -> Tensor:
+    """(B, heads, tiles, queries, 9)."""
+    height, width = k.shape[3:]
+    scaled_q = _to_tiles(scaled_q, tile)
+    outside = _outside(height, width, tile, k.device).view(*scaled_q.shape[2:4], 9)
+    local_bias = local_bias[:, None, None].masked_fill(outside, float("-inf"))  # (heads, tiles, queries, 9)
+    return _Pick.apply(scaled_q @ _to_windows(k, tile).transpose(-2, -1), tile) + local_bias
 
 
 def _local_values(
