@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from glocal.layers.fusion import absorb_norm
 from glocal.layers.norm import BatchNorm2d
 
 
@@ -35,6 +36,9 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
+
+    def reparameterize(self):
+        self.norm = absorb_norm(self.conv, self.norm)
 
 
 class ConvGroupNorm(nn.Sequential):

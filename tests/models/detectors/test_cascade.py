@@ -5,6 +5,7 @@ import torch
 from torchvision.ops import generalized_box_iou_loss
 
 import glocal
+from glocal.deploy.reparameterize import fuse
 from glocal.models.detectors.boxes import decode, encode
 from glocal.models.detectors.cascade import cascade_mask_rcnn
 from glocal.models.detectors.mask_head import mean_logits
@@ -75,6 +76,20 @@ def test_losses_of_boxes(box_head):
     torch.testing.assert_close(losses["loss_bbox"], expected, rtol=1e-6, atol=0)
     right = logits.argmax(1) == regions.labels
     assert losses["acc"].item() == pytest.approx(100 * right.double().mean().item())
+
+
+def test_batch_norms_of_box_heads_become_part_of_convolutions():
+    """torch.export cannot follow a batch norm over a number of regions that is open."""
+    head = build("4conv1fc").eval()
+    for norm in (block.norm for one in head.box_heads for block in one.convs):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+        torch.nn.init.normal_(norm.running_mean)
+    fused = fuse(head)
+    assert not [module for module in fused.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    x = torch.randn(5, 8, 7, 7, dtype=torch.float64)
+    for one, other in zip(head.box_heads, fused.box_heads, strict=True):
+        torch.testing.assert_close(one(x), other(x))
 
 
 def test_masks_of_several_stages():
