@@ -31,8 +31,9 @@ def run(config: ExportConfig) -> int:
     error = f"{result.difference:.1e} standard deviations"
     compared = ", ".join("×".join(map(str, shape)) for shape in result.compared)
     kind = "RGB images, uint8 (B, H, W, 3)" if config.preprocess else "images (B, C, H, W), normalised"
+    kind += "; their sizes (B, 2), before padding" if "sizes" in result.inputs else ""
     rows = {
-        "takes": f"{kind}; open: " + (", ".join(config.open_axes) or "nothing"),
+        "takes": f"{kind}; open: " + (", ".join(result.open_axes) or "nothing"),
         "size": f"{result.megabytes:.1f} MB",
         "largest difference from PyTorch": f"{error}, of {compared}",
         "written in": f"{result.seconds:.0f} s",

@@ -180,7 +180,8 @@ class ExportConfig:
         model: name of the model; without --checkpoint, with its published weights
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         output: the file (default: NAME.onnx, NAME.xml or NAME.pt2 in this folder)
-        dynamic: what may differ from call to call: batch,size or batch or size or none
+        dynamic: what may differ from call to call: batch,size or batch or size or none (default: batch,size; size for
+            models that find objects, which take an image at a time)
         img_size: height and width in pixels, for a fixed size or for --preprocess (default: the model's)
         batch_size: images per call, for a fixed batch (default: 1)
         precision: fp32, fp16 for a file of half the size, or int8 for integer arithmetic
@@ -196,7 +197,7 @@ class ExportConfig:
     model: str | None = None
     checkpoint: str | None = None
     output: str | None = None
-    dynamic: str = "batch,size"
+    dynamic: str | None = None
     img_size: int | None = None
     batch_size: int | None = None
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -219,7 +220,7 @@ class ExportConfig:
             raise InvalidValueError(f"--output {self.output}: a file for {self.to} ends with {ENDINGS[self.to]}")
         if (self.precision == "int8") != (self.calibration is not None):
             raise InvalidValueError("--precision int8 and --calibration DATA are for each other")
-        axes = self.open_axes
+        axes = ("batch", "size") if self.open_axes is None else self.open_axes
         if self.preprocess:
             if "size" not in axes:
                 raise InvalidValueError(f"--preprocess takes images of any size: --dynamic {self.dynamic} fixes it")
@@ -230,12 +231,14 @@ class ExportConfig:
         for name, axis in (("img_size", "size"), ("batch_size", "batch")):
             if getattr(self, name) is not None and axis in axes and not (name == "img_size" and self.preprocess):
                 raise InvalidValueError(
-                    f"{option(name)} is for a fixed {axis}: --dynamic {self.dynamic} leaves it open"
+                    f"{option(name)} is for a fixed {axis}: --dynamic {self.dynamic or ','.join(axes)} leaves it open"
                 )
 
     @property
-    def open_axes(self) -> tuple[str, ...]:
-        """The axes that --dynamic leaves open."""
+    def open_axes(self) -> tuple[str, ...] | None:
+        """The axes that --dynamic leaves open; None without --dynamic."""
+        if self.dynamic is None:
+            return None
         if self.dynamic == "none":
             return ()
         names = tuple(self.dynamic.split(","))

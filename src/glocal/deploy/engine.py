@@ -8,7 +8,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, ENGINES
-from glocal.deploy.files import IMAGES_OF_DECISIONS, ExportMismatchError, decides, difference, export, random_images
+from glocal.deploy.files import IMAGES_OF_DECISIONS, ExportMismatchError, Results, decides, export, images_for
 from glocal.deploy.files import TOLERANCES as TOLERANCES_OF_FILES
-from glocal.deploy.graph import device_of, measuring
+from glocal.deploy.graph import takes_sizes
 from glocal.deploy.record import write_openvino
 from glocal.deploy.reparameterize import fuse
 from glocal.device import torch_threads
@@ -35,7 +35,7 @@ from glocal.wording import one_line
 log = logging.getLogger(__name__)
 
 Images = np.ndarray | Tensor
-Run = Callable[..., list[np.ndarray]]  # of images, and of sizes where the model takes them
+Run = runtimes.Run
 COMPILED_KEPT = 8  # compiled models that stay in memory, by size and purpose
 FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}  # engine → the target of `export` that it reads
 # The largest difference of a cached model from the present model, in standard deviations of the results.
@@ -87,7 +87,7 @@ def compile(
     Args:
         model: takes (B, C, H, W) and returns a tensor or a list of tensors.
         engine: "openvino", "onnxruntime" or "torch"; "auto" uses the first of them that is installed, and torch if this
-            engine does not take the model.
+            engine does not take the model, or if the model takes sizes.
         input_size: (C, H, W), for images of this size only, which compiles faster; None for any size.
         threads: cores to use; by default all.
         precision: "fp32", or "bf16", with which some processors are faster (OpenVINO).
@@ -96,16 +96,16 @@ def compile(
     cannot be written.
     """
     name = choose_for(model) if engine == "auto" else choose(engine)
-    if name != choose_for(model) and takes_sizes(model):
-        raise InvalidValueError(f"{name} does not compute models that take the sizes of images: torch does")
     if precision not in ("fp32", "bf16") or (precision == "bf16" and name != "openvino"):
         raise InvalidValueError(
             f"{name} computes in fp32{' or bf16' if name == 'openvino' else ''}, not in {precision!r}"
         )
-    sample = Sample.of(model, input_size)
+    sample = _sample(model, input_size)
     if name != "torch":
         try:
             run = _load(model, name, input_size, threads, precision, sample)
+            if takes_sizes(model):
+                run = _one_by_one(model, run)
             return Engine(name, run, sample.is_list, input_size)
         except (ValueError, OSError, ExportMismatchError) as error:
             if engine != "auto":
@@ -114,31 +114,10 @@ def compile(
     return Engine("torch", _torch(model, threads), sample.is_list, input_size)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Some images and the model's results for them.
-
-    is_list: whether the model returns a list of tensors. decides: whether it decides by signs.
-    """
-
-    images: list[Tensor]
-    results: list[list[Tensor]]
-    is_list: bool
-    decides: bool
-
-    @classmethod
-    def of(cls, model: nn.Module, input_size: tuple[int, int, int] | None) -> "Sample":
-        # If the model takes any size, a small image is enough.
-        shape = 1, *(input_size or (_channels(model), 64, 64))
-        images = list(random_images([shape] * (IMAGES_OF_DECISIONS if decides(model) else 1)))
-        with measuring(model), torch.no_grad():
-            results = [model(image.to(device_of(model))) for image in images]
-        tensors = [[tensor.cpu() for tensor in runtimes.as_list(result)] for result in results]
-        return cls(images, tensors, not isinstance(results[0], Tensor), decides(model))
-
-    def difference(self, run: Run) -> float:
-        """The difference of a function from the model, in standard deviations of the model's results."""
-        return difference(self.results, run, self.images, self.decides)
+def _sample(model: nn.Module, input_size: tuple[int, int, int] | None) -> Results:
+    """Some images and the model's results for them. If the model takes any size, a small image is enough."""
+    shape = 1, *(input_size or (_channels(model), 64, 64))
+    return Results.of(model, list(images_for(model, [shape] * (IMAGES_OF_DECISIONS if decides(model) else 1))))
 
 
 def choose(engine: str) -> str:
@@ -163,11 +142,6 @@ def choose_for(model: nn.Module) -> str:
     return "torch" if takes_sizes(model) else choose("auto")
 
 
-def takes_sizes(model: nn.Module) -> bool:
-    """Whether a model takes the sizes of the images in a batch after the images; see `Task.outputs`."""
-    return getattr(model, "takes_sizes", False)
-
-
 def cache_folder() -> Path:
     """The folder of compiled models, which nothing deletes: GLOCAL_CACHE, or glocal in the user's cache folder."""
     if "GLOCAL_CACHE" in os.environ:
@@ -185,18 +159,18 @@ def cached_file(model: nn.Module, name: str, input_size: tuple[int, int, int] | 
 def seconds_to_compile(model: nn.Module, name: str, input_size: tuple[int, int, int] | None) -> float:
     """About how long a compilation takes if the cache does not have the model."""
     modules = sum(1 for _ in model.modules())
-    return modules * (SECONDS_RECORDED if _is_recorded(name, input_size) else SECONDS_EXPORTED)
+    return modules * (SECONDS_RECORDED if _is_recorded(model, name, input_size) else SECONDS_EXPORTED)
 
 
-def _is_recorded(name: str, input_size: tuple[int, int, int] | None) -> bool:
-    return name == "openvino" and input_size is not None
+def _is_recorded(model: nn.Module, name: str, input_size: tuple[int, int, int] | None) -> bool:
+    return name == "openvino" and input_size is not None and not takes_sizes(model)
 
 
-def _load(model: nn.Module, name: str, input_size, threads: int | None, precision: str, sample: Sample) -> Run:
+def _load(model: nn.Module, name: str, input_size, threads: int | None, precision: str, sample: Results) -> Run:
     """The engine's function for the model, from the cache if possible."""
     file = cached_file(model, name, input_size)
     folder = file.parent
-    opened = partial(_open, file, name, threads, precision, keep=input_size is not None)
+    opened = partial(_open, model, file, name, threads, precision, keep=input_size is not None)
     if file.exists():
         try:
             run = opened()
@@ -212,7 +186,7 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
         max(1, seconds_to_compile(model, name, input_size)),
         folder.parent,
     )
-    if _is_recorded(name, input_size):
+    if _is_recorded(model, name, input_size):
         try:
             _fill(folder, partial(write_openvino, model, input_size=input_size), file.name)
             run = opened()
@@ -226,17 +200,32 @@ def _load(model: nn.Module, name: str, input_size, threads: int | None, precisio
         seconds = seconds_to_compile(model, name, None)
         log.warning("the quick way fails (%s), torch.export takes about %.0f s", reason, max(1, seconds))
     # OpenVINO computes a batch faster image by image, an image per core; per-sample kernels need that too.
-    dynamic = ("size",) if name == "openvino" else ("batch", "size")
+    dynamic = ("size",) if name == "openvino" or takes_sizes(model) else ("batch", "size")
     dynamic = tuple(axis for axis in dynamic if axis != "size" or input_size is None)
     size = input_size or (_channels(model), 224, 224)
     _fill(folder, lambda path: export(model, path, dynamic=dynamic, input_size=size), file.name)
     return opened()
 
 
-def _open(file: Path, name: str, threads: int | None, precision: str, keep: bool) -> Run:
+def _open(model: nn.Module, file: Path, name: str, threads: int | None, precision: str, keep: bool) -> Run:
+    if name == "openvino" and takes_sizes(model):
+        # Images with objects have many sizes: to compile the graph for each would take longer than to compute them.
+        return runtimes.openvino(file, threads=threads, precision="f32" if precision == "fp32" else precision)
     if name == "openvino":
         return OpenVINO(file, threads, precision, keep)
     return runtimes.onnx(file, threads)
+
+
+def _one_by_one(model: nn.Module, run: Run) -> Run:
+    """The function of a file that takes an image at a time, for batches. model: of the file; joins the results."""
+
+    def compute(images: np.ndarray, sizes: np.ndarray | None = None) -> list[np.ndarray]:
+        if sizes is None:
+            sizes = np.array([images.shape[2:]] * len(images))
+        parts = [run(images[i : i + 1], sizes[i : i + 1]) for i in range(len(images))]
+        return [tensor.numpy() for tensor in model.joined([list(map(torch.from_numpy, part)) for part in parts])]
+
+    return compute
 
 
 def _fill(folder: Path, write: Callable[[Path], object], file_name: str) -> None:

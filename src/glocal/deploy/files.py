@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from glocal.data.preprocessing import Preprocessing
 from glocal.deploy import runtimes
 from glocal.deploy.config import ENDINGS, PRECISIONS
-from glocal.deploy.graph import DYNAMIC, device_of, measuring, trace
+from glocal.deploy.graph import axes_of, device_of, measuring, some_sizes, takes_sizes, trace
 from glocal.deploy.preprocessing_graph import PreprocessingGraph
 from glocal.errors import InvalidValueError, WorkError
 from glocal.tasks.loading import check_finite
@@ -29,7 +29,10 @@ TOLERANCE_OF_LEVELS = 1e-2  # with preprocessing in the file, which rounds some 
 # Of a model that decides by signs: how many times the difference of the typical image the others may have, in all but
 # this part of their values; and on how many images it is compared at least (docs/decisions/rounded-decisions.md).
 FLIPPED, FLIPPED_PART, IMAGES_OF_DECISIONS = 100.0, 0.05, 8
+COARSE = (4, 16, 64)  # pixels of the patches in images for models that find objects: they see none in fine noise
 METADATA_KEY = "glocal"
+INPUTS = ["images", "sizes"]
+Comparison = Callable[[Sequence[Sequence[Tensor]], Sequence[Sequence[Tensor]]], float]  # of expected and found results
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class ExportResult:
     difference: the largest difference from PyTorch in all comparisons, in standard deviations of PyTorch's results; for
         a model that decides by signs, that of the typical image (see `difference`).
     compared: the shapes (B, C, H, W) of the comparisons.
+    inputs: the names of the inputs. open_axes: what may differ from call to call.
     """
 
     path: Path
@@ -46,6 +50,8 @@ class ExportResult:
     compared: list[tuple[int, ...]]
     megabytes: float
     seconds: float
+    inputs: list[str]
+    open_axes: tuple[str, ...]
 
 
 class ExportMismatchError(WorkError):
@@ -56,7 +62,7 @@ def export(
     model: nn.Module,
     path: str | Path,
     to: str | None = None,
-    dynamic: Collection[str] = DYNAMIC,
+    dynamic: Collection[str] | None = None,
     precision: str = "fp32",
     input_size: tuple[int, int, int] = (3, 224, 224),
     batch: int = 1,
@@ -68,10 +74,12 @@ def export(
     """Write a model as a file for a runtime, read it back, and compare it with the model.
 
     Args:
-        model: takes (B, C, H, W) and returns a tensor or a list of maps; any timm model, also with features_only.
+        model: takes (B, C, H, W) and returns a tensor or a list of maps; any timm model, also with features_only. If it
+            takes the sizes of images (see `Task.outputs`), so does the file, as a second input: `sizes`.
         path: the file; .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (torch.export).
         to: "onnx", "openvino" or "torch"; by default, from the path's ending.
-        dynamic: what may differ from call to call: "batch", "size", both or nothing.
+        dynamic: what may differ from call to call: "batch", "size", both or nothing; None: both, or the size alone for
+            a model that takes sizes.
         precision: "fp32", "fp16" for weights of half the size, or "int8" for integer weights and maps.
         input_size, batch: (C, H, W) and B, for the axes that are not dynamic.
         metadata: written to the file under "glocal", as JSON.
@@ -105,7 +113,7 @@ def export(
     runtimes.require(to)
     if precision == "int8":
         runtimes.require("int8")
-    raw = preprocessing is not None
+    dynamic, raw = axes_of(model, dynamic), preprocessing is not None
     if raw:
         if precision == "int8":
             raise InvalidValueError("a file with its preprocessing is not int8")
@@ -128,7 +136,7 @@ def export(
             shapes = _shapes(input_size, batch, dynamic)
             if decides(model):
                 shapes *= math.ceil(IMAGES_OF_DECISIONS / sum(shape[0] for shape in shapes))
-            batches = list(random_images(shapes, raw))
+            batches = list(images_for(model, shapes, raw))
         difference = compare(model, runtimes.load(written), batches)
         if to == "openvino" and dynamic:  # OpenVINO computes another graph if it knows the size
             known = runtimes.openvino(written, tuple(batches[0].shape))
@@ -147,7 +155,8 @@ def export(
         for file in files:
             os.replace(file, path.with_name(file.name))
     shapes = list(dict.fromkeys(tuple(images.shape) for images in batches))
-    return ExportResult(path, difference, shapes, size, time.perf_counter() - start)
+    inputs = INPUTS[: len(program.graph_signature.user_inputs)]
+    return ExportResult(path, difference, shapes, size, time.perf_counter() - start, inputs, dynamic)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -163,15 +172,61 @@ def random_images(shapes: list[tuple[int, ...]], raw: bool = False) -> Iterable[
         yield (64 * images + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous() if raw else images
 
 
-def compare(model: nn.Module, other: Callable[[np.ndarray], Sequence[np.ndarray]], batches: Iterable[Tensor]) -> float:
+def images_for(model: nn.Module, shapes: list[tuple[int, ...]], raw: bool = False) -> Iterable[Tensor]:
+    """The images of shapes (B, C, H, W) on which a model is compared."""
+    return coarse_images(shapes) if takes_sizes(model) else random_images(shapes, raw)
+
+
+def coarse_images(shapes: list[tuple[int, ...]]) -> Iterable[Tensor]:
+    """Random images of shapes (B, C, H, W) with patches of several sizes, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    for count, channels, height, width in shapes:
+        images = 0.5 * torch.randn(count, channels, height, width, generator=generator)
+        for step in COARSE:
+            sides = (-(-height // step), -(-width // step))
+            patches = torch.randn(count, channels, *sides, generator=generator)
+            images += nn.functional.interpolate(patches, scale_factor=step)[..., :height, :width]
+        yield images
+
+
+def compare(model: nn.Module, other: runtimes.Run, batches: Iterable[Tensor]) -> float:
     """The difference of two models on batches of images; see `difference`.
 
     Raises ExportMismatchError if the second model fails, RuntimeError if the first result is not finite.
     """
-    batches, device = list(batches), device_of(model)
-    with measuring(model), torch.no_grad():
-        expected = [[tensor.cpu() for tensor in runtimes.as_list(model(images.to(device)))] for images in batches]
-    return difference(expected, other, batches, decides(model))
+    return Results.of(model, list(batches)).difference(other)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a model gives for some batches of images. is_list: whether it gives a list of tensors."""
+
+    model: nn.Module
+    batches: list[Tensor]
+    values: list[list[Tensor]]
+    is_list: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, batches: list[Tensor]) -> "Results":
+        device = device_of(model)
+        with measuring(model), torch.no_grad():
+            results = [model(*(one.to(device) for one in inputs_of(model, images))) for images in batches]
+        values = [[tensor.cpu() for tensor in runtimes.as_list(result)] for result in results]
+        return cls(model, batches, values, not isinstance(results[0], Tensor))
+
+    def difference(self, other: runtimes.Run) -> float:
+        """The difference of another model from these results; see `difference`."""
+
+        def run(images: np.ndarray) -> Sequence[np.ndarray]:
+            return other(*map(np.asarray, inputs_of(self.model, torch.from_numpy(images))))
+
+        own = self.model.difference if takes_sizes(self.model) else None
+        return difference(self.values, run, self.batches, decides(self.model), own)
+
+
+def inputs_of(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    """What a model gets with images in a comparison: if it takes sizes, those of `some_sizes`."""
+    return (images, some_sizes(images)) if takes_sizes(model) else (images,)
 
 
 def decides(model: nn.Module) -> bool:
@@ -184,16 +239,18 @@ def difference(
     other: Callable[[np.ndarray], Sequence[np.ndarray]],
     batches: Sequence[Tensor],
     decides: bool = False,
+    comparison: Comparison | None = None,
 ) -> float:
     """The largest difference of a model from results, in standard deviations of these.
 
     expected: the results for each batch. other: the model. decides: whether the results come from decisions by signs.
     Then it is the largest difference of the typical image, the median of all; or, if this is more, a hundredth of the
-    largest difference of any image without a twentieth of its values.
+    largest difference of any image without a twentieth of its values. comparison: computes the difference instead.
 
     Infinite if the shapes differ or the model's result is not finite.
     """
     pairs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in expected[0]]  # for every output: the results of all batches
+    found = []
     for ours, images in zip(expected, batches, strict=True):
         try:
             theirs = [torch.from_numpy(np.asarray(array)).double() for array in other(images.numpy())]
@@ -202,11 +259,14 @@ def difference(
             raise ExportMismatchError(
                 f"the file does not take images of {size}: {one_line(error, first_only=True)}"
             ) from error
+        if comparison is not None:
+            found.append(theirs)
+            continue
         if [tensor.shape for tensor in ours] != [tensor.shape for tensor in theirs]:
             return math.inf
         for pair, *new in zip(pairs, ours, theirs, strict=True):
             pair.append((new[0].double(), new[1]))
-    return max(_difference(pair, decides) for pair in pairs)
+    return comparison(expected, found) if comparison else max(_difference(pair, decides) for pair in pairs)
 
 
 def _difference(pairs: Sequence[tuple[Tensor, Tensor]], decides: bool) -> float:
@@ -260,7 +320,7 @@ def _write_onnx(program, path: Path, outputs: list[str], precision: str, metadat
 def _onnx_of(program, outputs: list[str]) -> torch.onnx.ONNXProgram:
     try:
         with runtimes.quiet():
-            names = {"input_names": ["images"], "output_names": outputs}
+            names = {"input_names": INPUTS[: len(program.graph_signature.user_inputs)], "output_names": outputs}
             return torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, **names)
     except torch.onnx.OnnxExporterError as error:
         raise InvalidValueError(f"ONNX does not take this model: {_reason(error)}") from error
@@ -284,9 +344,10 @@ def _write_openvino(program, path: Path, outputs: list[str], precision: str, met
     images = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     sides = images.meta["val"].shape
     graph.reshape(
-        openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides])
+        {graph.inputs[0]: openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides])}
     )  # otherwise all sides are open
-    graph.inputs[0].get_tensor().set_names({"images"})
+    for given, name in zip(graph.inputs, INPUTS, strict=False):
+        given.get_tensor().set_names({name})
     for output, name in zip(graph.outputs, outputs, strict=True):
         output.get_tensor().set_names({name})
     if precision == "int8":

@@ -49,17 +49,18 @@ class Outputs(nn.Module):
     def __init__(self, outputs: nn.Module):
         super().__init__()
         self.outputs = outputs
-        self.takes_sizes = getattr(outputs, "takes_sizes", False)
 
-    def forward(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> list[torch.Tensor]:
-        outputs = self.outputs(x) if sizes is None else self.outputs(x, sizes)
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        outputs = self.outputs(x)
         return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 
 def with_embedding(trained: Trained) -> nn.Module:
     """A module that gives the task's outputs and, if the model has a classifier, the embedding after them."""
+    if has_embedding(trained):
+        return LogitsAndEmbedding(trained.model)
     outputs = trained.task.outputs(trained.model)
-    return LogitsAndEmbedding(trained.model) if has_embedding(trained) else Outputs(outputs)
+    return outputs if takes_sizes(outputs) else Outputs(outputs)
 
 
 def has_embedding(trained: Trained) -> bool:
@@ -68,27 +69,52 @@ def has_embedding(trained: Trained) -> bool:
     return task.num_outputs(trained.class_names) > 0 and task.outputs(trained.model) is trained.model
 
 
+def takes_sizes(model: nn.Module) -> bool:
+    """Whether a model takes the sizes of the images in a batch after the images; see `Task.outputs`."""
+    return getattr(model, "takes_sizes", False)
+
+
+def axes_of(model: nn.Module, dynamic: Collection[str] | None) -> tuple[str, ...]:
+    """The axes that a file leaves open; None: all that the model can leave open.
+
+    Raises ValueError for others, and for the batch of a model that takes sizes: it has other objects in every image.
+    """
+    for name in dynamic or ():
+        if name not in DYNAMIC:
+            raise InvalidValueError(f"dynamic may be {' or '.join(DYNAMIC)}, got {name!r}")
+    if not takes_sizes(model):
+        return DYNAMIC if dynamic is None else tuple(dynamic)
+    if "batch" in (dynamic or ()):
+        raise InvalidValueError("a file of a model that finds objects takes an image at a time: its batch is not open")
+    return ("size",) if dynamic is None else tuple(dynamic)
+
+
+def some_sizes(images: torch.Tensor) -> torch.Tensor:
+    """Sizes (B, 2) for images (B, C, H, W), a little smaller, so that a file that ignores them is noticed."""
+    height, width = images.shape[2:]
+    return torch.tensor([[height - height // 16, width - width // 8]]).repeat(len(images), 1)
+
+
 def trace(
     model: nn.Module,
     input_size: tuple[int, int, int] = (3, 224, 224),
     batch: int = 1,
-    dynamic: Collection[str] = DYNAMIC,
+    dynamic: Collection[str] | None = None,
     raw: bool = False,
 ) -> ExportedProgram:
     """Fuse a model and trace it with torch.export.
 
     Args:
-        model: takes (B, C, H, W) and returns a tensor or a list of tensors.
+        model: takes (B, C, H, W) and returns a tensor or a list of tensors; if it takes sizes (see `Task.outputs`), so
+            does the graph.
         input_size: (C, H, W) of the images, if "size" is not dynamic.
         batch: images per call, if "batch" is not dynamic.
-        dynamic: what may differ from call to call: "batch", "size", both or nothing.
+        dynamic: what may differ from call to call: "batch", "size", both or nothing; None: see `axes_of`.
         raw: the model takes uint8 (B, H, W, C).
 
     Raises ValueError for anything else in `dynamic`, or if the model does not allow it to differ.
     """
-    for name in dynamic:
-        if name not in DYNAMIC:
-            raise InvalidValueError(f"dynamic may be {' or '.join(DYNAMIC)}, got {name!r}")
+    dynamic = axes_of(model, dynamic)
     channels, height, width = input_size
     open_axes = {}
     if "batch" in dynamic:
@@ -100,13 +126,16 @@ def trace(
     sample = torch.zeros(batch, channels, height, width)
     if raw:
         sample = sample.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+    samples, axes = (sample,), (open_axes or None,)
+    if takes_sizes(model):
+        samples, axes = (sample, some_sizes(sample)), (open_axes or None, None)
     model = fuse(model).cpu().requires_grad_(False)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if hasattr(symbols, "backed_size_oblivious"):  # otherwise the graph needs maps of at least 2 × 2
             stack.enter_context(symbols.patch(backed_size_oblivious=True))
         try:
-            program = torch.export.export(model, (sample,), dynamic_shapes=(open_axes or None,))
+            program = torch.export.export(model, samples, dynamic_shapes=axes)
         except (torch._dynamo.exc.UserError, RuntimeError, ValueError, AssertionError) as error:
             what = f" with {' and '.join(dynamic)} left open" if dynamic else ""
             raise InvalidValueError(

@@ -1,4 +1,7 @@
-"""The runtimes of exported files, each as a function: float32 images (B, C, H, W) to a list of arrays."""
+"""The runtimes of exported files, each as a function: float32 images (B, C, H, W) to a list of arrays.
+
+The function of a model that takes the sizes of images (`Task.outputs`) takes them too, as the second argument.
+"""
 
 import logging
 import warnings
@@ -12,6 +15,7 @@ import numpy as np
 
 from glocal.errors import MissingExtraError
 
+Run = Callable[..., list[np.ndarray]]  # of images, and of sizes where the model takes them
 # The packages that each runtime needs, and int8.
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "int8": ("nncf",)}
 
@@ -24,12 +28,12 @@ def require(runtime: str) -> None:
         raise MissingExtraError(f"{runtime} needs {' and '.join(missing)}: pip install 'glocal[{extra}]'")
 
 
-def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+def load(path: Path) -> Run:
     """An exported file as a function. Its ending chooses the runtime, which has its default settings."""
     return {".onnx": onnx, ".xml": openvino, ".pt2": _torch}[path.suffix](path)
 
 
-def onnx(path: Path, threads: int | None = None) -> Callable[[np.ndarray], list[np.ndarray]]:
+def onnx(path: Path, threads: int | None = None) -> Run:
     """A file for ONNX Runtime as a function. threads: cores to use, by default all."""
     import onnxruntime
 
@@ -38,8 +42,8 @@ def onnx(path: Path, threads: int | None = None) -> Callable[[np.ndarray], list[
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})
+    names = [given.name for given in session.get_inputs()]
+    return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
 
 
 @cache
@@ -54,24 +58,32 @@ def openvino_core():
     return openvino.Core()
 
 
-def openvino(path: Path, shape: tuple[int, ...] | None = None) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A file for OpenVINO as a function. shape: the fixed shape of the images, for which the graph is prepared."""
+def openvino(
+    path: Path, shape: tuple[int, ...] | None = None, threads: int | None = None, precision: str = "f32"
+) -> Run:
+    """A file for OpenVINO as a function.
+
+    shape: the fixed shape of the images, for which the graph is prepared. threads: cores to use, by default all.
+    precision: in which it computes; some processors would otherwise compute in bfloat16.
+    """
     graph = openvino_core().read_model(path)
     if shape is not None:
-        graph.reshape(list(shape))
-    # In float32: some processors would otherwise compute in bfloat16.
-    compiled = openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: list(compiled(images).values())
+        graph.reshape({graph.inputs[0]: list(shape)})
+    settings: dict = {"INFERENCE_PRECISION_HINT": precision}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino_core().compile_model(graph, "CPU", settings)
+    return lambda *inputs: list(compiled(list(inputs)).values())
 
 
-def _torch(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _torch(path: Path) -> Run:
     import torch
 
     model = torch.export.load(path).module()
 
-    def run(images: np.ndarray) -> list[np.ndarray]:
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
-            result = model(torch.from_numpy(images))
+            result = model(*map(torch.from_numpy, inputs))
         return [tensor.numpy() for tensor in as_list(result)]
 
     return run

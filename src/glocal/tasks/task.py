@@ -356,7 +356,10 @@ class Task(ABC):
         """The module to export, compile, serve and measure: images (B, C, H, W) to a tensor or a list of tensors.
 
         If it has the attribute `takes_sizes`, true, `predict` may give it a second argument: (B, 2) int64, height and
-        width of the part of each image that is no padding. Without it, nothing is padding.
+        width of the part of each image that is no padding. Without it, nothing is padding. Such a module gives objects,
+        whose number depends on the image; files of it take an image at a time. Therefore it has two more methods:
+        `joined(parts)`, the outputs for a batch from those for its images one by one; and `difference(expected,
+        found)` of the outputs for some batches, in standard deviations, by which files are compared with the module.
         """
         return model
 

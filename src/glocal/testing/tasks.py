@@ -22,7 +22,7 @@ from glocal.data.open import open_for_evaluation
 from glocal.data.prepare import Prepare
 from glocal.data.samples import Samples
 from glocal.deploy.config import KIND
-from glocal.deploy.graph import trace, with_embedding
+from glocal.deploy.graph import axes_of, some_sizes, takes_sizes, trace, with_embedding
 from glocal.deploy.runtimes import as_list
 from glocal.errors import UserError
 from glocal.evaluation.config import MeasureOptions
@@ -284,9 +284,14 @@ def exports_its_outputs(case: TaskCase) -> None:
     images = case.batch().images
     expected = as_list(case.outputs(images))
     size, fixed = case.preprocessing.input_size, case.preprocessing.fixed_size
-    outputs, dynamic = case.task.outputs(case.model), ("batch", "size") if fixed is None else ("batch",)
+    outputs = case.task.outputs(case.model)
+    inputs = (images,)
+    if takes_sizes(outputs):
+        inputs = images[:1], some_sizes(images[:1])
+        expected = as_list(outputs(*inputs))
+    dynamic = [axis for axis in axes_of(outputs, None) if fixed is None or axis == "batch"]
     program = tried(lambda: trace(outputs, size, dynamic=dynamic), "has outputs that torch.export does not take")
-    exported = as_list(program.module()(images))
+    exported = as_list(program.module()(*inputs))
     wrong = [difference(*pair, NEARLY) for pair in zip(exported, expected, strict=True)]
     require(not any(wrong), f"has other outputs after they are exported: {next(filter(None, wrong), '')}.")
 

@@ -184,8 +184,3 @@ class TestMistakes:
         captured = capsys.readouterr().err
         assert error in captured
         assert "Traceback" not in captured
-
-    def test_engines_that_would_ignore_the_sizes_are_refused(self, run, data, capsys):
-        images = str(data / "images" / "000.png")
-        assert main(["predict", images, "--checkpoint", str(run), "--engine", "openvino"]) == 2
-        assert "openvino does not compute models that take the sizes of images" in capsys.readouterr().err

@@ -6,7 +6,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glocal.tasks.detection.agreement import difference
+
 NOTHING = -1  # the label of a row that fills up
+FILLS = {"boxes": 0, "scores": 0, "labels": NOTHING, "masks": 0}  # the columns, and what rows that fill up hold
+
+
+def filled_up(found: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+    """The columns of what heads give for each image, with as many rows for each."""
+    if len(found) == 1:  # in graphs, the number of objects is not known
+        return [found[0][name][None] for name in FILLS if name in found[0]]
+    most = max(len(one["scores"]) for one in found)
+    return [
+        torch.stack([_longer(one[name], most, value) for one in found])
+        for name, value in FILLS.items()
+        if name in found[0]
+    ]
+
+
+def _longer(rows: Tensor, count: int, value: float) -> Tensor:
+    more = (0, 0) * (rows.ndim - 1) + (0, count - len(rows))
+    return F.pad(rows, more, value=value)
+
+
+def joined(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The outputs for a batch, from those for its images one by one."""
+    return filled_up([dict(zip(FILLS, (column[0] for column in part), strict=False)) for part in parts])
 
 
 class Detections(nn.Module):
@@ -19,6 +44,8 @@ class Detections(nn.Module):
     """
 
     takes_sizes = True
+    joined = staticmethod(joined)
+    difference = staticmethod(difference)
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -26,18 +53,3 @@ class Detections(nn.Module):
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         return filled_up(self.model(images, sizes))
-
-
-def filled_up(found: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
-    """The columns of what heads give for each image, with as many rows for each."""
-    fill = {"boxes": 0, "scores": 0, "labels": NOTHING, "masks": 0}
-    names = [name for name in fill if name in found[0]]
-    if len(found) == 1:  # in graphs, the number of objects is open, and nothing can be compared with it
-        return [found[0][name][None] for name in names]
-    most = max(len(one["scores"]) for one in found)
-    return [torch.stack([_longer(one[name], most, fill[name]) for one in found]) for name in names]
-
-
-def _longer(rows: Tensor, count: int, value: float) -> Tensor:
-    more = (0, 0) * (rows.ndim - 1) + (0, count - len(rows))
-    return F.pad(rows, more, value=value)
