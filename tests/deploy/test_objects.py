@@ -31,7 +31,7 @@ HEADS = {
     "faster_rcnn": {"width": 16, "hidden": 32},
     "mask_rcnn": {"width": 16, "hidden": 32},
     "cascade_mask_rcnn": {"width": 16, "hidden": 32},
-    "dino": {"width": 32, "depth": 1, "num_queries": 50},
+    "dino": {"width": 64, "depth": 1, "num_queries": 50},
 }
 
 
