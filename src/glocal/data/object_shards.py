@@ -12,7 +12,7 @@ import msgspec
 from PIL import Image
 
 from glocal.data.image import UnreadableImageError
-from glocal.data.object_table import Faults, Photo, frames_of, samples_of
+from glocal.data.object_table import UNKNOWN, Faults, Photo, frames_of, samples_of
 from glocal.data.objects import Objects
 from glocal.data.orientation import Frame, checked_frame, head_of
 from glocal.data.row_objects import Columns, are_objects, checked_boxes, classes_in, columns_of, table_of, with_texts
@@ -61,7 +61,7 @@ class ObjectShards(ShardedSamples):
             frames = frames_of(photos, [head_of(image)], self.frame, faults, [])
             table = table_of([columns], self.numbers, self.corners, lambda _: f".{self.ending}")
             table = table.without(
-                table.labels == -1, f"of a class that is not among the {len(self.class_names)}", faults
+                table.labels == UNKNOWN, f"of a class that is not among the {len(self.class_names)}", faults
             )
             objects = samples_of(photos, frames, table, faults).labels[0]
         except InvalidValueError as error:

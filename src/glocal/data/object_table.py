@@ -17,6 +17,7 @@ from glocal.data.segments import areas_of_polygons
 from glocal.errors import InvalidValueError
 from glocal.wording import counted
 
+UNKNOWN = -1  # the number of a value that is none of those listed
 FAR = 0.01  # of a side: how far a corner may be outside an image before all boxes are suspected
 SUSPICIOUS = 0.5  # of the boxes
 
@@ -225,8 +226,8 @@ def refuse_corners(table: ObjectTable, photos: Sequence[Photo], faults: Faults, 
 
 
 def known(values: Iterable, number: dict) -> np.ndarray:
-    """The number of each value (M,) int64; -1 for a value that has none."""
-    return np.fromiter((number.get(value, -1) for value in values), np.int64)
+    """The number of each value (M,) int64; UNKNOWN for a value that has none."""
+    return np.fromiter((number.get(value, UNKNOWN) for value in values), np.int64)
 
 
 def detection_source(name: str, class_names: list[str], ids: list[int], splits: dict[str, Samples], notes: list[str]):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from glocal.data.image import StoredImage
 from glocal.data.names import class_name
-from glocal.data.object_table import Faults, Photo, detection_source, frames_of, refuse_corners, samples_of
+from glocal.data.object_table import UNKNOWN, Faults, Photo, detection_source, frames_of, refuse_corners, samples_of
 from glocal.data.orientation import Head, checked_frame, head_in, head_of
 from glocal.data.row_objects import (
     CLASSES,
@@ -61,7 +61,7 @@ def open_objects(
         heads = _heads(images[part])
         frames = frames_of(photos, heads, frame, faults, notes)
         found = table_of(records[part], number, corners, lambda row, part=part: str(images[part][row]))
-        found = found.without(found.labels == -1, "of a class that is not listed", faults)
+        found = found.without(found.labels == UNKNOWN, "of a class that is not listed", faults)
         if not corners:
             sized = [one._replace(said=of.size) for one, of in zip(photos, frames, strict=True)]
             refuse_corners(found, sized, faults, HINT)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from glocal.data.object_table import Faults, ObjectTable, Photo
+from glocal.data.object_table import UNKNOWN, Faults, ObjectTable, Photo
 from glocal.data.orientation import Settled
 from glocal.errors import InvalidValueError, path_error
 from glocal.wording import counted, quoted
@@ -84,8 +84,7 @@ def table_of(
     _refuse_pixels(rows, faults, name)
     sizes = np.array([frame.size or (np.nan, np.nan) for frame in frames], np.float64).reshape(-1, 2)[images][:, ::-1]
     middles, halves = rows[:, 1:3] * sizes, rows[:, 3:] * sizes / 2
-    labels = np.where(rows[:, 0] == np.floor(rows[:, 0]), rows[:, 0], -1)
-    labels = np.where((labels >= 0) & (labels < classes), labels, -1).astype(np.int64)
+    labels = np.where(np.isin(rows[:, 0], np.arange(classes)), rows[:, 0], UNKNOWN).astype(np.int64)
     scaled = [None if one is None else _scaled(one, size) for one, size in zip(segments, sizes.tolist(), strict=True)]
     table = ObjectTable(
         images,
@@ -99,7 +98,7 @@ def table_of(
     twice = np.ones(len(rows), bool)
     marks = [0 if one is None else hash(one) % (1 << 52) for one in scaled]
     twice[np.unique(np.column_stack([images, rows, marks]), axis=0, return_index=True)[1]] = False
-    bad = labels == -1
+    bad = labels == UNKNOWN
     faults.add_rows("object", f"of a class that is not among the {classes}", bad, table.name)
     faults.add_rows("object", "written twice", twice & ~bad, table.name)
     return table.only(~(bad | twice)) if (bad | twice).any() else table

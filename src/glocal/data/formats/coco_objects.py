@@ -13,6 +13,7 @@ from msgspec import Meta
 from glocal.data import coco
 from glocal.data.names import class_name
 from glocal.data.object_table import (
+    UNKNOWN,
     Faults,
     ObjectTable,
     Photo,
@@ -217,7 +218,7 @@ def _table(
     for bad, why in (
         (_repeated(found, file, notes), "written twice"),
         (images == unknown, "of an image that is not listed"),
-        (labels == -1, "of a category that is not listed"),
+        (labels == UNKNOWN, "of a category that is not listed"),
     ):
         faults.add_rows("object", why, bad & left, table.name)
         left &= ~bad

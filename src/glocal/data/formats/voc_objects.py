@@ -15,6 +15,7 @@ from glocal.data.formats.mask_folders import IMAGES
 from glocal.data.image import is_image_name
 from glocal.data.names import class_name, split_of
 from glocal.data.object_table import (
+    UNKNOWN,
     Faults,
     ObjectTable,
     Photo,
@@ -165,7 +166,7 @@ def _open(root: Path, args: Mapping[str, Any]) -> DataSource:
     for split, content in contents.items():
         found = faults[split]
         table = _table(content, number, base)
-        table = table.without(table.labels == -1, "of a class that is not listed", found)
+        table = table.without(table.labels == UNKNOWN, "of a class that is not listed", found)
         frames = frames_of(content.photos, heads_of([one.image for one in content.photos]), frame, found, notes)
         splits[split] = samples_of(content.photos, frames, table, found)
         found.note(notes)
