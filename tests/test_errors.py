@@ -41,6 +41,7 @@ OWN_RAISES = {
         (file, "__getattr__"): "Python expects this error of a __getattr__"
         for file in ("deploy/__init__.py", "cli/train.py", "cli/eval.py", "tasks/task.py")
     },
+    ("data/objects.py", "__post_init__"): "arrays of wrong shapes, which formats do not give",
     ("tasks/task.py", "lines"): "a task that lacks what it has to have",
     ("tasks/task.py", "load"): "a task that lacks what it has to have",
     ("tasks/segmentation/metrics.py", "confusion_matrix"): "maps of wrong sizes or labels, which formats do not give",

@@ -2,10 +2,13 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
+from glocal.data.segments import runs_of_mask, text_of_runs
 from glocal.tasks import registered_tasks
+from glocal.tasks.detection.masks import to_bytes
 
 NAMES = ["a", "b", "c"]
 
@@ -21,10 +24,35 @@ def batches(task):
             classes = [list(torch.randint(3, (size, 2))) for _ in range(2)]
             targets = [{"ids": one, "classes": labels} for one, labels in zip(ids[1], classes[1], strict=True)]
             yield [list(ids[0]), classes[0], list(torch.rand(size, 2))], targets
+        elif task in ("detection", "instances"):
+            yield objects(size, masks=task == "instances")
         elif task == "multilabel":
             yield logits, torch.randint(2, (size, 3)).float()
         else:
             yield logits, torch.randint(3, (size,))
+
+
+def objects(images, masks):
+    """What is found in each image, as lists of tensors, and its target: two objects, one of them found; and another."""
+    boxes = torch.tensor([[0.0, 0, 8, 8], [2, 4, 12, 16]], dtype=torch.float64)
+    outputs, targets = [], []
+    for _ in range(images):
+        labels, texts = torch.randint(3, (2,)), to_bytes([text_of_box(box) for box in boxes])
+        target = {"boxes": boxes, "labels": labels, "crowd": torch.tensor([False, False])}
+        target |= {"areas": torch.tensor([64.0, 120.0]), "size": torch.tensor([20, 24])}
+        target |= dict(zip(("rles", "lengths"), texts, strict=True))
+        scores = torch.rand(2).sort(descending=True).values
+        found = [boxes + torch.randint(-1, 2, (1, 1)).clamp(min=0), scores, labels[torch.randperm(2)]]
+        outputs.append([*found, *texts] if masks else found)
+        targets.append(target)
+    return list(map(list, zip(*outputs, strict=True))) or [[]] * (5 if masks else 3), targets
+
+
+def text_of_box(box):
+    left, top, right, bottom = box.int().tolist()
+    mask = np.zeros((20, 24), bool)
+    mask[top:bottom, left:right] = True
+    return text_of_runs(runs_of_mask(mask)).encode()
 
 
 @pytest.mark.parametrize("task", [task.name for task in registered_tasks()])

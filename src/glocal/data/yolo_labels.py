@@ -149,7 +149,7 @@ def _box(values: list[float], keypoints: int) -> tuple[list[float], list[float] 
     if len(values) == 5 or (keypoints and len(values) == 5 + keypoints):
         return values[:5], None
     if keypoints or len(values) < 7 or len(values) % 2 == 0:
-        raise ValueError("that is neither a class with a box, nor one with a polygon of three corners")
+        raise InvalidValueError("that is neither a class with a box, nor one with a polygon of three corners")
     x, y = np.array(values[1:]).reshape(-1, 2).T
     (left, right), (top, bottom) = (x.min(), x.max()), (y.min(), y.max())
     return [values[0], (left + right) / 2, (top + bottom) / 2, right - left, bottom - top], values[1:]

@@ -330,7 +330,7 @@ def _write_openvino(program, path: Path, outputs: list[str], precision: str, met
     import openvino
 
     suppresses = any(node.target is torch.ops.torchvision.nms.default for node in program.graph.nodes)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=path.parent) as folder:
         source = program
         if suppresses:  # OpenVINO reads this operation in files of ONNX, and not in torch.export's graphs
             runtimes.require("onnx")
