@@ -100,7 +100,10 @@ class TestFeaturesOnly:
         close(features(image()), maps[1])
         assert any(not torch.equal(a, b) for a, b in zip(*maps, strict=True)) == (name in NORMED)
 
-    @pytest.mark.parametrize("feature_cls", ["getter", "list", "dict", "hook", "fx"])
+    # Following a graph takes a minute for TransXNet; test_graphs.py shows that graphs can be followed.
+    @pytest.mark.parametrize(
+        "feature_cls", ["getter", "list", "dict", "hook", pytest.param("fx", marks=pytest.mark.slow)]
+    )
     def test_timms_other_wrappers(self, name, model, maps, feature_cls):
         features = extractor(model, name, feature_cls=feature_cls, out_indices=(1, 3))
         out = features(image())
