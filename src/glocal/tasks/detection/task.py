@@ -2,17 +2,17 @@
 
 from typing import Any, ClassVar
 
-from glocal.errors import InvalidValueError
 from glocal.tasks.detection.options import DetectionEvalOptions, DetectionOptions, factors_of, train_scales_of
 from glocal.tasks.detection.result import Detection
+from glocal.tasks.headed import HeadedTask
 from glocal.tasks.heads import chosen_head
 from glocal.tasks.segmentation.options import sides_of
-from glocal.tasks.task import Measure, Task, Writer
+from glocal.tasks.task import Measure, Writer
 
 SHORTER, LONGER = 800, 1333  # pixels of an image's sides, as in the published trainings
 
 
-class DetectionTask(Task):
+class DetectionTask(HeadedTask):
     """heads: the names of the heads, the first is the default. args: the kind of `model_args`, by its module's name.
     masks: whether the objects have masks.
     """
@@ -40,8 +40,6 @@ class DetectionTask(Task):
         "boxes": list[list[float]],
     }
     output_names = ("boxes", "scores", "labels")
-    training_batch = 16
-    images_at_once = 1
     training_crops = False
     heads: ClassVar[tuple[str, ...]] = ("retinanet", "faster_rcnn", "dino")
     masks: ClassVar[bool] = False
@@ -54,17 +52,9 @@ class DetectionTask(Task):
 
     # The model
 
-    def num_outputs(self, class_names):
-        return 0
-
     def head_of(self, options: Any) -> str:
         """The name of the head that the options ask for."""
         return chosen_head(self.name, self.heads, options.head)
-
-    def backbone(self, name, class_names, pretrained=False, **arguments):
-        from glocal.models.dense import dense_backbone
-
-        return dense_backbone(name, pretrained, **arguments)
 
     def model_args(self, options, source):
         args = {"head": self.head_of(options), "score_threshold": options.score_threshold}
@@ -85,11 +75,6 @@ class DetectionTask(Task):
 
         return add_head(backbone, head or self.heads[0], len(class_names), head_args or {})
 
-    def load(self, model, name, path, args):
-        from glocal.models.create import load_for_training
-
-        load_for_training(model, args["head"], name, path)
-
     def outputs(self, model):
         from glocal.tasks.detection.outputs import Detections
 
@@ -99,8 +84,7 @@ class DetectionTask(Task):
         from glocal.data.preprocessing import Whole
         from glocal.tasks.segmentation.transform import preprocessing
 
-        if options.crop_pct is not None or options.crop_mode is not None:
-            raise InvalidValueError(f"--crop-pct and --crop-mode are for single labels: {self.name} takes whole images")
+        self.refuse_crops(options)
         shorter = img_size or SHORTER
         shorter, longer = sides_of(options.whole) or (shorter, round(LONGER * shorter / SHORTER))
         multiple = options.size_multiple or (1 if self.head_of(options) == "dino" else 32)
@@ -215,9 +199,6 @@ class DetectionTask(Task):
         from glocal.tasks.detection.results import joined
 
         return joined(parts, size, trained)
-
-    def metadata(self, trained):
-        return {**super().metadata(trained), **trained.task_args}
 
 
 DETECTION = DetectionTask()

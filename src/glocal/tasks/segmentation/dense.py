@@ -3,9 +3,8 @@
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from glocal.errors import InvalidValueError
+from glocal.tasks.headed import HeadedTask
 from glocal.tasks.segmentation.options import range_of_sizes, sides_of
-from glocal.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,11 +13,8 @@ CROP = 512  # pixels of a side, if nothing else is said
 LONGEST = 4  # times the shorter side
 
 
-class DenseTask(Task):
+class DenseTask(HeadedTask):
     """A task of `glocal.models.dense.DenseModel`. Its `Options` are `DenseOptions`; its `model_args` have the head."""
-
-    training_batch = 16
-    images_at_once = 1
 
     @abstractmethod
     def head_of(self, options: Any) -> str:
@@ -32,14 +28,6 @@ class DenseTask(Task):
 
     # The model
 
-    def num_outputs(self, class_names):
-        return 0
-
-    def backbone(self, name, class_names, pretrained=False, **arguments):
-        from glocal.models.dense import dense_backbone
-
-        return dense_backbone(name, pretrained, **arguments)
-
     def model(self, backbone, class_names, head="semantic_fpn", **args):
         from glocal.models.dense import DenseModel
         from glocal.models.heads import HEADS
@@ -48,17 +36,11 @@ class DenseTask(Task):
         auxiliary = chosen.auxiliary and chosen.auxiliary(dims, len(class_names))
         return DenseModel(backbone, chosen.build(dims, len(class_names)), auxiliary)
 
-    def load(self, model, name, path, args):
-        from glocal.models.create import load_for_training
-
-        load_for_training(model, args["head"], name, path)
-
     def preprocessing(self, model, options, img_size):
         from glocal.data.preprocessing import Whole
         from glocal.tasks.segmentation.transform import preprocessing
 
-        if options.crop_pct is not None or options.crop_mode is not None:
-            raise InvalidValueError(f"--crop-pct and --crop-mode are for single labels: {self.name} takes whole images")
+        self.refuse_crops(options)
         crop = img_size or CROP
         shorter, longer = sides_of(options.whole) or (crop, min(8192, LONGEST * crop))
         multiple = options.size_multiple or (32 if self.head_of(options) == "mask2former" else 1)
@@ -96,8 +78,3 @@ class DenseTask(Task):
         truth = with_caption(on_grey(image, labels, colors), legend(labels, colors, names))
         panels = {"image": image, "truth": truth, "prediction": result.captioned(image)}
         return beside([with_caption(panel, [Entry(name)], above=True) for name, panel in panels.items()])
-
-    # Results
-
-    def metadata(self, trained):
-        return {**super().metadata(trained), **trained.task_args}
