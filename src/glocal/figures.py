@@ -1,14 +1,21 @@
-"""Common to all plots: figures without a window, and text that is drawn unchanged."""
+"""Common to all plots: figures without a window, confusion matrices, and text that is drawn unchanged."""
 
 import logging
 import warnings
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
 
 from glocal.errors import MissingExtraError
 from glocal.wording import printable
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MOST_LETTERS = 30  # of a class name
+MOST_NAMES = 60  # classes whose names fit along an axis
+MOST_NUMBERS, LARGEST_NUMBER = 15, 100_000  # classes whose counts fit into the cells of a matrix, if counts are below
 LACKING = (
     "the %s show boxes instead of some letters, such as %s: no installed font has these letters "
     "(for Chinese, Japanese and Korean, install for instance Noto Sans CJK)"
@@ -45,6 +52,52 @@ def short_name(name: str) -> str:
     """A class name; if it is long, only its beginning and its end."""
     name = printable(name)
     return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 10]}…{name[-9:]}"
+
+
+def draw_confusion(
+    cells: Collection[tuple[int, int, int]],
+    names: Sequence[str],
+    things: str,
+    title: str,
+    columns: str = "predicted class",
+    always: Collection[int] = (),
+) -> "Figure":
+    """A confusion matrix: for each class (row), the part of its things that is taken for a class (column).
+
+    cells: (class, other class, number of things). names: of all classes. things: what is counted. columns: the title of
+    the columns. always: classes that are drawn even if they do not occur.
+    """
+    import numpy as np
+
+    shown = occurring(cells, always)
+    place = {label: row for row, label in enumerate(shown)}
+    counts = np.zeros((len(shown), len(shown)), dtype=int)
+    for label, other, number in cells:
+        counts[place[label], place[other]] = number
+    rates = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
+
+    few, written = len(shown) <= MOST_NAMES, [short_name(names[label]) for label in shown]
+    longest = max(map(len, written), default=0)
+    side = 0.1 * max(0, longest - 12) + min(12, max(5, 2.5 + 0.35 * len(shown))) if few else 8
+    figure, axes = new_figure(side + 1, side)
+    picture = axes.imshow(rates, cmap="Blues", vmin=0, vmax=100, interpolation="nearest" if few else "antialiased")
+    figure.colorbar(picture, ax=axes, label=f"{things} of the class (%)", fraction=0.046, pad=0.04)
+    axes.set(xlabel=columns, ylabel="class", title=title)
+    if few:
+        axes.set_xticks(range(len(shown)), written, rotation=0 if longest < 3 else 90)
+        axes.set_yticks(range(len(shown)), written)
+    else:
+        axes.set(xlabel=f"{columns} (the {len(shown):,} that occur, in order)")
+    if len(shown) <= MOST_NUMBERS and counts.max(initial=0) < LARGEST_NUMBER:
+        for row, column in np.argwhere(counts):
+            colour = "white" if rates[row, column] > 50 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def occurring(cells: Collection[tuple[int, int, int]], always: Collection[int] = ()) -> list[int]:
+    """The classes of a confusion matrix that are drawn. Arguments: see `draw_confusion`."""
+    return sorted({label for cell in cells for label in cell[:2]} | set(always))
 
 
 @contextmanager

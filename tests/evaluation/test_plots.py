@@ -6,8 +6,11 @@ from PIL import Image
 
 pytest.importorskip("matplotlib", reason="plots need the extra [train]")
 from glocal.evaluation import plots
+from glocal.figures import draw_confusion
 from glocal.tasks import find_task
 from glocal.tasks.classification import plots as class_plots
+from glocal.tasks.detection import plots as object_plots
+from glocal.tasks.segmentation import plots as pixel_plots
 from glocal.tasks.task import Measured
 
 COMMON = dict(
@@ -17,7 +20,7 @@ COMMON = dict(
 
 
 def result(**more):
-    facts = {name: more.pop(name) for name in list(more) if name in COMMON}
+    facts = {name: more.pop(name) for name in list(more) if name in (*COMMON, "task")}
     return Measured(**{"task": find_task("classification"), **COMMON, **facts, "values": more})
 
 
@@ -37,7 +40,7 @@ def classified():
 
 
 def test_confusion_is_the_part_of_each_class(classified):
-    axes = class_plots.draw_confusion(classified).axes[0]
+    axes = class_plots.draw_images(classified).axes[0]
     shown = np.asarray(axes.images[0].get_array())
     assert shown == pytest.approx(np.array([[75, 25, 0], [300 / 11, 800 / 11, 0], [0, 0, 100]]))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "cat", "dog"]
@@ -45,6 +48,41 @@ def test_confusion_is_the_part_of_each_class(classified):
     counts = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}  # (column, row)
     assert counts == {(0, 0): "6", (1, 0): "2", (0, 1): "3", (1, 1): "8", (2, 2): "1"}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "class")
+
+
+@pytest.mark.parametrize(
+    ("plots", "title", "columns", "rows", "rates"),
+    [
+        (class_plots, "images of the class (%)", "predicted class", ["ant", "cat"], [[75, 25], [0, 100]]),
+        (pixel_plots, "pixels of the class (%)", "predicted class", ["ant", "cat"], [[75, 25], [0, 100]]),
+        (
+            object_plots,
+            "objects of the class (%)",
+            "found class",
+            ["ant", "cat", "nothing"],  # the row and the column of what is no object, even if they are empty
+            [[75, 25, 0], [0, 100, 0], [0, 0, 0]],
+        ),
+    ],
+    ids=["images", "pixels", "objects"],
+)
+def test_confusion_says_what_is_counted(plots, title, columns, rows, rates):
+    values = dict(confusion=[[0, 0, 6], [0, 2, 2], [2, 2, 8]], class_names=["ant", "bee", "cat"])
+    entry = {"name": "ant", "iou": 50.0, "box_ap": 20.0, "box_ap50": 50.0}
+    kind = {class_plots: "classification", pixel_plots: "segmentation", object_plots: "detection"}[plots]
+    measured = result(**values, task=find_task(kind), miou=50.0, per_class=[entry])
+    axes, bar = plots.figures(measured)["confusion"].axes
+    assert np.asarray(axes.images[0].get_array()).tolist() == rates
+    assert [label.get_text() for label in axes.get_yticklabels()] == rows
+    assert (axes.get_xlabel(), bar.get_ylabel()) == (columns, title)
+    assert {text.get_text() for text in axes.texts} == {"6", "2", "8"}
+
+
+def test_numbers_and_names_that_do_not_fit_are_left_out():
+    axes = draw_confusion([(0, 0, 123_456), (1, 1, 2)], ["ant", "bee"], "pixels", "").axes[0]
+    assert not axes.texts
+    many = draw_confusion([(label, label, 1) for label in range(61)], [f"class {i}" for i in range(61)], "pixels", "")
+    assert many.axes[0].get_xlabel() == "predicted class (the 61 that occur, in order)"
+    assert "class 0" not in [label.get_text() for label in many.axes[0].get_yticklabels()]
 
 
 def test_reliability_is_accuracy_by_confidence(classified):

@@ -2,56 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from glocal.figures import end_of_path, new_figure, short_name
+from glocal.figures import MOST_NAMES, draw_confusion, end_of_path, new_figure, occurring, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from glocal.tasks.task import Measured
 
-MOST_NAMES = 40  # classes whose names fit along an axis
-MOST_NUMBERS = 15  # classes whose counts fit into the cells
 
-
-def draw_confusion(result: "Measured") -> "Figure":
-    """Confusion matrix of the classes that occur: the part of a class's images (row) predicted as a class (column)."""
-    import numpy as np
-
-    occurring = _occurring(result)
-    place = {label: row for row, label in enumerate(occurring)}
-    counts = np.zeros((len(occurring), len(occurring)), dtype=int)
-    for label, other, images in result.values["confusion"]:
-        counts[place[label], place[other]] = images
-    rates = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
-
-    few, names = len(occurring) <= MOST_NAMES, _names(result, occurring)
-    margin = 0.1 * max(0, max(map(len, names), default=0) - 12)  # room for long names
-    side = margin + (min(12, max(5, 2.5 + 0.35 * len(occurring))) if few else 8)
-    figure, axes = new_figure(side + 1, side)
-    picture = axes.imshow(rates, cmap="Blues", vmin=0, vmax=100, interpolation="nearest" if few else "antialiased")
-    figure.colorbar(picture, ax=axes, label="images of the class (%)", fraction=0.046, pad=0.04)
-    axes.set(xlabel="predicted class", ylabel="class", title=f"{result.model} on {end_of_path(result.data)}")
-    if few:
-        axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 90)
-        axes.set_yticks(range(len(names)), names)
-    else:
-        axes.set(xlabel=f"predicted class (the {len(occurring):,} that occur, in order)")
-    if len(occurring) <= MOST_NUMBERS:
-        for row, column in np.argwhere(counts):
-            colour = "white" if rates[row, column] > 50 else "black"
-            axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
-    return figure
-
-
-def _occurring(result: "Measured") -> list[int]:
-    return sorted(
-        {label for label, _, _ in result.values["confusion"]} | {other for _, other, _ in result.values["confusion"]}
-    )
-
-
-def _names(result: "Measured", labels: list[int]) -> list[str]:
-    """The labels of the axes for these classes: their names, or none if the classes are too many."""
-    return [short_name(result.values["class_names"][label]) for label in labels] if len(labels) <= MOST_NAMES else []
+def draw_images(result: "Measured") -> "Figure":
+    """For each class that occurs (row), the part of its images that is predicted as a class (column)."""
+    title = f"{result.model} on {end_of_path(result.data)}"
+    return draw_confusion(result.values["confusion"], result.values["class_names"], "images", title)
 
 
 def draw_reliability(result: "Measured") -> "Figure":
@@ -94,11 +56,12 @@ def draw_corruptions(result: "Measured") -> "Figure":
 
 def figures(result: "Measured") -> "dict[str, Figure]":
     """The figures that a result allows, by file name."""
-    makers = {"confusion": draw_confusion, "calibration": draw_reliability, "corruptions": draw_corruptions}
+    makers = {"confusion": draw_images, "calibration": draw_reliability, "corruptions": draw_corruptions}
     names = {"calibration": "reliability"}
     return {names.get(key, key): make(result) for key, make in makers.items() if key in result.values}
 
 
 def texts(result: "Measured") -> list[str]:
-    """The class names on the figures."""
-    return _names(result, _occurring(result)) if "confusion" in result.values else []
+    """The class names on the figures: none if they are too many."""
+    classes = occurring(result.values.get("confusion", ()))
+    return [short_name(result.values["class_names"][label]) for label in classes] if len(classes) <= MOST_NAMES else []

@@ -2,19 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from glocal.figures import end_of_path, new_figure, short_name
+from glocal.figures import MOST_NAMES, draw_confusion, end_of_path, new_figure, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from glocal.tasks.task import Measured
 
-MOST = 60  # classes whose names fit along an axis
-
 
 def figures(result: "Measured") -> "dict[str, Figure]":
     """The average precision of each class, and how classes are taken for others."""
-    return {"ap": draw_precision(result), "confusion": draw_confusion(result)}
+    return {"ap": draw_precision(result), "confusion": draw_objects(result)}
 
 
 def draw_precision(result: "Measured") -> "Figure":
@@ -26,7 +24,7 @@ def draw_precision(result: "Measured") -> "Figure":
     places = range(len(entries))
     axes.barh(places, [entry[f"{kind}_ap50"] for entry in entries], color="lightsteelblue", label=f"{kind} AP50")
     axes.barh(places, [entry[f"{kind}_ap"] for entry in entries], color="tab:blue", label=f"{kind} AP")
-    if len(entries) <= MOST:
+    if len(entries) <= MOST_NAMES:
         axes.set_yticks(places, [short_name(entry["name"]) for entry in entries])
     else:
         axes.set(ylabel=f"class (the {len(entries):,} that occur, the best on top)")
@@ -36,25 +34,8 @@ def draw_precision(result: "Measured") -> "Figure":
     return figure
 
 
-def draw_confusion(result: "Measured") -> "Figure":
+def draw_objects(result: "Measured") -> "Figure":
     """For each class (row), the part of its objects that is found as a class (column), or not at all."""
-    import numpy as np
-
-    cells, names = result.values["confusion"], [*result.values["class_names"], "nothing"]
-    nothing = len(names) - 1
-    present = sorted({cell[0] for cell in cells} | {cell[1] for cell in cells} | {nothing})
-    place = {label: row for row, label in enumerate(present)}
-    counts = np.zeros((len(present), len(present)))
-    for label, other, objects in cells:
-        counts[place[label], place[other]] = objects
-    rates = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
-    side = min(12, max(5, 2.5 + 0.3 * len(present)))
-    figure, axes = new_figure(side + 1, side)
-    picture = axes.imshow(rates, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    figure.colorbar(picture, ax=axes, label="objects of the class (%)", fraction=0.046, pad=0.04)
-    if len(present) <= MOST:
-        shown = [short_name(names[label]) for label in present]
-        axes.set_xticks(range(len(shown)), shown, rotation=90)
-        axes.set_yticks(range(len(shown)), shown)
-    axes.set(xlabel="found class", ylabel="class", title=f"{result.model} on {end_of_path(result.data)}")
-    return figure
+    names = [*result.values["class_names"], "nothing"]
+    title = f"{result.model} on {end_of_path(result.data)}"
+    return draw_confusion(result.values["confusion"], names, "objects", title, "found class", {len(names) - 1})
