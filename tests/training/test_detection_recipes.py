@@ -87,6 +87,7 @@ class TestSettings:
         assert augmentation.detr_crop == (head == "dino")
         assert (augmentation.hflip, augmentation.photometric, augmentation.scale_jitter) == (0.5, False, None)
         assert (augmentation.mosaic, augmentation.copy_paste) == (0, 0)
+        assert (config.skip_empty, config.skip_small) == (head != "dino", 32)
         assert augmentation.label_interpolation == "nearest"
         whole = augmentation.whole
         assert (whole.shorter, whole.longer, whole.multiple) == (800, 1333, 1 if head == "dino" else 32)

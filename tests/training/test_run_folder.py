@@ -62,7 +62,7 @@ COMPUTES = dict(
     size_align="resize", window="96,64", resize_range="0.5,1.5", max_class_share=0.9, photometric=False,
     label_resize="nearest", segment_threshold=0.7, overlap_threshold=0.6,
     head_args={"width": 64}, train_scales="0.8,1", detr_crop=True, scale_jitter="0.5,2", copy_paste=0.5, mosaic=0.5,
-    score_threshold=0.5,
+    score_threshold=0.5, skip_empty=True, skip_small=32,
 )  # fmt: skip
 # Of options that ask for another: the options of the run, and those of the next command.
 CHANGED_WITH = {

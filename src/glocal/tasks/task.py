@@ -422,6 +422,10 @@ class Task(ABC):
         """
         return
 
+    def training_samples(self, options: Any, samples: "Samples | ShardedSamples") -> "Samples | ShardedSamples":
+        """The samples of a training part that the options leave; by default all. Logs how many are left out."""
+        return samples
+
     def sample_weights(self, options: Any, samples: "Samples") -> "Tensor | None":
         """A weight per sample, (N,), to draw with replacement; None to take each sample once per epoch."""
         return None

@@ -82,6 +82,7 @@ class Run:
 def prepare(config: LoopOptions, name: str, source: DataSource) -> Run:
     """Create the model from the seed, and check that it takes the images; raises ValueError, TypeError or OSError."""
     task = find_task(source.task)
+    source = source.with_splits(train=task.training_samples(config, source.splits["train"]))
     device = resolve_device(config.device)
     if config.precision == "fp16" and (device.type == "cpu" or config.strategy == "fsdp"):
         where = "with --strategy fsdp" if config.strategy == "fsdp" else "on a CPU"

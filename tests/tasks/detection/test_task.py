@@ -1,6 +1,7 @@
 """The task detection: what the commands make of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from PIL import Image
 
 from glocal.cli import main
 from glocal.data.image import read_image
+from glocal.data.objects import Objects
 from glocal.data.open import open_for_training
+from glocal.data.samples import Samples
+from glocal.data.shards import ShardedSamples
 from glocal.deploy.predictor import Predictor
 from glocal.tasks import find_task
 from glocal.tasks.detection.sampling import weights_of_images
@@ -21,6 +25,11 @@ from tasks.detection.conftest import IDS, NAMES, SMALL, draw
 
 DETECTION = find_task("detection")
 SLOW = pytest.mark.slow
+
+
+def objects_of(size, count, crowd=False):
+    boxes = np.tile([1.0, 1, 8, 8], (count, 1))
+    return Objects(boxes, np.zeros(count, np.int64), np.full(count, crowd), np.full(count, 49.0), (), size)
 
 
 class Light(DetectionTask):
@@ -89,6 +98,49 @@ class TestSampling:
         assert weights.shape == (len(samples),)
         assert (weights[empty] == 1).all()
         assert (weights[~empty] > 1).all()
+
+    @pytest.mark.parametrize(
+        ("options", "left", "said"),
+        [
+            ({}, [0, 1, 2, 3, 4], None),
+            ({"skip_empty": True}, [0, 1, 3, 4], "without objects (--skip-empty): 1"),  # a crowd is an object
+            ({"skip_small": 32}, [0, 1, 2, 4], "with a side below 32 pixels (--skip-small): 1"),
+            ({"skip_empty": True, "skip_small": 33}, [1], "(--skip-empty): 1, with a side below 33 pixels"),
+        ],
+        ids=str,
+    )
+    def test_images_are_left_out(self, options, left, said, caplog):
+        images = [objects_of((32, 90), 2), objects_of((40, 40), 1, crowd=True), objects_of((40, 90), 0)]
+        images += [objects_of((90, 31), 1), objects_of((32, 32), 3)]
+        samples = Samples(list("abcde"), images)
+        found = DETECTION.training_samples(train_config(DETECTION)(**options), samples)
+        assert found.images == ["abcde"[place] for place in left]
+        assert found.labels == [images[place] for place in left]
+        assert (said in caplog.text) if said else not caplog.text
+
+    def test_an_image_of_unknown_size_is_not_small(self):
+        samples = Samples(["a"], [replace(objects_of((9, 9), 1), size=None)])
+        assert len(DETECTION.training_samples(train_config(DETECTION)(skip_small=32), samples)) == 1
+
+    def test_a_training_without_any_image_is_refused(self):
+        samples = Samples(["a", "b"], [objects_of((40, 40), 0)] * 2)
+        with pytest.raises(ValueError, match=r"no training image is left; without objects \(--skip-empty\): 2"):
+            DETECTION.training_samples(train_config(DETECTION)(skip_empty=True), samples)
+
+    def test_shards_are_refused(self):
+        shards = object.__new__(ShardedSamples)
+        with pytest.raises(ValueError, match="which shards do not give: --no-skip-empty --skip-small 0 trains on all"):
+            DETECTION.training_samples(train_config(DETECTION)(skip_empty=True), shards)
+        assert DETECTION.training_samples(train_config(DETECTION)(), shards) is shards
+
+    def test_a_training_has_none_of_the_images_that_are_left_out(self, data, tmp_path, capsys):
+        place = tmp_path / "batch.png"
+        splits = open_for_training(str(data), formats=DETECTION.formats).splits
+        left = sum(len(objects) > 0 for objects in splits["train"].labels)
+        assert left < len(splits["train"])
+        command = ["train", str(data), "--show-batch", str(place), "--output", str(tmp_path / "run"), *SMALL]
+        assert main([*command, "--skip-empty"]) == 0
+        assert f"{left} train + {len(splits['val'])} val images" in capsys.readouterr().out
 
     def test_a_batch_has_images_of_one_aspect(self, data):
         samples = open_for_training(str(data), formats=DETECTION.formats).splits["train"]

@@ -32,6 +32,8 @@ class DetectionOptions:
         label_resize: how masks are resized in training: nearest-exact, by the centres of pixels; or nearest, by their
             upper left corners, as in the published trainings
         balanced: draw images of rare classes more often
+        skip_empty: leave out training images without objects; a crowd counts as an object
+        skip_small: leave out training images with a side of fewer pixels, for instance 32; 0 for none
         copy_paste: probability of objects of another image in a training image; the data must have masks
         mosaic: probability of four images in the place of a training image
         score_threshold: pictures show objects with at least this score
@@ -39,6 +41,7 @@ class DetectionOptions:
 
     RANGES: ClassVar[dict[str, Range]] = {
         "size_multiple": Range(1, most=1024),
+        "skip_small": Range(0, most=1 << 20),
         "hflip": PART,
         "copy_paste": PART,
         "mosaic": PART,
@@ -54,6 +57,8 @@ class DetectionOptions:
         "copy_paste",
         "mosaic",
         "balanced",
+        "skip_empty",
+        "skip_small",
     )
 
     head: str | None = None
@@ -69,6 +74,8 @@ class DetectionOptions:
     mosaic: float = 0.0
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
     balanced: bool = False
+    skip_empty: bool = False
+    skip_small: int = 0
     score_threshold: float = 0.3
 
     def __post_init__(self):

@@ -133,6 +133,11 @@ class DetectionTask(HeadedTask):
 
         return drawn(image, target, class_names)
 
+    def training_samples(self, options, samples):
+        from glocal.tasks.detection.sampling import chosen
+
+        return chosen(samples, options.skip_empty, options.skip_small)
+
     def sample_weights(self, options, samples):
         from glocal.tasks.detection.sampling import weights_of_images
 
