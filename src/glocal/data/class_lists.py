@@ -1,13 +1,14 @@
 """Lists of the classes in masks: their names, values and colours, from files and of known data sets."""
 
 import csv
+import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from glocal.data.masks import distinct_colors
 from glocal.data.names import class_name
@@ -124,12 +125,24 @@ def read_class_list(file: Path) -> ClassList:
         raise InvalidValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start:,})") from None
     if file.suffix.lower() == ".json":
         try:
-            return _of_json(msgspec.json.decode(text), str(file))
-        except (msgspec.DecodeError, RecursionError) as error:
+            content = json.loads(text, object_pairs_hook=partial(_mapping, str(file)))
+        except InvalidValueError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise InvalidValueError(f"{file} is no JSON: {one_line(error)}") from None
+        return _of_json(content, str(file))
     if file.suffix.lower() == ".csv":
         return _of_csv(text, file)
     return _of_lines(text, file)
+
+
+def _mapping(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of JSON, whose keys must differ: of two classes with one key, the first would be gone."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+        raise InvalidValueError(f"{where} has {quoted(twice)} twice")
+    return found
 
 
 def _of_json(given: Any, where: str) -> ClassList:
