@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,9 +29,11 @@ from glocal.wording import counted, shown
 ARGS = ("reduce_zero_label", "binary", "ignore", "values")  # what a user may say
 MOST_CLASSES = 1000  # that masks without a class list may have; more are numbers of objects
 CHECKED = 32  # masks that are read at once where the classes are known
-MOST_READ = 5000  # where they are not
+MOST_READ = 5000  # where they are not, or if every fault is to be refused
 KINDS = ("indices", "colors")
 NUMBERS = re.compile(r"\d{1,9}(,\d{1,9})*")
+
+T = TypeVar("T")
 
 
 def coded(
@@ -209,9 +211,19 @@ class _Found:
     read: int = 0
 
 
+def most_checked() -> int:
+    """How many masks are looked at before the training: if `is_strict`, nearly all."""
+    return MOST_READ if is_strict() else CHECKED
+
+
+def spread(values: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the values, spread evenly."""
+    places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return [values[place] for place in places]
+
+
 def _read(masks: Sequence[str | StoredMask], most: int, coding: Coding | None = None) -> _Found:
     """What at most `most` masks hold, spread evenly, and whether a coding knows all of it."""
-    places = np.linspace(0, len(masks) - 1, min(most, len(masks))).round().astype(int)
     by_color = coding is not None and coding.by_color
 
     def read(mask: str | StoredMask) -> tuple[list[int], bool, bool] | UnreadableImageError:
@@ -224,7 +236,7 @@ def _read(masks: Sequence[str | StoredMask], most: int, coding: Coding | None = 
         return [] if by_color else _occurring(raw), raw.dtype != np.uint8, only_ignored
 
     found = _Found()
-    chosen = [masks[place] for place in places]
+    chosen = spread(masks, most)
     with ThreadPoolExecutor() as threads:
         for mask, one in zip(chosen, threads.map(read, chosen), strict=True):
             if isinstance(one, UnreadableImageError):
@@ -246,8 +258,10 @@ def _occurring(raw: np.ndarray) -> list[int]:
 
 def _check(root: Path | str, masks: Sequence[str | StoredMask], coding: Coding, binary: bool, notes: list[str]) -> None:
     """Read some masks: raise ValueError where none can be used, note it where some cannot."""
-    found = _read(masks, CHECKED, coding)
+    found = _read(masks, most_checked(), coding)
     if not coding.by_color and not binary:
+        if set(found.values) <= {0, VOID}:  # perhaps by chance: what there is to find may be rare
+            found = _read(masks, MOST_READ, coding)
         _refuse_black_and_white(root, found)
     _note_failed(root, found, notes)
     if found.read and len(found.ignored) == found.read:

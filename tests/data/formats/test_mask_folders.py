@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glocal.data import mask_classes
 from glocal.data.formats import class_folders, mask_folders
 from glocal.data.image import UnreadableImageError, set_strict
 from glocal.data.masks import IGNORE, distinct_colors
 from glocal.data.open import open_for_evaluation, open_for_training
 from glocal.data.samples import Opening
+from glocal.tasks.registry import find_task
 
 COLORS = [[0, 0, 0], [200, 10, 20], [10, 200, 20]]
 
@@ -455,6 +457,36 @@ class TestHostileData:
         with pytest.raises(UnreadableImageError, match=r"a\.png: the mask is 6×3 pixels, its image 6×4"):
             everything.labels[place].load((4, 6))
 
+    def test_another_size_is_noted_before_the_training(self, tmp_path):
+        mask(pairs(tmp_path, "abc") / "masks" / "b.png", values()[:3])
+        assert any(
+            "1 of 3 masks have another size than their images" in note and "b.png: the mask is 6×3" in note
+            for note in train(tmp_path).notes
+        )
+
+    def test_another_size_is_refused_if_strict(self, tmp_path, strict):
+        mask(pairs(tmp_path, "abc") / "masks" / "b.png", values()[:3])
+        refused(tmp_path, r"1 of 3 masks have another size than their images.*b\.png: the mask is 6×3 pixels")
+
+    def test_another_size_of_all(self, tmp_path):
+        refused(pairs(tmp_path, "abc", pixels=values()[:3]), "3 of 3 masks have another size than their images")
+
+    def test_a_turned_mask_is_not_refused_by_its_stored_size(self, tmp_path):
+        assert train(pairs(tmp_path, "abc", pixels=values().T)).notes == train(pairs(tmp_path, "abc")).notes
+
+    @pytest.mark.parametrize("is_strict", [False, True])
+    def test_how_many_masks_are_checked(self, tmp_path, monkeypatch, is_strict):
+        monkeypatch.setattr(mask_classes, "CHECKED", 2)
+        mask(pairs(tmp_path, "abc") / "masks" / "b.png", values(4))
+        set_strict(is_strict)
+        try:
+            if is_strict:
+                refused(tmp_path, "1 of 3 masks read cannot be used", classes=["zero", "one", "two"])
+            else:
+                assert not any("cannot be used" in note for note in train(tmp_path, classes=["a", "b", "c"]).notes)
+        finally:
+            set_strict(False)
+
     def test_some_labels_beyond_the_classes(self, tmp_path):
         mask(pairs(tmp_path, "abc") / "masks" / "b.png", values(4))
         source = train(tmp_path, classes=["zero", "one", "two"])
@@ -471,6 +503,16 @@ class TestHostileData:
     @pytest.mark.parametrize("args", [{}, {"classes": ["no", "yes"]}, {"classes": ["a", "b", "c"]}], ids=str)
     def test_masks_of_0_and_255(self, tmp_path, args):
         refused(pairs(tmp_path, "abc", pixels=255 * values(1)), "hold only 0 and 255.*{binary: true}", **args)
+
+    def test_masks_of_0_and_255_of_which_those_that_are_checked_hold_0(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(mask_classes, "CHECKED", 2)
+        mask(pairs(tmp_path, "abc", pixels=0 * values()) / "masks" / "b.png", 255 * values(1))
+        refused(tmp_path, "hold only 0 and 255.*{binary: true}", classes=["no", "yes"])
+
+    def test_classes_that_those_that_are_checked_lack(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(mask_classes, "CHECKED", 2)
+        mask(pairs(tmp_path, "abc", pixels=255 * values(1)) / "masks" / "b.png", values(1))
+        assert train(tmp_path, classes=["no", "yes"]).class_names == ["no", "yes"]
 
     @pytest.mark.parametrize("args", [{}, {"classes": ["background", "foreground"]}], ids=str)
     @pytest.mark.parametrize("mode", ["L", "1", "RGB"])
@@ -585,6 +627,36 @@ class TestMatching:
             image(tmp_path / "images" / f"{number}.png")
             mask(tmp_path / "masks" / f"{number}.png", np.full((9, 9), number, np.uint8))
         assert not mask_folders.matches(str(tmp_path))
+
+    def test_two_classes_called_like_images_and_masks_are_noted(self, tmp_path):
+        for number in range(4):
+            image(tmp_path / "photos" / f"{number}.png")
+            mask(tmp_path / "labels" / f"{number}.png", np.full((9, 9), number, np.uint8))
+        assert any(
+            "give --task segmentation" in note for note in class_folders.open_training(str(tmp_path), Opening()).notes
+        )
+        (tmp_path / "labels").rename(tmp_path / "dogs")
+        assert not class_folders.open_training(str(tmp_path), Opening()).notes
+
+    @pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "another size"])
+    def test_one_wrong_mask_does_not_hide_the_others(self, tmp_path, content):
+        first = pairs(tmp_path, "abcd") / "masks" / "a.png"
+        if content is None:
+            mask(first, values()[:3])
+        else:
+            first.write_bytes(content)
+        assert mask_folders.matches(str(tmp_path))
+
+    def test_a_class_list_beside_says_that_they_are_masks(self, tmp_path):
+        pairs(tmp_path, "abcd", pixels=values()[:3])
+        assert not mask_folders.matches(str(tmp_path))
+        (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+        assert mask_folders.matches(str(tmp_path))
+
+    def test_names_are_enough_where_the_task_is_asked_for(self, tmp_path):
+        pairs(tmp_path, "abcd", pixels=values()[:3])
+        with pytest.raises(ValueError, match="4 of 4 masks have another size"):
+            open_for_training(str(tmp_path), Opening(), find_task("segmentation").formats)
 
     def test_few_names_fit(self, tmp_path):
         pairs(tmp_path, "a")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from glocal.data.groups import groups_of_files
 from glocal.data.image import is_image_name, left_out
+from glocal.data.mask_pairs import IMAGES, MASKS
 from glocal.data.names import class_name, split_of
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.splits import check_classes, fingerprint, hold_out, hold_out_again, refuse_to_draw
@@ -45,7 +46,18 @@ def open_training(data: str, how: Opening) -> DataSource:
         names = _names(root, samples)
         groups = None if how.group is None else groups_of_files(str(root), names, how.group)
         source = hold_out(source, how, fingerprint(names), groups)
-    return check_classes(source)
+    return check_classes(source).with_notes(*_notes_on_masks(root, class_names))
+
+
+def _notes_on_masks(root: Path, class_names: list[str]) -> list[str]:
+    """What to say of two classes that are called like images and their masks: perhaps they are that."""
+    lower = {name.lower() for name in class_names}
+    if len(class_names) != 2 or not lower & {*IMAGES} or not lower & {*MASKS}:
+        return []
+    return [
+        f"{root}: {quoted(class_names)} are taken for two classes; if the second holds masks of the first, give "
+        "--task segmentation"
+    ]
 
 
 def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSource:

@@ -1,7 +1,5 @@
 """Folders of images and of masks: any pair of them, and the layouts of ADE20K, Cityscapes and PASCAL VOC."""
 
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,54 +8,67 @@ from typing import Any
 from glocal.data import mask_classes, raster
 from glocal.data.class_lists import ClassList, cityscapes, class_list, file_beside, read_class_list, voc
 from glocal.data.groups import groups_of_files
-from glocal.data.image import UnreadableImageError, is_image_name, is_strict, left_out, read_as
+from glocal.data.image import UnreadableImageError, is_image_name, is_strict
 from glocal.data.mask_classes import about_classes, coded
+from glocal.data.mask_pairs import IMAGES, MASKS, Pair, Part, paired
+from glocal.data.mask_sizes import are_masks, check_sizes
 from glocal.data.masks import MaskFile, mask_kind, nodata_of
 from glocal.data.names import split_of
 from glocal.data.raster import Raster
 from glocal.data.samples import DataSource, Opening, Samples
 from glocal.data.splits import fingerprint, hold_out, hold_out_again, refuse_to_draw
-from glocal.data.walk import entries, files_below, is_folder
+from glocal.data.walk import entries, is_folder
 from glocal.errors import InvalidValueError, MissingPathError, NotAFolderError
 from glocal.wording import counted, quoted, shown
 
 ARGS = ("images", "masks", "classes", "bands", *mask_classes.ARGS)
-# Names of folders, in lower case.
-IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "photos", "leftimg8bit")
-MASKS = (
-    "masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "segmentation", "segmentations",
-    "segmentationclass", "segmentationclassraw", "labelids", "gt", "ground_truth", "groundtruth",
-)  # fmt: skip
-# What the names of an image and of its mask have behind what they have in common.
-IMAGE_SUFFIXES = ("", "_image", "_img", "_rgb", "_sat", "_leftImg8bit")
-MASK_SUFFIXES = (
-    "", "_mask", "-mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_L", "_labelIds",
-    "_labelTrainIds", "_gtFine_labelIds", "_gtFine_labelTrainIds",
-)  # fmt: skip
 
 
 def matches(data: str) -> bool:
-    """Whether there are pairs of images and masks. Of the first pair, the heads of the files are read.
+    """Whether there are pairs of images and masks. Of a few pairs, the heads of the files are read.
 
     Two folders of a classification may be called images and masks, too: half of their files must fit together by their
-    names, the first two by their sizes, and the mask must have one channel, or a class list must lie beside.
+    names, and `are_masks` must say so.
     """
     root = Path(data)
-    if not root.is_dir():
-        return False
-    if _is_cityscapes(root) or _is_voc(root):
-        return True
+    pairs = _pairs_of(root)
+    return _is_known(root) or (bool(pairs) and are_masks(root, pairs))
+
+
+def _is_known(root: Path) -> bool:
+    return root.is_dir() and (_is_cityscapes(root) or _is_voc(root))
+
+
+def _pairs_of(root: Path) -> "list[Pair]":
+    """The pairs of a folder if more of its files fit together by their names than not; else none."""
     try:
-        layout = _layout(root, {})
-        pairs = [pair for part in layout.parts.values() for pair in part.pairs]
-        alone = sum(min(len(part.images_alone), len(part.masks_alone)) for part in layout.parts.values())
-        if len(pairs) <= alone:
-            return False
-        mode, size = mask_kind(pairs[0].mask)
-        same_size = _size_of(pairs[0].image) in (size, size[::-1])
-        return same_size and (not mode.startswith("RGB") or file_beside(root) is not None)
+        parts = _layout(root, {}).parts.values() if root.is_dir() else ()
     except (ValueError, OSError):
-        return False
+        return []
+    pairs = [pair for part in parts for pair in part.pairs]
+    alone = sum(min(len(part.images_alone), len(part.masks_alone)) for part in parts)
+    if len(pairs) <= alone:
+        return []
+    return pairs
+
+
+class _ByNames:
+    """The same where segmentation is asked for (--task): names that fit are enough."""
+
+    ARGS = ARGS
+    ONLY_ASKED = True
+
+    def matches(self, data: str) -> bool:
+        return _is_known(Path(data)) or bool(_pairs_of(Path(data)))
+
+    def open_training(self, data: str, how: Opening) -> DataSource:
+        return open_training(data, how)
+
+    def open_evaluation(self, data: str, how: Opening, held_out: dict | None) -> DataSource:
+        return open_evaluation(data, how, held_out)
+
+
+BY_NAMES = _ByNames()
 
 
 def claims(data: str, args: Mapping[str, Any]) -> bool:
@@ -97,30 +108,15 @@ def open_evaluation(data: str, how: Opening, held_out: dict | None) -> DataSourc
 
 
 @dataclass(frozen=True)
-class _Pair:
-    image: str
-    mask: str
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Images with their masks, and what has no other half."""
-
-    pairs: list[_Pair]
-    images_alone: list[str]
-    masks_alone: list[str]
-
-
-@dataclass(frozen=True)
 class _Layout:
     """How a folder is divided. classes: those that the layout implies."""
 
-    parts: dict[str, _Part]
+    parts: dict[str, Part]
     notes: list[str]
     classes: ClassList | None = None
 
     @property
-    def first(self) -> _Part:
+    def first(self) -> Part:
         return self.parts.get("train") or next(iter(self.parts.values()))
 
 
@@ -151,7 +147,7 @@ def _layout(root: Path, args: Mapping[str, Any]) -> _Layout:
             "with --data-args '{images: NAME, masks: NAME}'"
         )
     _val_of_test(places, root, notes)
-    parts = {split: _paired(*halves, notes) for split, halves in places.items()}
+    parts = {split: paired(*halves, notes) for split, halves in places.items()}
     return _Layout(_with_pairs(parts, places), notes)
 
 
@@ -172,7 +168,7 @@ def _cityscapes(root: Path) -> _Layout:
     if not places:
         raise MissingPathError(f"{root} holds no train or val in both leftImg8bit and gtFine")
     for suffix in ("_gtFine_labelIds", "_gtFine_labelTrainIds"):
-        parts = {split: _paired(*halves, notes, "_leftImg8bit", suffix) for split, halves in places.items()}
+        parts = {split: paired(*halves, notes, "_leftImg8bit", suffix) for split, halves in places.items()}
         if any(part.pairs for part in parts.values()):
             break
     return _Layout(_with_pairs(parts, places), notes, cityscapes("Train" in suffix))
@@ -180,7 +176,7 @@ def _cityscapes(root: Path) -> _Layout:
 
 def _voc(root: Path) -> _Layout:
     notes: list[str] = []
-    part = _paired(root / "JPEGImages", root / "SegmentationClass", notes, "", "")
+    part = paired(root / "JPEGImages", root / "SegmentationClass", notes, "", "")
     pairs = {Path(pair.image).stem: pair for pair in part.pairs}
     lists = {file.stem: file for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))}
     parts = {}
@@ -190,7 +186,7 @@ def _voc(root: Path) -> _Layout:
             stems = file.read_text(encoding="utf-8", errors="replace").split()
             missing = [stem for stem in stems if stem not in pairs]
             found = [pairs[stem] for stem in dict.fromkeys(stems) if stem in pairs]
-            parts[split] = _Part(found, [str(root / "JPEGImages" / stem) for stem in missing], [])
+            parts[split] = Part(found, [str(root / "JPEGImages" / stem) for stem in missing], [])
     if not parts:
         parts["all"] = replace(part, images_alone=[])
         notes.append(f"{root}: ImageSets/Segmentation has neither train.txt nor val.txt; all pairs are taken")
@@ -263,59 +259,7 @@ def _val_of_test(places: dict[str, tuple[Path, Path]], root: Path, notes: list[s
     places.pop("test", None)
 
 
-def _paired(
-    images: Path, masks: Path, notes: list[str], image_suffix: str | None = None, mask_suffix: str | None = None
-) -> _Part:
-    """The images and the masks whose names fit together.
-
-    The folders below are part of a name. The suffixes, where they are not given, are those that most names have.
-    """
-    below = files_below([str(images), str(masks)])
-    of_images = [file for file in below[str(images)] if is_image_name(file)]
-    of_masks = [file for file in below[str(masks)] if is_image_name(file)]
-    others = [file for file in below[str(images)] if not is_image_name(file)]
-    if others:
-        notes.append(f"{images}: {left_out(others)}")
-    whole = {os.path.relpath(file, images): file for file in of_images}
-    names = {os.path.splitext(name)[0]: file for name, file in whole.items()}
-    mask_names = {os.path.splitext(os.path.relpath(file, masks))[0]: file for file in of_masks}
-    best: dict[str, tuple[str, str]] = {}
-    image_suffixes = IMAGE_SUFFIXES if image_suffix is None else (image_suffix,)
-    mask_suffixes = MASK_SUFFIXES if mask_suffix is None else (mask_suffix,)
-    for end in image_suffixes:
-        keys = {name.removesuffix(end): file for name, file in names.items() if name.endswith(end)}
-        for mask_end in mask_suffixes:
-            found = {
-                key: (file, mask_names[key + mask_end]) for key, file in keys.items() if key + mask_end in mask_names
-            }
-            best = found if len(found) > len(best) else best
-    with_ending = {name: (file, mask_names[name]) for name, file in whole.items() if name in mask_names}  # a.jpg.png
-    if len(with_ending) > len(best):
-        best = with_ending
-    else:
-        _check_doubles(of_images, {image for image, _ in best.values()})
-    _check_doubles(of_masks, {mask for _, mask in best.values()})
-    paired = {file for pair in best.values() for file in pair}
-    if mask_suffix:  # other files beside the masks are known
-        of_masks = [file for file in of_masks if os.path.splitext(file)[0].endswith(mask_suffix)]
-    return _Part(
-        [_Pair(*best[key]) for key in sorted(best)],
-        [file for file in of_images if file not in paired],
-        [file for file in of_masks if file not in paired],
-    )
-
-
-def _check_doubles(files: Sequence[str], paired: set[str]) -> None:
-    """Raise ValueError if two files have the name that belongs to one other half."""
-    stems = Counter(os.path.splitext(file)[0] for file in files)
-    for file in sorted(paired):
-        stem = os.path.splitext(file)[0]
-        if stems[stem] > 1:
-            same = [other for other in files if os.path.splitext(other)[0] == stem]
-            raise InvalidValueError(f"{quoted(same)} differ in their endings alone: leave the one that is meant")
-
-
-def _with_pairs(parts: dict[str, _Part], places: dict[str, tuple[Path, Path]]) -> dict[str, _Part]:
+def _with_pairs(parts: dict[str, Part], places: dict[str, tuple[Path, Path]]) -> dict[str, Part]:
     for split, part in parts.items():
         if part.pairs:
             continue
@@ -336,6 +280,7 @@ def _source(root: Path, layout: _Layout, args: Mapping[str, Any]) -> DataSource:
     known = _known_classes(root, layout, args, notes)
     masks = [pair.mask for pair in layout.first.pairs]
     classes, coding = coded(root, known, masks, _with_nodata(root, known, masks, args, notes), notes)
+    check_sizes(root, layout.first.pairs, notes)
     bands = raster.bands_of_files([pair.image for pair in layout.first.pairs], args.get("bands"))
     if bands is not None:
         numbers = ", ".join(map(str, bands.numbers))
@@ -370,16 +315,6 @@ def _with_nodata(
         notes.append(f"{root}: {value} is a class, although the masks declare it as no data")
         return args
     return {**args, "ignore": [*ignored, value]}
-
-
-def _size_of(image: str) -> tuple[int, int]:
-    """(width, height) as stored."""
-    try:
-        return read_as(image, lambda image: image.size)
-    except UnreadableImageError:
-        if raster.is_tiff(image):
-            return raster.size_of(image)
-        raise
 
 
 def _note_alone(layout: _Layout, notes: list[str]) -> None:

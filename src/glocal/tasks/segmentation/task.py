@@ -36,7 +36,8 @@ class SegmentationTask(DenseTask):
     def formats(self):
         from glocal.data.formats import coco_panoptic, coco_segments, huggingface, mask_folders, shapes, shards
 
-        return (huggingface, shards, coco_panoptic, coco_segments.STUFF_FILES, coco_segments, mask_folders, shapes)
+        masks = mask_folders, mask_folders.BY_NAMES
+        return (huggingface, shards, coco_panoptic, coco_segments.STUFF_FILES, coco_segments, *masks, shapes)
 
     # The model
 
