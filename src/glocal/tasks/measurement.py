@@ -24,7 +24,7 @@ def of_data(config: Any, trained: Trained) -> Measurement:
     if config.plots is not None and type(task).plots is Task.plots and config.sizes is None:
         raise InvalidValueError(f"--plots: a measurement of {task.name} has no pictures, but for those of --sizes")
     passes = [
-        new_pass(source.splits[split], preprocessing, task, task.match(source, trained))
+        new_pass(source.splits[split], preprocessing, task, task.match(source, trained), about=source.about)
         for preprocessing in inputs(config, trained)
     ]
     return Measurement(passes, {"split": split})

@@ -137,8 +137,8 @@ class Match:
 class Pass:
     """A single pass over some images.
 
-    condition: tells it from the other passes of its measurement. args: what `Task.predict` gets. indices:
-    places of the measured images in the samples, in their order; None: they are not kept.
+    condition: tells it from the other passes of its measurement. args: what `Task.predict` gets. about: of the
+    `DataSource`. indices: places of the measured images in the samples, in their order; None: they are not kept.
     """
 
     samples: "Samples | ShardedSamples"
@@ -149,6 +149,7 @@ class Pass:
     task: "Task"
     condition: tuple | None = None
     args: dict = field(default_factory=dict)
+    about: dict = field(default_factory=dict)
     seconds: float = 0.0
     unreadable: list[str] = field(default_factory=list)
     indices: list[int | None] | None = None

@@ -74,7 +74,7 @@ class TestData:
         assert voc_objects.matches(str(tmp_path))
         source = open_all(tmp_path)
         assert (source.task, source.class_names) == ("detection", ["cat", "dog"])
-        assert source.about == {"ids": [0, 1], "masks": False}
+        assert source.about == {"ids": [0, 1], "masks": False, "voc": True}
         found = source.splits["all"].labels[0]
         assert found.boxes.tolist() == [[11, 7, 12, 8], [0, 0, 4, 3]]
         assert found.labels.tolist() == [1, 0]

@@ -176,6 +176,7 @@ class TestRuns:
         found = json.loads(place.read_text())
         assert found["task"] == "detection"
         assert 0 <= found["box_ap"] <= found["box_ap50"] <= 100
+        assert "voc_ap50" not in found
         assert [entry["name"] for entry in found["per_class"]] == NAMES
         assert len(list((tmp_path / "worst").iterdir())) == found["images"]
         assert {file.stem for file in (tmp_path / "plots").iterdir()} == {"ap", "confusion"}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -170,7 +170,8 @@ def _open(root: Path, args: Mapping[str, Any]) -> DataSource:
         frames = frames_of(content.photos, heads_of([one.image for one in content.photos]), frame, found, notes)
         splits[split] = samples_of(content.photos, frames, table, found)
         found.note(notes)
-    return detection_source(str(root), names, list(range(len(names))), splits, notes)
+    source = detection_source(str(root), names, list(range(len(names))), splits, notes)
+    return replace(source, about=source.about | {"voc": True})  # it is also measured as VOC does
 
 
 def _read(part: _Part, faults: Faults) -> _Content:

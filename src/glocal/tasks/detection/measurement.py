@@ -30,4 +30,5 @@ def measurement(config: Any, trained: Trained) -> Measurement:
     for each in found.passes:
         each.args = asked
         each.metrics.threshold = args["score_threshold"]
+        each.metrics.voc = config.voc or "voc" in each.about
     return replace(found, facts=found.facts | asked)

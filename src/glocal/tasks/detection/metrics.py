@@ -6,27 +6,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glocal.tasks.detection import voc
 from glocal.tasks.detection.confusion import counts
 from glocal.tasks.detection.masks import from_bytes
 from glocal.tasks.detection.precision import Averages, Rows, averages, measures, of_classes
 from glocal.tasks.metrics import Metrics
 
+VOC = ("voc07_ap50", "voc_ap50")  # keys of the parts of `voc.Average`
+
 
 class DetectionMetrics(Metrics):
     """Metrics of objects, as COCO has them. Memory is about 60 bytes for each object that is found, or annotated.
 
-    threshold: objects with at least this score count for the confusion of classes and the scores of images.
+    threshold: objects with at least this score count for the confusion of classes and the scores of images. voc:
+    whether VOC's AP50 of the boxes is measured, too; see `glocal.tasks.detection.voc`.
     """
 
     kinds = (("box", "bbox"),)  # the beginnings of keys, and what COCO calls it
 
-    def __init__(self, class_names: Sequence[str], threshold: float = 0.3):
-        self.threshold = threshold
+    def __init__(self, class_names: Sequence[str], threshold: float = 0.3, voc: bool = False):
+        self.threshold, self.voc = threshold, voc
         super().__init__(class_names)
 
     def reset(self) -> None:
         super().reset()
         self._averages: tuple[int, dict[str, Averages]] | None = None
+        self._voc: tuple[int, list[voc.Average | None]] | None = None
         size = len(self.class_names) + 1
         self.add(0, confusion=torch.zeros(size, size, dtype=torch.int64))
 
@@ -61,21 +66,26 @@ class DetectionMetrics(Metrics):
         """ap, ap50, ap75, ap_small, ap_medium, ap_large and ar of each kind, in percent; empty without images.
 
         Keys begin with the kind: box_ap. Each is a mean over the classes that have objects; ap_small, ap_medium and
-        ap_large are left out if there is no object of this size. 0 if nothing is found, or if there is no object.
+        ap_large are left out if there is no object of this size. 0 if nothing is found, or if there is no object. With
+        `voc`, also voc_ap50 and voc07_ap50.
         """
         if not self.images:
             return {}
         values = {}
         for kind, found in self.averages().items():
             values |= {f"{kind}_{name}": value for name, value in measures(found).items()}
+        if self.voc:
+            known = [average for average in self.voc_averages() if average is not None]
+            for place, key in enumerate(VOC):
+                values[key] = sum(average[place] for average in known) / max(1, len(known))
         return values
 
     def report(self) -> dict[str, Any]:
         """The values, images, per_class, class_names and confusion.
 
-        per_class: name, objects, found (with at least the threshold), ap and ap50 of each kind (percent; None of a
-        class without an object). confusion: [class, class that was found, objects] for every pair that occurs, as
-        indices into `class_names`; the number behind the last is for no object.
+        per_class: name, objects, found (with at least the threshold), ap and ap50 of each kind, and VOC's where it is
+        measured (percent; None of a class without an object). confusion: [class, class that was found, objects] for
+        every pair that occurs, as indices into `class_names`; the number behind the last is for no object.
         """
         values = super().report()
         confusion = self.added("confusion")
@@ -86,6 +96,8 @@ class DetectionMetrics(Metrics):
         for kind, found in self.averages().items() if self.images else ():
             for entry, (ap, ap50) in zip(per_class, of_classes(found), strict=True):
                 entry |= {f"{kind}_ap": ap, f"{kind}_ap50": ap50}
+        for entry, average in zip(per_class, self.voc_averages(), strict=True) if self.voc and self.images else ():
+            entry |= dict(zip(VOC, average or (None, None), strict=True))
         pairs = confusion.nonzero()
         return {
             **values,
@@ -106,6 +118,12 @@ class DetectionMetrics(Metrics):
             each = {kind: averages(found, objects, sizes, classes, name) for kind, name in self.kinds}
             self._averages = self.images, each
         return self._averages[1]
+
+    def voc_averages(self) -> list[voc.Average | None]:
+        """VOC's AP50 of each class, computed once for the images so far."""
+        if self._voc is None or self._voc[0] != self.images:
+            self._voc = self.images, voc.averages(*self._rows(), len(self.class_names))
+        return self._voc[1]
 
     def _rows(self) -> tuple[Rows, Rows]:
         """What is found, and what is annotated."""

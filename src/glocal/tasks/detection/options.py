@@ -86,15 +86,17 @@ class DetectionOptions:
 
 @dataclass(frozen=True)
 class DetectionEvalOptions:
-    """What pictures and the confusion of classes count of what is found.
+    """What pictures and the confusion of classes count of what is found, and further measures.
 
     Args:
         score_threshold: objects with at least this score (default: as in the training)
+        voc: also measure PASCAL VOC's AP50; of data with VOC's XML files it is always measured
     """
 
     RANGES: ClassVar[dict[str, Range]] = {"score_threshold": PART}
 
     score_threshold: float | None = None
+    voc: bool = False
 
 
 def train_scales_of(text: str | None) -> tuple[float, ...]:

@@ -4,7 +4,13 @@ from glocal.tasks.task import Measured, ResultTable
 
 MOST = 20  # classes
 CONFUSIONS = 10
-TITLES = {"box_ap": "box AP", "box_ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}
+TITLES = {
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+    "voc_ap50": "VOC AP50",
+}
 
 
 def tables(result: Measured) -> list[ResultTable]:

@@ -31,6 +31,8 @@ class DetectionTask(HeadedTask):
         Measure("box_ap_medium", "box AP, medium", " %"),
         Measure("box_ap_large", "box AP, large", " %"),
         Measure("box_ar", "box AR", " %"),
+        Measure("voc_ap50", "VOC AP50", " %"),
+        Measure("voc07_ap50", "VOC2007 AP50", " %"),
     )
     score = Measure("score", "F1", " %", 1)
     fields = {  # noqa: RUF012
