@@ -30,9 +30,10 @@ demo-detect: $(VENV)/demo
 		--pictures $(DEMO_DIR)-detect/drawn
 
 # A process per core is faster than threads; the threads of the tests that need two sleep while they wait. worksteal
-# keeps the tests of a file together, so that what they share is made once.
+# keeps the tests of a file together, so that what they share is made once. Compiled files are kept even where the
+# environment says otherwise: some tests start a Python, which would compile all of torch again, for ten seconds.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -16,6 +16,7 @@ case "$*" in
 "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/glocal ;;
 "-m pip show"*) exit ${SHOW:-1} ;;
 *+cpu*) echo "$*" >> told; echo "no such build" >&2; exit ${CPU:-1} ;;
+"-m pytest"*) echo "$*" >> told; echo "dont_write=$PYTHONDONTWRITEBYTECODE" > environment ;;
 *) echo "$*" >> told ;;
 esac
 """
@@ -93,6 +94,11 @@ def test_tests_after_the_demo_install_everything(make):
     told = make("test")
     assert told[0] == EVERYTHING
     assert told[1].startswith("-m pytest")
+
+
+def test_the_tests_keep_what_python_compiles(make, tmp_path):
+    make("test", PYTHONDONTWRITEBYTECODE="1")
+    assert (tmp_path / "environment").read_text() == "dont_write=\n"
 
 
 def test_other_versions_are_installed_again(make, tmp_path):
