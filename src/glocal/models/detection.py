@@ -20,7 +20,7 @@ class DetectionModel(HeadedModel):
     `model(images, sizes, targets)` takes images (B, 3, H, W), normalised, and padded at the right and at the bottom;
     `sizes` (B, 2) int64, (height, width) before padding, None if nothing is padded; and gives what the head says: in
     eval mode a list of boxes, scores, labels and perhaps masks for each image; in training mode, which needs `targets`,
-    a dict of losses. See `glocal.models.detectors.head.DetectionHead`.
+    a dict of losses, in which classes may have weights. See `glocal.models.detectors.head.DetectionHead`.
     """
 
     paste = staticmethod(paste)
@@ -33,8 +33,12 @@ class DetectionModel(HeadedModel):
                     parameter.requires_grad_(False)
 
     def forward(
-        self, images: Tensor, sizes: Tensor | None = None, targets: Sequence[Mapping[str, Tensor]] | None = None
+        self,
+        images: Tensor,
+        sizes: Tensor | None = None,
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+        class_weights: Tensor | None = None,
     ) -> list[dict[str, Tensor]] | dict[str, Tensor]:
         if sizes is None:
             sizes = torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
-        return self.head(self.maps(images), sizes, targets)
+        return self.head(self.maps(images), sizes, targets, class_weights)

@@ -30,6 +30,32 @@ def test_focal_loss(count):
     assert focal_loss(LOGITS, LABELS, count).item() == pytest.approx(total / (7 + EPS), rel=1e-12)
 
 
+WEIGHTS = [2.0, 0.5, 3.0]  # of the classes; background counts 1
+
+
+def test_focal_loss_with_weights():
+    rows = [focal_loss(LOGITS[i : i + 1], LABELS[i : i + 1], 7).item() for i in range(3)]
+    found = focal_loss(LOGITS, LABELS, 7, torch.tensor(WEIGHTS))
+    assert found.dtype == torch.float64
+    assert found.item() == pytest.approx(3 * rows[0] + rows[1] + 2 * rows[2], rel=1e-12)
+
+
+def test_cross_entropy_with_weights():
+    labels = torch.tensor([0, 1, 2])  # of two classes; 2 is background
+    expected = -F.log_softmax(LOGITS, -1)[torch.arange(3), labels] * torch.tensor([2, 0.5, 1])
+    found = cross_entropy(LOGITS, labels, 5, torch.tensor(WEIGHTS[:2]))
+    assert found.item() == pytest.approx(expected.sum().item() / 5, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("loss", "classes"), [(focal_loss, 9), (cross_entropy, 8)])
+def test_weights_of_1_are_the_published_loss_bit_for_bit(loss, classes, dtype):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(5000, 9, dtype=dtype), torch.randint(0, classes + 1, (5000,))
+    weights = torch.ones(classes)
+    assert torch.equal(loss(logits, labels, 123, weights), loss(logits, labels, 123))
+
+
 def test_focal_loss_of_sure_logits_is_finite():
     logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
     loss = focal_loss(logits, torch.tensor([1]), 1)

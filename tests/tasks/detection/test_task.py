@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 
 from glocal.cli import main
+from glocal.data.batch import Batch
 from glocal.data.image import read_image
 from glocal.data.objects import Objects
 from glocal.data.open import open_for_training
-from glocal.data.samples import Samples
+from glocal.data.samples import DataSource, Samples
 from glocal.data.shards import ShardedSamples
 from glocal.deploy.predictor import Predictor
 from glocal.tasks import find_task
-from glocal.tasks.detection.sampling import weights_of_images
+from glocal.tasks.detection.sampling import objects_of_classes, weights_of_images
 from glocal.tasks.detection.task import DetectionTask
 from glocal.tasks.loading import load_trained
 from glocal.testing import check_task
@@ -53,8 +54,6 @@ class TestModels:
         ],
     )
     def test_a_batch_without_objects_has_a_loss_and_finite_gradients(self, head):
-        from glocal.data.batch import Batch
-
         options = train_config(DETECTION)(head=head)
         torch.manual_seed(0)
         args = {"head_args": {"width": 32, "depth": 1}} if head == "retinanet" else {}
@@ -88,6 +87,32 @@ class TestModels:
     def test_a_file_may_not_give_other_arguments(self, args, error):
         with pytest.raises((ValueError, TypeError), match=error):
             DETECTION.check_model_args(args)
+
+
+class TestClassWeights:
+    def objective(self, how):
+        images = [objects_of((40, 40), 3), objects_of((40, 40), 4, crowd=True), objects_of((40, 40), 1)]
+        images[2].labels[:] = 1
+        source = DataSource("x", NAMES, {"train": Samples(list("abc"), images)}, task="detection")
+        return DETECTION.objective(train_config(DETECTION)(class_weights=how), source, None)
+
+    @pytest.mark.parametrize(
+        ("how", "weights"), [("none", None), ("balanced", [0.5, 1.5]), ("sqrt", [0.73205, 1.26795])]
+    )
+    def test_they_follow_the_objects_and_reach_the_head(self, how, weights):
+        objective, given = self.objective(how), []
+
+        def model(images, sizes, targets, class_weights):
+            given.append(class_weights)
+            return {"loss_cls": torch.ones(5)}
+
+        batch = Batch(torch.zeros(1, 3, 8, 8), [{"size": torch.tensor((8, 8))}], [], [])
+        assert objective(model, batch)["loss"] == 5
+        assert (given[0] if weights is None else given[0].tolist()) == (weights and pytest.approx(weights, rel=1e-4))
+
+    def test_shards_are_refused(self):
+        with pytest.raises(ValueError, match="--class-weights looks at all objects"):
+            objects_of_classes(object.__new__(ShardedSamples), 3)
 
 
 class TestSampling:

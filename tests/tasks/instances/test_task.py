@@ -19,6 +19,7 @@ from glocal.tasks.instances import inference
 from glocal.tasks.instances.task import InstancesTask
 from glocal.tasks.loading import load_trained
 from glocal.testing import check_task
+from glocal.training.config import train_config
 from tasks.detection.conftest import IDS, NAMES
 from tasks.instances.conftest import SMALL
 
@@ -47,7 +48,8 @@ def test_a_batch_without_objects_has_a_loss_and_finite_gradients(head):
         nothing | {"size": torch.tensor(size), "masks": torch.zeros(0, *size, dtype=torch.bool)}
         for size in ((64, 96), (50, 64))
     ]
-    parts = INSTANCES.objective(None, None, None)(model, Batch(torch.randn(2, 3, 64, 96), targets, [], []))
+    objective = INSTANCES.objective(train_config(INSTANCES)(), None, None)
+    parts = objective(model, Batch(torch.randn(2, 3, 64, 96), targets, [], []))
     parts["loss"].backward()
     assert all(value.isfinite() for value in parts.values())
     assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters() if one.requires_grad)

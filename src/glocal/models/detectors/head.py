@@ -19,7 +19,8 @@ class DetectionHead(nn.Module):
 
     In training mode a dict of losses by the names of the authors' code. A loss of several levels is (levels,), others
     are scalars; the sum of all whose name contains "loss" is to be minimised. `targets` is for each image a dict:
-    `boxes` (N, 4), `labels` (N,); N may be 0.
+    `boxes` (N, 4), `labels` (N,); N may be 0. class_weights: (classes,), how much each class counts in the losses of
+    classes; background counts 1, and None is 1 for all, as published.
 
     first_map: index of the first of the four maps that the head uses.
     """
@@ -27,11 +28,15 @@ class DetectionHead(nn.Module):
     first_map = 0
 
     def forward(
-        self, maps: Sequence[Tensor], sizes: Tensor, targets: Sequence[Mapping[str, Tensor]] | None = None
+        self,
+        maps: Sequence[Tensor],
+        sizes: Tensor,
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+        class_weights: Tensor | None = None,
     ) -> list[dict[str, Tensor]] | dict[str, Tensor]:
         if self.training != (targets is not None):
             raise InvalidValueError("targets are for training mode, which needs them, and for that alone")
-        return self.detections(maps, sizes) if targets is None else self.losses(maps, sizes, targets)
+        return self.detections(maps, sizes) if targets is None else self.losses(maps, sizes, targets, class_weights)
 
     @abstractmethod
     def detections(self, maps: Sequence[Tensor], sizes: Tensor) -> list[dict[str, Tensor]]:
@@ -39,6 +44,10 @@ class DetectionHead(nn.Module):
 
     @abstractmethod
     def losses(
-        self, maps: Sequence[Tensor], sizes: Tensor, targets: Sequence[Mapping[str, Tensor]]
+        self,
+        maps: Sequence[Tensor],
+        sizes: Tensor,
+        targets: Sequence[Mapping[str, Tensor]],
+        class_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """What training mode returns."""

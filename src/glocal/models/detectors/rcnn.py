@@ -151,7 +151,7 @@ class RCNN(DetectionHead):
         features = region_features(maps, [boxes], mask_head.SIDE)
         return [upcast(head.of_classes(features, labels)) for head in self.mask_heads]
 
-    def losses(self, maps, sizes, targets):
+    def losses(self, maps, sizes, targets, class_weights=None):
         pyramid = self.pyramid(maps)
         logits, codes = self.rpn(pyramid)
         targets = [checked(target, bool(self.mask_heads), pyramid[0]) for target in targets]
@@ -161,7 +161,7 @@ class RCNN(DetectionHead):
         for i, stage in enumerate(self.stages):
             regions = [self.draw(stage, *of_image) for of_image in zip(boxes, targets, strict=True)]
             logits, codes = self.classified(i, pyramid[:4], [one.boxes for one in regions])
-            parts = self.box_losses(stage, logits, codes, regions, targets)
+            parts = self.box_losses(stage, logits, codes, regions, targets, class_weights)
             if self.mask_heads:
                 parts["loss_mask"] = self.mask_loss(i, pyramid[:4], regions, targets, sizes)
             prefix = f"s{i}." if len(self.stages) > 1 else ""
@@ -184,7 +184,13 @@ class RCNN(DetectionHead):
         return Regions(boxes, labels, owners, positives < len(objects))
 
     def box_losses(
-        self, stage: Stage, logits: Tensor, codes: Tensor, regions: Sequence[Regions], targets: Sequence[Mapping]
+        self,
+        stage: Stage,
+        logits: Tensor,
+        codes: Tensor,
+        regions: Sequence[Regions],
+        targets: Sequence[Mapping],
+        class_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The losses of class and box, and the accuracy, of all regions of a batch."""
         labels = torch.cat([one.labels for one in regions])
@@ -199,7 +205,7 @@ class RCNN(DetectionHead):
             loss_box = smooth_l1_loss(found, encode(boxes, objects, stage.scales), len(labels), self.beta)
         right = (logits.detach().argmax(1) == labels).sum()
         return {
-            "loss_cls": cross_entropy(logits, labels, len(labels)),
+            "loss_cls": cross_entropy(logits, labels, len(labels), class_weights),
             "acc": right.float() * (100 / max(len(labels), 1)),
             "loss_bbox": loss_box,
         }

@@ -82,7 +82,7 @@ class RetinaNetHead(DetectionHead):
         kept = suppress(boxes, scores, labels, OVERLAP, DETECTIONS)
         return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
-    def losses(self, maps, sizes, targets):
+    def losses(self, maps, sizes, targets, class_weights=None):
         outputs = self.outputs(maps)
         levels = self.anchors([codes for _, codes in outputs])
         with torch.no_grad():
@@ -91,7 +91,9 @@ class RetinaNetHead(DetectionHead):
         positives = sum(max(int((of_image >= 0).sum()), 1) for of_image in assigned)
         counts = [len(anchors) for anchors in levels]
         labels, codes = (torch.stack(of_images).split(counts, 1) for of_images in zip(*wanted, strict=True))
-        parts = [self._losses_of(*level, positives) for level in zip(outputs, labels, codes, strict=True)]
+        parts = [
+            self._losses_of(*level, positives, class_weights) for level in zip(outputs, labels, codes, strict=True)
+        ]
         return dict(zip(("loss_cls", "loss_bbox"), map(torch.stack, zip(*parts, strict=True)), strict=True))
 
     def assigned(
@@ -121,14 +123,19 @@ class RetinaNetHead(DetectionHead):
         return labels, codes
 
     def _losses_of(
-        self, outputs: tuple[Tensor, Tensor], labels: Tensor, wanted: Tensor, positives: int
+        self,
+        outputs: tuple[Tensor, Tensor],
+        labels: Tensor,
+        wanted: Tensor,
+        positives: int,
+        class_weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """The losses of a level: labels (B, N), wanted codes (B, N, 4)."""
         logits, codes = by_anchor(outputs[0], self.num_classes), by_anchor(outputs[1], 4)
         used = labels != IGNORED
         found = used & (labels < self.num_classes)
         return (
-            focal_loss(upcast(logits)[used], labels[used], positives),
+            focal_loss(upcast(logits)[used], labels[used], positives, class_weights),
             l1_loss(upcast(codes)[found], wanted[found], positives),
         )
 

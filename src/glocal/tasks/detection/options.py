@@ -31,6 +31,8 @@ class DetectionOptions:
         photometric: random changes of brightness, contrast, saturation and hue
         label_resize: how masks are resized in training: nearest-exact, by the centres of pixels; or nearest, by their
             upper left corners, as in the published trainings
+        class_weights: weights of the classes in the loss, of segmentation by their pixels in the training images, of
+            detection and instances by their objects: none, balanced (1 / frequency) or sqrt (1 / √frequency)
         balanced: draw images of rare classes more often
         skip_empty: leave out training images without objects; a crowd counts as an object
         skip_small: leave out training images with a side of fewer pixels, for instance 32; 0 for none
@@ -56,6 +58,7 @@ class DetectionOptions:
         "scale_jitter",
         "copy_paste",
         "mosaic",
+        "class_weights",
         "balanced",
         "skip_empty",
         "skip_small",
@@ -73,6 +76,7 @@ class DetectionOptions:
     copy_paste: float = 0.0
     mosaic: float = 0.0
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
     balanced: bool = False
     skip_empty: bool = False
     skip_small: int = 0

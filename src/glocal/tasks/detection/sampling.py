@@ -2,6 +2,7 @@
 
 import logging
 
+import torch
 from torch import Tensor
 
 from glocal.data.samples import Samples
@@ -47,6 +48,14 @@ def weights_of_images(samples: Samples | ShardedSamples) -> Tensor:
         raise InvalidValueError("--balanced looks at all objects before the training, which shards do not give")
     classes = max((int(objects.labels.max()) + 1 for objects in samples.labels if len(objects)), default=1)
     return repeat_factors(samples.labels, classes, THRESHOLD)
+
+
+def objects_of_classes(samples: Samples | ShardedSamples, classes: int) -> Tensor:
+    """(classes,) int64: the objects of each class, without crowds."""
+    if isinstance(samples, ShardedSamples):
+        raise InvalidValueError("--class-weights looks at all objects before the training, which shards do not give")
+    labels = [torch.from_numpy(objects.labels[~objects.crowd]) for objects in samples.labels]
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *labels]).bincount(minlength=classes)
 
 
 def groups_of_images(samples: Samples | ShardedSamples) -> Tensor | None:

@@ -153,7 +153,7 @@ class DetectionTask(HeadedTask):
     def objective(self, options, source, preprocessing):
         from glocal.tasks.detection.objective import DetectionObjective
 
-        return DetectionObjective()
+        return DetectionObjective(options.class_weights, source)
 
     def metrics(self, class_names):
         from glocal.tasks.detection.metrics import DetectionMetrics

@@ -60,8 +60,8 @@ class SegmentationOptions(DenseOptions):
             or cascade_mask_rcnn
         mask_loss: loss of semantic_fpn and upernet: ce (cross-entropy), dice, focal or lovasz, or a sum such as ce+dice
         aux_weight: weight of the auxiliary head's loss
-        class_weights: weights of the classes in the loss by their pixels in the training images: none, balanced
-            (1 / frequency) or sqrt (1 / √frequency)
+        class_weights: weights of the classes in the loss, of segmentation by their pixels in the training images, of
+            detection and instances by their objects: none, balanced (1 / frequency) or sqrt (1 / √frequency)
         window: compute large images in windows, side and stride in pixels, for instance 512,341 (default: whole images)
         balanced: draw images of rare classes more often
     """

@@ -154,7 +154,7 @@ class DINOHead(DetectionHead):
         rows = zip(*self.best(maps, sizes), strict=True)
         return [{"boxes": boxes, "scores": scores, "labels": labels} for boxes, scores, labels in rows]
 
-    def losses(self, maps, sizes, targets):
+    def losses(self, maps, sizes, targets, class_weights=None):
         noisy = self.denoising(targets, sizes)
         outputs = self.outputs(maps, sizes, noisy)
         first = noisy.content.shape[1]
@@ -170,11 +170,11 @@ class DINOHead(DetectionHead):
         depth = len(outputs.class_logits)
         prefixes = [*(f"d{i}." for i in range(depth - 1)), "", "enc_"]
         for i, prefix in enumerate(prefixes):
-            found = losses_of(class_logits[i], boxes[i], matched[i], targets, sizes, count)
+            found = losses_of(class_logits[i], boxes[i], matched[i], targets, sizes, count, class_weights)
             losses |= {prefix + name: loss for name, loss in found.items()}
         for i, prefix in enumerate(prefixes[:depth]):
             own = outputs.class_logits[i, :, :first], outputs.boxes[i, :, :first]
-            found = losses_of(*own, positives, targets, sizes, noisy_count)
+            found = losses_of(*own, positives, targets, sizes, noisy_count, class_weights)
             losses |= {f"{prefix}dn_{name}": loss for name, loss in found.items()}
         # Without objects no embedding was used: all parameters take part on every process.
         losses["dn_loss_cls"] = losses["dn_loss_cls"] + 0 * self.denoising.label_embed.sum()

@@ -21,12 +21,13 @@ def losses_of(
     targets: Sequence[Mapping[str, Tensor]],
     sizes: Tensor,
     count: Tensor,
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The losses of one set of predictions: `loss_cls`, `loss_bbox`, `loss_iou`, scalars.
 
     class_logits: (B, Q, classes). boxes: (B, Q, 4), (cx, cy, w, h) relative to the image. matched: of each image; all
     other queries should find nothing. targets: of each image `boxes` (N, 4), corners in pixels, and `labels` (N,).
-    sizes: (B, 2). count: by which the sums are divided.
+    sizes: (B, 2). count: by which the sums are divided. class_weights: (classes,), see `DetectionHead`.
     """
     labels = torch.full(class_logits.shape[:2], class_logits.shape[2], device=class_logits.device)
     wanted, scales = [], []
@@ -38,7 +39,7 @@ def losses_of(
     wanted, scale = torch.cat(wanted).to(predicted), torch.cat(scales).to(predicted)
     overlap = giou_loss(corners(predicted) * scale, wanted)
     return {
-        "loss_cls": focal_loss(upcast(class_logits).flatten(0, 1), labels.flatten(), count),
+        "loss_cls": focal_loss(upcast(class_logits).flatten(0, 1), labels.flatten(), count, class_weights),
         "loss_bbox": BOX_WEIGHT * l1_loss(predicted, from_corners(wanted / scale), count),
         "loss_iou": GIOU_WEIGHT * averaged(overlap.sum(), count),
     }
