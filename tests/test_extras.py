@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
         ("imagecorruptions", "robustness"),
         ("webdataset", "data"),
         ("rasterio", "geo"),
+        ("supervision", "supervision"),
         ("onnxruntime", "export"),
         ("nncf", "int8"),
         ("fastapi", "serve"),

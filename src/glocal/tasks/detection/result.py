@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from glocal.tasks.task import Line, Result
 
 if TYPE_CHECKING:
+    import numpy as np
+    import supervision
     from PIL import Image
 
 
@@ -56,6 +58,22 @@ class Detection(Result):
         for (left, top, right, bottom), score in zip(self.boxes, self.scores, strict=True):
             box = [left, top, right - left, bottom - top]
             yield {"bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": score}
+
+    def to_supervision(self, least: float = 0.0) -> "supervision.Detections":
+        """The objects with at least the score `least`, for the annotators, trackers and zones of supervision.
+
+        xyxy (N, 4), confidence (N,), class_id (N,), the class names in data["class_name"], and of instances mask
+        (N, H, W) bool, a byte for each pixel of the image and object. Raises ImportError without the extra supervision.
+        """
+        from glocal.tasks.detection.exchange import as_supervision
+
+        places = [place for place, score in enumerate(self.scores) if score >= least]
+        columns = (self.boxes, self.scores, self.numbers, self.classes)
+        return as_supervision(*([column[place] for place in places] for column in columns), self._masks_of(places))
+
+    def _masks_of(self, places: list[int]) -> "np.ndarray | None":
+        """The masks (N, H, W) bool of some objects; None where there are boxes alone."""
+        return None
 
     def on(self, image: "Image.Image", named: bool = False) -> "Image.Image":
         """The image, at any size, with the shown objects drawn on it. named: with their classes and scores."""

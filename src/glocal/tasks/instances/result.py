@@ -22,10 +22,13 @@ class Instances(Detection):
 
     def parts(self) -> "Iterator[np.ndarray]":
         """The masks (H, W) of the objects that pictures show, one by one."""
+        for place in range(min(self.shown, len(self.rles))):
+            yield self._masks_of([place])[0]
+
+    def _masks_of(self, places):
         from glocal.tasks.detection.masks import masks_of_texts
 
-        for text in self.rles[: self.shown]:
-            yield masks_of_texts([text.encode()], self.size)[0]
+        return masks_of_texts([self.rles[place].encode() for place in places], self.size or (0, 0))
 
     def annotations(self) -> Iterator[dict[str, Any]]:
         from glocal.data.segments import runs_of_text
