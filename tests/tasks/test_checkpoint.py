@@ -77,6 +77,12 @@ class TestFinding:
         assert find_checkpoint(saved.parent) == saved
         assert find_checkpoint(str(saved)) == saved
 
+    @pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.pt2"])
+    def test_an_exported_file_is_named_as_one(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"content")
+        with pytest.raises(ValueError, match=rf"{name} is an exported file: give the run"):
+            find_checkpoint(tmp_path / name)
+
     def test_missing(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no checkpoint .*nope"):
             find_checkpoint(tmp_path / "nope.pth")

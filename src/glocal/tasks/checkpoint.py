@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a description can be read without torch, whose import takes
 FILE_NAME = "model.safetensors"
 # A single key: safetensors writes several keys in an order that changes from run to run.
 METADATA_KEY = "glocal"
+EXPORTED = (".onnx", ".xml", ".pt2")  # endings of files of `glocal export`
 
 
 def save_checkpoint(path: str | Path, state_dict: dict[str, "Tensor"], info: CheckpointInfo) -> None:
@@ -38,6 +39,8 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
         raise MissingPathError(f"there is no checkpoint {str(path)!r}")
     if path.stat().st_size == 0:
         raise InvalidValueError(f"the checkpoint {path} is empty")
+    if path.suffix in EXPORTED:
+        raise InvalidValueError(f"{path} is an exported file: give the run that it was made of, and --engine")
     return path
 
 
