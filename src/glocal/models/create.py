@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 from timm.models._hub import download_cached_file
 from torch import Tensor, nn
 
-from glocal.errors import InvalidValueError, WorkError
+from glocal.errors import InvalidTypeError, InvalidValueError, WorkError
 from glocal.models import family_of, official
 from glocal.models.arguments import check_head_arguments
 from glocal.models.build import NoWeightsError
@@ -23,7 +23,7 @@ from glocal.models.heads import HEADS, Head
 from glocal.models.heads import published as published_heads
 from glocal.models.published import PublishedHead
 from glocal.models.weights import read_tensors
-from glocal.wording import quoted
+from glocal.wording import quoted, shown
 
 logger = logging.getLogger("glocal")
 
@@ -31,7 +31,8 @@ ALL_HEADS: dict[str, Head | Detector] = {**HEADS, **DETECTORS}
 
 ADE20K, COCO = 150, 80  # classes of the authors' data
 BACKBONE = "backbone."
-OURS = ("head.", "auxiliary.")
+AUXILIARY = "auxiliary."
+OURS = ("head.", AUXILIARY)
 
 
 def create(
@@ -51,8 +52,8 @@ def create(
             `glocal.models.detectors.DETECTORS`.
         backbone: the name of one of our models, or of any timm model that has maps at strides 4, 8, 16 and 32.
         num_classes: classes of the head (default: of the authors' data, 150 for segmentation and 80 for detection).
-        checkpoint: a file of weights: the authors' or ours of such a model, of its head alone, or of the backbone alone
-            (a classifier's). The log says which parts are loaded.
+        checkpoint: a file of weights, or the folder of a run: the authors' or ours of such a model, of its head alone,
+            or of the backbone alone (a classifier's). The log says which parts are loaded.
         pretrained: download the authors' file for this head and backbone. If they published several, "in1k" and
             "in22k" choose by the pre-training of the backbone, and `head_args` among heads; True takes the first.
             `glocal list --task segmentation` and `--task detection` list them. TransNeXt's backbones are then built as
@@ -70,8 +71,10 @@ def create(
     """
     if name not in ALL_HEADS:
         raise InvalidValueError(f"there is no head {name!r}, only {', '.join(ALL_HEADS)}")
-    if num_classes is not None and num_classes < 1:
-        raise InvalidValueError(f"num_classes must be at least 1, not {num_classes}")
+    _check_classes(num_classes)
+    for what, given in (("backbone_args", backbone_args), ("head_args", head_args)):
+        if not isinstance(given, Mapping | None):
+            raise InvalidTypeError(f"{what} must be a mapping of names to values, got {shown(given)}")
     head_args = {} if head_args is None else head_args
     check_head_arguments(name, head_args, ALL_HEADS[name].head_args)
     if pretrained:
@@ -86,6 +89,15 @@ def create(
     if checkpoint is not None:
         load_weights(model, ALL_HEADS[name], backbone, checkpoint)
     return model
+
+
+def _check_classes(num_classes: Any) -> None:
+    if num_classes is None:
+        return
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
+        raise InvalidTypeError(f"num_classes must be a whole number, got {shown(num_classes)}")
+    if num_classes < 1:
+        raise InvalidValueError(f"num_classes must be at least 1, not {num_classes}")
 
 
 def add_head(
@@ -133,7 +145,7 @@ def download(published: PublishedHead) -> str:
 
 def load_weights(model: HeadedModel, head: Head | Detector, backbone: str, path: str | os.PathLike) -> None:
     """Load a file into the parts of a model that it holds, each completely. See `create`."""
-    weights = read_tensors(path)
+    weights = _in_full(read_tensors(path), model)
     converted, ours = split(weights, head)
     if not ours:  # a classifier's, or a backbone's
         load_backbone(model, backbone, weights)
@@ -142,12 +154,17 @@ def load_weights(model: HeadedModel, head: Head | Detector, backbone: str, path:
     if left := [key for key in weights if not key.startswith((BACKBONE, *OURS, *head.parts))]:
         raise InvalidValueError(f"{path} is not a checkpoint of this head: {len(left)} left over: {quoted(left, 4)}")
     own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(BACKBONE)}
+    bare = not any(key.startswith(AUXILIARY) for key in ours) and getattr(model, "auxiliary", None) is not None
+    if bare:
+        own = {key: tensor for key, tensor in own.items() if not key.startswith(AUXILIARY)}
     if found := official.misfits(_shapes(ours), _shapes(own)):
         raise InvalidValueError(f"{path} is not a checkpoint of this head: {found}")
     if converted:
         load_backbone(model, backbone, converted)
     else:
         logger.warning("%s has the weights of the head alone: the backbone keeps its values", path)
+    if bare:
+        logger.warning("%s has no weights of the auxiliary head, which only a training uses: it starts anew", path)
     model.load_state_dict(ours, strict=False)  # complete, as compared above
 
 
@@ -157,7 +174,7 @@ def load_for_training(model: HeadedModel, head: str, backbone: str, path: str | 
     The backbone's weights must be complete. The head's are left out where they are of another head, or for other
     classes. Files: see `create`. head, backbone: their names.
     """
-    weights = read_tensors(path)
+    weights = _in_full(read_tensors(path), model)
     converted, ours = split(weights, ALL_HEADS[head])
     own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(BACKBONE)}
     fitting = {key: tensor for key, tensor in ours.items() if key in own and own[key].shape == tensor.shape}
@@ -171,6 +188,13 @@ def load_for_training(model: HeadedModel, head: str, backbone: str, path: str | 
         logger.warning("%s: the backbone is loaded, the head starts anew", path)
     elif anew:
         logger.warning("%s is for other classes: %s of the head start anew", path, quoted(anew, 4))
+
+
+def _in_full(weights: dict[str, Tensor], model: HeadedModel) -> dict[str, Tensor]:
+    """The weights by their names in the model, if they are those of `model.head.state_dict()`; else unchanged."""
+    if weights.keys() != model.head.state_dict().keys():
+        return weights
+    return {f"head.{name}": tensor for name, tensor in weights.items()}
 
 
 def split(weights: Mapping[str, Tensor], head: Head | Detector) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

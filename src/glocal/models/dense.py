@@ -14,8 +14,10 @@ from glocal.models.headed import HeadedModel
 from glocal.models.heads.mask2former import Mask2FormerHead, QueryPredictions
 from glocal.models.heads.queries import Instances, PanopticSegments, instances, panoptic
 from glocal.models.heads.resize import resize_to
+from glocal.wording import one_line, quoted
 
 STRIDES = (4, 8, 16, 32)
+CHOSEN = ("features_only", "out_indices", "pretrained")  # arguments of timm that are not the user's
 
 
 class DenseModel(HeadedModel):
@@ -81,7 +83,7 @@ class DenseModel(HeadedModel):
         return panoptic(outputs, size, things)
 
 
-def dense_backbone(name: str, pretrained: bool = False, **args: Any) -> nn.Module:
+def dense_backbone(name: str, pretrained: bool = False, /, **args: Any) -> nn.Module:
     """The backbone `name` for dense heads: images to normed maps at strides 4, 8, 16 and 32.
 
     Where the authors' segmentation code differs from their classification code, ours follows it. args: of the model,
@@ -97,15 +99,20 @@ def dense_backbone(name: str, pretrained: bool = False, **args: Any) -> nn.Modul
     family = family_of(architecture)
     if family is not None:
         args = {"feature_cfg": {"norm": True}, **getattr(family, "DENSE", {}), **args}
+    if chosen := [key for key in args if key in CHOSEN]:
+        raise InvalidTypeError(f"{name} does not take these arguments: the head decides on {quoted(chosen)}")
+    no_maps = f"{name} has no maps at the strides {', '.join(map(str, STRIDES))}, which the heads need"
     try:
         with torch.device("meta"):
             strides = timm.create_model(name, features_only=True, **args).feature_info.reduction()
-        indices = [strides.index(stride) for stride in STRIDES]
-        return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=indices, **args)
     except TypeError as error:
         raise InvalidTypeError(f"{name} does not take these arguments: {error}") from error
+    except InvalidValueError:
+        raise
     except (ValueError, AttributeError, RuntimeError) as error:
-        if isinstance(error, InvalidValueError) or pretrained:
-            raise
-        wanted = ", ".join(map(str, STRIDES))
-        raise InvalidValueError(f"{name} has no maps at the strides {wanted}, which the heads need") from error
+        reason = one_line(error)
+        raise InvalidValueError(f"{no_maps} ({reason})" if family is None else f"{name}: {reason}") from error
+    if not set(STRIDES) <= set(strides):
+        raise InvalidValueError(no_maps)
+    indices = [strides.index(stride) for stride in STRIDES]
+    return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=indices, **args)

@@ -12,6 +12,8 @@ from glocal.errors import InvalidValueError, MissingPathError
 from glocal.models import official
 from glocal.models.build import reading_weights
 
+FILE_NAME = "model.safetensors"  # in the folder of a run, and in those of Hugging Face
+
 
 class Skipped:
     """Stands in a checkpoint for an object of a class that is not loaded. It keeps nothing that it is given."""
@@ -29,14 +31,16 @@ class Skipped:
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, without the wrapping of training code.
 
-    Files are `.safetensors`, or what torch.save writes. Objects of the training library beside the tensors (logs,
-    the run's settings, message hubs) are skipped.
+    Files are `.safetensors`, or what torch.save writes; of a folder, such as a run, `model.safetensors` is read.
+    Objects of the training library beside the tensors (logs, the run's settings, message hubs) are skipped.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no checkpoint, or holds no tensors.
     """
     path = os.fspath(path)
+    if os.path.isfile(inside := os.path.join(path, FILE_NAME)):
+        path = inside
     if not os.path.isfile(path):
         raise MissingPathError(f"there is no checkpoint {path!r}")
     try:

@@ -112,7 +112,26 @@ def test_macs_at_512_are_the_published(head, backbone, published):
         (dict(name="upernet", backbone="van_b9"), ValueError, "there is no backbone 'van_b9'"),
         (dict(name="upernet", backbone="vit_tiny_patch16_224"), ValueError, "no maps at the strides 4, 8, 16, 32"),
         (dict(name="upernet", backbone="van_b0", num_classes=0), ValueError, "at least 1, not 0"),
+        (dict(name="upernet", backbone="mixer_s32_224"), ValueError, "no maps at the strides 4, 8, 16, 32"),
+        (dict(name="upernet", backbone="van_b0", num_classes=2.5), TypeError, "a whole number, got 2.5"),
+        (dict(name="upernet", backbone="van_b0", num_classes=True), TypeError, "a whole number, got True"),
         (dict(name="upernet", backbone="van_b0", backbone_args={"heads": 3}), TypeError, "van_b0 does not take"),
+        (
+            dict(name="upernet", backbone="van_b0", backbone_args=["heads"]),
+            TypeError,
+            "backbone_args must be a mapping",
+        ),
+        (dict(name="upernet", backbone="van_b0", head_args=3), TypeError, "head_args must be a mapping"),
+        (
+            dict(name="upernet", backbone="van_b0", backbone_args={"out_indices": [0], "pretrained": True}),
+            TypeError,
+            "the head decides on 'out_indices', 'pretrained'",
+        ),
+        (
+            dict(name="upernet", backbone="transnext_pico", backbone_args={"bias_mode": "both"}),
+            ValueError,
+            "transnext_pico: bias_mode .*'both'",
+        ),
     ],
 )
 def test_mistakes(arguments, error, message):

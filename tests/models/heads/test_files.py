@@ -8,6 +8,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import glocal
 from golden.dense import dense_weights, head_weights
@@ -89,6 +90,27 @@ def test_our_head_alone(loaded, tmp_path):
     heads = {name: tensor for name, tensor in loaded.state_dict().items() if name.startswith("head.")}
     torch.save(heads, tmp_path / "head.pth")
     same(glocal.create(**ARGS, checkpoint=tmp_path / "head.pth").head, loaded.head)
+
+
+def test_the_state_dict_of_the_head(loaded, tmp_path, caplog):
+    torch.save(loaded.head.state_dict(), tmp_path / "head.pth")
+    same(glocal.create(**ARGS, checkpoint=tmp_path / "head.pth").head, loaded.head)
+    assert "the head alone" in caplog.text
+
+
+def test_a_file_without_the_auxiliary_head(tmp_path, caplog):
+    there = glocal.create("upernet", "van_pico", num_classes=3)
+    torch.save(there.head.state_dict(), tmp_path / "head.pth")
+    same(glocal.create("upernet", "van_pico", num_classes=3, checkpoint=tmp_path / "head.pth").head, there.head)
+    assert "no weights of the auxiliary head" in caplog.text
+    torch.save(dict(list(there.state_dict().items())[:-1]), tmp_path / "part.pth")
+    with pytest.raises(ValueError, match=r"1 missing: auxiliary\.classifier\.bias"):
+        glocal.create("upernet", "van_pico", num_classes=3, checkpoint=tmp_path / "part.pth")
+
+
+def test_the_folder_of_a_run(loaded, tmp_path):
+    save_file(loaded.state_dict(), tmp_path / "model.safetensors")
+    same(glocal.create(**ARGS, checkpoint=tmp_path), loaded)
 
 
 @pytest.mark.parametrize("backbone", ["van_b0", "transxnet_t"])
