@@ -5,11 +5,12 @@ terminal, safe_yaml, trust, files, device, figures → wording, errors
 """
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import fresh
 
 SOURCE = Path(__file__).parent.parent / "src" / "glocal"
 LEVELS = [
@@ -104,8 +105,9 @@ def imported() -> tuple[set[str], set[str]]:
     """The modules of a process that imports timm, and those that `import glocal` then adds."""
     code = "import sys, timm, timm.data; before = {*sys.modules}; import glocal; after = {*sys.modules} - before"
     code += "; print(*before); print(*after)"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    before, after = (set(line.split()) for line in output.splitlines())
+    done = fresh.run(code)
+    assert done.returncode == 0, done.stderr
+    before, after = (set(line.split()) for line in done.stdout.splitlines())
     return before, after
 
 

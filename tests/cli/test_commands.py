@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
@@ -18,14 +17,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import fresh
 from glocal.cli import main
 from glocal.tasks.checkpoint import read_info, read_weights, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODEL = ["--model", "test_resnet", "--device", "cpu"]
-COMMAND = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())"]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +146,8 @@ class TestPredict:
 def test_same_seed_gives_the_same_file_in_another_process(few, tmp_path):
     arguments = ["train", str(few), *MODEL, "--epochs", "2", "--img-size", "32", "--workers", "0", "--output"]
     assert main([*arguments, str(tmp_path / "here")]) == 0
-    subprocess.run([*COMMAND, *arguments, str(tmp_path / "there")], env=ONE_THREAD, check=True, capture_output=True)
+    done = fresh.run(fresh.GLOCAL, *arguments, tmp_path / "there", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
     here, there = (tmp_path / name / "model.safetensors" for name in ("here", "there"))
     assert here.read_bytes() == there.read_bytes()
 

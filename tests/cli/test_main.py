@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import fresh
 from glocal import cli, errors
 from glocal.cli import main
 from glocal.data.image import UnreadableImageError
@@ -103,7 +104,7 @@ print(kept())
 keep_freed_memory()
 print(kept())
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = fresh.run(program)
     assert result.stdout == "False\nTrue\n", result.stderr
 
 

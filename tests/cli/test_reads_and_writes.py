@@ -1,12 +1,10 @@
 """Which files each command writes, and whether it calls anybody: the table in docs/security.md."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
+import fresh
 from glocal.cli import main
 from hostile.watch import watching
 
@@ -76,5 +74,5 @@ def test_openvino_and_nncf_report_to_nobody():
         "print(telemetry_utils.tm.__name__, type(telemetry).__name__)"
     )
     pytest.importorskip("nncf", reason="nncf is not installed: pip install 'glocal[int8]'")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = fresh.run(code)
     assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "MagicMock"], done.stderr

@@ -5,11 +5,8 @@ import contextlib
 import http.client
 import io
 import json
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -19,6 +16,7 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("prometheus_client")
 
+import fresh
 from glocal.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,14 +55,9 @@ BODY = json.dumps({"images": base64.b64encode(IMAGE.getvalue()).decode()})
 @contextlib.contextmanager
 def serving(checkpoint, *options):
     """The process and its port; it does not outlive the test."""
-    command = [sys.executable, "-c", COUNTED, "--checkpoint", str(checkpoint), "--port", "0"]
-    command += ["--engine", "torch", "--threads", "1", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process, int(re.search(r"listening on http://127.0.0.1:(\d+)", process.stderr.readline())[1])
-    finally:
-        process.kill()
-        process.communicate()
+    options = ["--checkpoint", checkpoint, "--port", 0, "--engine", "torch", "--threads", 1, *options]
+    with fresh.started(COUNTED, *options) as process:
+        yield process, int(process.says(r"listening on http://127.0.0.1:(\d+)"))
 
 
 def test_signals_let_it_finish(checkpoint):
@@ -79,7 +72,7 @@ def test_signals_let_it_finish(checkpoint):
             thread.start()
         while len(codes) < 64:
             time.sleep(0.01)
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.err.read_text()
         before = len(codes)
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             process.send_signal(number)

@@ -1,7 +1,5 @@
 """A compiled model computes what the model does, with any engine."""
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+import fresh
 import glocal
 from agreement import randomised
 from glocal.deploy import compile, engine, export, runtimes
@@ -324,9 +323,10 @@ def test_threads(small):
 
 
 SIGNAL_AFTER_ENDED_MODELS = """
-import os, signal, sys
+import faulthandler, os, signal, sys
 from pathlib import Path
 from glocal.deploy import runtimes
+faulthandler.enable()
 signal.signal(signal.SIGUSR1, lambda number, frame: print("reached"))
 models = [runtimes.load(Path(sys.argv[1])) for _ in range(2)]
 while models:
@@ -337,6 +337,5 @@ os.kill(os.getpid(), signal.SIGUSR1)
 
 def test_signals_reach_a_process_whose_models_have_ended(small, tmp_path):
     export(small, tmp_path / "small.xml", "openvino")
-    command = [sys.executable, "-X", "faulthandler", "-c", SIGNAL_AFTER_ENDED_MODELS, str(tmp_path / "small.xml")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = fresh.run(SIGNAL_AFTER_ENDED_MODELS, tmp_path / "small.xml")
     assert (result.returncode, result.stdout) == (0, "reached\n"), result.stderr

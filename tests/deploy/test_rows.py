@@ -2,13 +2,13 @@
 
 import csv
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import fresh
 from glocal.cli import main
 from glocal.deploy.config import PredictConfig
 from glocal.deploy.predictor import Predictor
@@ -111,9 +111,9 @@ def test_an_error_in_the_middle_leaves_what_was_there(arguments, tmp_path, monke
 
 def test_needs_no_package_of_an_extra(checkpoint, photos, tmp_path):
     code = "import sys; sys.modules |= dict.fromkeys(['pyarrow', 'ray', 'pandas', 'openvino', 'onnx']); "
-    code += "from glocal.cli import main; raise SystemExit(main())"
+    code += fresh.GLOCAL
     given = [str(photos), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out.jsonl")]
-    done = subprocess.run([sys.executable, "-c", code, "predict", *given], capture_output=True, text=True)
+    done = fresh.run(code, "predict", *given)
     assert done.returncode == 1
     assert done.stderr == "error: 1 image could not be read: the column error says why\n"
 

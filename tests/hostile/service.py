@@ -5,24 +5,17 @@ import http.client
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+import fresh
 
 HANG = 30  # seconds; nothing may take longer, also on a busy machine
 
 
 @dataclass
 class Served:
-    process: subprocess.Popen
+    process: fresh.Program
     port: int
     log: Path
 
@@ -53,23 +46,7 @@ class Served:
 
 @contextlib.contextmanager
 def serving(checkpoint: Path, log: Path, *options: str, descriptors: int | None = None):
-    """`glocal serve` with a small model. It ends with the test, and by itself after ten minutes."""
-    command = ["--checkpoint", str(checkpoint), "--port", "0", "--engine", "torch", "--threads", "1", *options]
-
-    def limit():
-        signal.alarm(600)
-        if descriptors is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "glocal", "serve", *command], stdout=file, stderr=file, preexec_fn=limit
-        )
-    try:
-        while not (found := re.search(r"listening on http://127.0.0.1:(\d+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        yield Served(process, int(found[1]), log)
-    finally:
-        process.kill()
-        process.wait()
+    """`glocal serve` with a small model. It ends with the test."""
+    command = ["serve", "--checkpoint", checkpoint, "--port", 0, "--engine", "torch", "--threads", 1, *options]
+    with fresh.started(fresh.GLOCAL, *command, errors=log, descriptors=descriptors) as process:
+        yield Served(process, int(process.says(r"listening on http://127.0.0.1:(\d+)")), log)

@@ -22,8 +22,10 @@ DTYPES = ("float32", "bfloat16", "float16")
     "dtype", ["bfloat16", *(pytest.param(name, marks=pytest.mark.slow) for name in DTYPES if name != "bfloat16")]
 )
 def test_kernels_compile_for_hopper(dtype):
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    result = subprocess.run([sys.executable, __file__, dtype], env=environment, capture_output=True, text=True)
+    import fresh  # not at the top: by itself this file is a script
+
+    program = f"import runpy, sys; sys.argv[0] = {__file__!r}; runpy.run_path({__file__!r}, run_name='__main__')"
+    result = fresh.run(program, dtype, TRITON_INTERPRET="0")
     assert result.returncode == 0, result.stderr[-2000:]
     built = set(re.findall(r"^(\S+/_\w+)", result.stdout, re.MULTILINE))
     assert built == {f"{op}/{name}" for op, names in ENTRIES.items() for name in names}
