@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import tempfile
 import traceback
@@ -23,12 +24,16 @@ from glocal.training.lightning_module import TrainingModule
 from glocal.training.train import train
 
 
-def launch(settings: dict, die: int = -1) -> CompletedProcess:
-    """Run this script in a fork of this process, which need not import torch again; SETTINGS are its options."""
+def launch(settings: dict, die: int = -1, torchrun: bool = False) -> CompletedProcess:
+    """Run this script in a fork of this process, which need not import torch again; SETTINGS are its options.
+
+    torchrun: with a fork for each device, told what torchrun tells; otherwise Lightning starts the further ones.
+    """
     command = [__file__, json.dumps(settings), str(die)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
 
-        def run():
+        def run(environment):
+            os.environ.update(environment)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
@@ -40,15 +45,28 @@ def launch(settings: dict, die: int = -1) -> CompletedProcess:
                 os._exit(1)
             os._exit(0)
 
-        child = multiprocessing.get_context("fork").Process(target=run)
-        child.start()
-        child.join(300)
-        if child.is_alive():
-            child.kill()
-            child.join()
+        fork = multiprocessing.get_context("fork")
+        environments = told_by_torchrun(settings["devices"]) if torchrun else [{}]
+        children = [fork.Process(target=run, args=(environment,)) for environment in environments]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(300)
+            if child.is_alive():
+                child.kill()
+                child.join()
         for file in (out, err):
             file.seek(0)
-        return CompletedProcess(command, child.exitcode, out.read(), err.read())
+        return CompletedProcess(command, children[0].exitcode, out.read(), err.read())
+
+
+def told_by_torchrun(devices: int) -> list[dict[str, str]]:
+    """The environment of each process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"TORCHELASTIC_RUN_ID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
+    common |= {"WORLD_SIZE": str(devices), "LOCAL_WORLD_SIZE": str(devices)}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(devices)]
 
 
 def main(settings: dict, last: int) -> None:

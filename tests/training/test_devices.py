@@ -64,10 +64,13 @@ def one(damaged, tmp_path_factory):
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])  # a minute
 def test_two_devices_equal_one_even_when_killed(damaged, tmp_path, one, strategy):
-    """Also where images cannot be read: each is named once, whichever device met it, and counted as of one device."""
+    """Also where images cannot be read: each is named once, whichever device met it, and counted as of one device.
+
+    torchrun begins, and Lightning's own second process goes on.
+    """
     output = tmp_path / "run"
     settings = dict(data=str(damaged), output=str(output), devices=2, strategy=strategy, **SETTINGS)
-    assert launch(settings, die=7).returncode != 0
+    assert launch(settings, die=7, torchrun=True).returncode != 0
     assert torch.load(output / "last.ckpt", weights_only=True)["global_step"] == 3
     finished = launch(settings)
     assert finished.returncode == 0, finished.stderr
