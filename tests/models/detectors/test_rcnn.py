@@ -215,12 +215,6 @@ class TestMaskRCNN:
         results = head(*inputs((64, 96), (50, 70)))
         assert seen == [len(found["boxes"]) for found in results for _ in range(3)]
 
-    def test_targets_without_masks(self):
-        head = build("mask_rcnn").train()
-        maps, sizes = inputs((64, 96))
-        with pytest.raises(ValueError, match="targets have no masks"):
-            head(maps, sizes, [{key: value for key, value in target((64, 96)).items() if key != "masks"}])
-
     def test_faster_rcnn_finds_the_same_boxes(self):
         mask, faster = build("mask_rcnn").eval(), build("faster_rcnn").eval()
         weights = {key: value for key, value in mask.state_dict().items() if not key.startswith("mask_heads")}

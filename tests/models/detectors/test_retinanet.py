@@ -111,7 +111,7 @@ def test_single_precision(case):
 
 @cases
 def test_candidates_and_what_suppression_leaves(case, monkeypatch):
-    golden, head, candidates = load(case), build(case).eval(), []
+    golden, head, outputs, candidates = load(case), build(case).eval(), outputs_of(case), []
     suppress = retinanet.suppress
 
     def count(boxes, *args):
@@ -120,8 +120,8 @@ def test_candidates_and_what_suppression_leaves(case, monkeypatch):
 
     monkeypatch.setattr(retinanet, "suppress", count)
     monkeypatch.setattr(retinanet, "DETECTIONS", None)
-    monkeypatch.setattr(head, "outputs", lambda _: outputs_of(case))
-    for image, found in enumerate(head(None, sizes(golden))):
+    monkeypatch.setattr(head, "outputs", lambda _: outputs)
+    for image, found in enumerate(head.detections(None, sizes(golden))):
         assert candidates[image] == int(golden[f"det{image}_candidates"])
         assert len(found["boxes"]) == int(golden[f"det{image}_kept"])
         places = torch.arange(64) * (len(found["boxes"]) // 64)
@@ -224,12 +224,6 @@ def test_mixed_precision_computes_boxes_and_losses_in_single_precision():
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32
     sum(loss.sum() for loss in losses.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
-
-
-@pytest.mark.parametrize(("training", "objects"), [(True, None), (False, [SOMETHING])])
-def test_targets_are_for_training(training, objects):
-    with pytest.raises(ValueError, match="targets are for training mode, which needs them"):
-        small().train(training)(maps_of(64, 64, 1), torch.tensor([[64, 64]]), objects)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glocal.errors import InvalidValueError
 from glocal.models.arguments import Width
 from glocal.models.detectors import box_head, mask_head, rpn
 from glocal.models.detectors.anchors import PADDED_TO
@@ -102,6 +101,7 @@ class RCNN(DetectionHead):
     ):
         super().__init__()
         self.num_classes = num_classes
+        self.has_masks = masks
         self.stages = tuple(stages)
         self.decoded = decoded
         self.beta = beta
@@ -154,7 +154,6 @@ class RCNN(DetectionHead):
     def losses(self, maps, sizes, targets, class_weights=None):
         pyramid = self.pyramid(maps)
         logits, codes = self.rpn(pyramid)
-        targets = [checked(target, bool(self.mask_heads), pyramid[0]) for target in targets]
         boxes = [of_image.boxes for of_image in self.rpn.proposals(logits, codes, sizes)]
         sizes = sizes.tolist()
         losses = self.rpn.losses(logits, codes, sizes, targets, self.choose)
@@ -246,15 +245,6 @@ def of_class(codes: Tensor, labels: Tensor) -> Tensor:
     if codes.shape[1] == 4:
         return codes
     return codes.unflatten(1, (-1, 4))[torch.arange(codes.shape[0], device=codes.device), labels]
-
-
-def checked(target: Mapping[str, Tensor], masks: bool, like: Tensor) -> dict[str, Tensor]:
-    """A target on the device of a map, with boxes in its type, in single precision at least."""
-    if masks and "masks" not in target:
-        raise InvalidValueError("targets have no masks, on which this head is trained")
-    boxes = target["boxes"].to(like.device, torch.promote_types(like.dtype, torch.float32)).reshape(-1, 4)
-    moved = {"boxes": boxes, "labels": target["labels"].to(like.device, torch.int64)}
-    return moved | ({"masks": target["masks"].to(like.device)} if masks else {})
 
 
 def faster_rcnn(dims: Sequence[int], num_classes: int, width: int = 256, hidden: int = 1024) -> RCNN:

@@ -107,7 +107,7 @@ class RetinaNetHead(DetectionHead):
         found = []
         for size, target in zip(sizes.tolist(), targets, strict=True):
             valid = torch.cat(self.anchors.valid(maps, size))
-            overlaps = pairwise_iou(target["boxes"].to(anchors), anchors[valid])
+            overlaps = pairwise_iou(target["boxes"], anchors[valid])
             of_image = torch.full((len(anchors),), IGNORED, device=anchors.device)
             of_image[valid] = assign(overlaps, POSITIVE, NEGATIVE, claim=0)
             found.append(of_image)
@@ -117,9 +117,9 @@ class RetinaNetHead(DetectionHead):
         """What each anchor should give: a label (N,), `num_classes` for background, `IGNORED` for any; codes (N, 4)."""
         found = assigned >= 0
         labels = torch.where(assigned == BACKGROUND, self.num_classes, assigned)
-        labels[found] = target["labels"].to(labels)[assigned[found]]
+        labels[found] = target["labels"][assigned[found]]
         codes = torch.zeros_like(anchors)  # where there is no object, they are not used
-        codes[found] = encode(anchors[found], target["boxes"].to(anchors)[assigned[found]])
+        codes[found] = encode(anchors[found], target["boxes"][assigned[found]])
         return labels, codes
 
     def _losses_of(

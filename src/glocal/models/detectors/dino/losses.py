@@ -32,8 +32,8 @@ def losses_of(
     labels = torch.full(class_logits.shape[:2], class_logits.shape[2], device=class_logits.device)
     wanted, scales = [], []
     for row, (queries, objects), target, size in zip(labels, matched, targets, sizes, strict=True):
-        row[queries] = target["labels"].to(labels)[objects]
-        wanted.append(target["boxes"].to(boxes.device)[objects])
+        row[queries] = target["labels"][objects]
+        wanted.append(target["boxes"][objects])
         scales.append(scale_of(size, boxes).expand(len(objects), 4))
     predicted = upcast(torch.cat([own[queries] for own, (queries, _) in zip(boxes, matched, strict=True)]))
     wanted, scale = torch.cat(wanted).to(predicted), torch.cat(scales).to(predicted)

@@ -24,7 +24,7 @@ def matching_cost(class_logits: Tensor, boxes: Tensor, target: Mapping[str, Tens
     boxes = upcast(boxes)
     scale = scale_of(size, boxes)
     wanted = target["boxes"].to(boxes)
-    p = upcast(class_logits)[..., target["labels"].to(class_logits.device)].sigmoid()
+    p = upcast(class_logits)[..., target["labels"]].sigmoid()
     classes = ALPHA * (1 - p) ** 2 * -(p + EPS).log() - (1 - ALPHA) * p**2 * -(1 - p + EPS).log()
     distance = (boxes.unsqueeze(-2) - from_corners(wanted / scale)).abs().sum(-1)
     overlap = giou((corners(boxes) * scale).unsqueeze(-2), wanted)
