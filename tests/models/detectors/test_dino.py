@@ -188,6 +188,20 @@ def test_positive_queries_lead_back_to_their_objects():
         assert ((noisy.boxes[image, queries, :2].sigmoid() - centre).abs() <= side / 2 + 1e-3).all()
 
 
+def test_boxes_keep_their_places_in_a_model_of_lower_precision():
+    """An image of 1333 pixels: bfloat16 has 1328 and 1336."""
+    target = {"boxes": torch.tensor([[1200.0, 300.0, 1325.0, 750.0]]), "labels": torch.tensor([2])}
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        denoising = Denoising(7, 4)
+        denoising.reset_parameters()
+        denoising.random = Loop()
+        found.append(denoising.to(dtype)([target], torch.tensor([[800, 1333]])))
+    low, high = found
+    assert low.content.dtype == torch.bfloat16
+    torch.testing.assert_close(low.boxes.double(), high.boxes, rtol=1e-4, atol=1e-4)
+
+
 def test_noise_by_default_follows_torchs_seed():
     denoising, targets = Denoising(7, 4), objects(3, 2)
     denoising.reset_parameters()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from glocal.models.detectors.boxes import upcast
 from glocal.models.detectors.dino.box_logits import from_corners, logit, scale_of
 
 QUERIES = 100  # positive ones, as nearly as whole groups allow
@@ -72,12 +73,13 @@ class Denoising(nn.Module):
         counts = [len(target["labels"]) for target in targets]
         size = max(counts)
         groups = groups_of(size)
-        labels = torch.cat([target["labels"].to(like.device) for target in targets])
+        labels = torch.cat([target["labels"] for target in targets])
+        wide = upcast(like)  # lower precision has no 1333
         boxes = torch.cat(
-            [target["boxes"].to(like) / scale_of(own, like) for target, own in zip(targets, sizes, strict=True)]
+            [target["boxes"].to(wide) / scale_of(own, wide) for target, own in zip(targets, sizes, strict=True)]
         )
         content = like.new_zeros(len(targets), 2 * groups * size, like.shape[1])
-        logits = like.new_zeros(len(targets), 2 * groups * size, 4)
+        logits = wide.new_zeros(len(targets), 2 * groups * size, 4)
         if size == 0:
             return Noisy(content, logits, size, groups)
         copies = 2 * groups
