@@ -26,3 +26,32 @@ def test_sampled_points(size):
         for image, row in zip(maps, points, strict=True)
     ]
     torch.testing.assert_close(sample_points(maps, points), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("maps", "points", "expected"),
+    [
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float64, torch.float32, torch.float64),
+        (torch.float32, torch.float16, torch.float32),
+    ],
+)
+def test_two_types_become_the_higher_one(maps, points, expected):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, 4, 6, generator=draw).to(maps)
+    at = torch.rand(1, 9, 2, generator=draw).to(points)
+    found = sample_points(x, at)
+    assert found.dtype == expected
+    torch.testing.assert_close(found, sample_points(x.double(), at.double()).to(expected))
+
+
+def test_gradients():
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 3, 4, 5, generator=draw, dtype=torch.float64, requires_grad=True)
+    points = (torch.rand(2, 7, 2, generator=draw, dtype=torch.float64) * 1.5 - 0.25).requires_grad_()
+    assert torch.autograd.gradcheck(sample_points, (maps, points))
+
+
+@pytest.mark.parametrize(("batch", "channels", "count"), [(0, 3, 2), (2, 0, 2), (2, 3, 0)])
+def test_nothing_to_sample(batch, channels, count):
+    assert sample_points(torch.rand(batch, channels, 4, 5), torch.rand(batch, count, 2)).shape == (batch, channels, count)
