@@ -60,6 +60,13 @@ class TestTraining:
         assert not found[:, :, 45:].any()
         assert found[:, :, 44].any()
 
+    def test_a_box_that_is_too_thin_for_single_precision_vanishes(self):
+        found = objects(crowd=(False,) * 3)
+        found.boxes[1] = [40, 10, 40 + 1e-8, 40]
+        example = training(masks=False)(image(), found)
+        assert example.target["labels"].tolist() == [0, 2]
+        assert example.target["boxes"].shape == (2, 4)
+
     def test_boxes_alone(self):
         assert "masks" not in training(False)(image(), objects(segments=False)).target
 

@@ -42,6 +42,12 @@ class Picture:
             there &= self.masks.flatten(1).any(1)
         return clipped if there.all() else clipped.of(there)
 
+    def single_precision(self) -> "Picture":
+        """Boxes in float32, without the objects whose boxes then have no extent: it has 1/16384 pixel at 1000."""
+        rounded = replace(self, boxes=self.boxes.float())
+        there = (rounded.boxes[:, 2:] > rounded.boxes[:, :2]).all(1)
+        return rounded if there.all() else rounded.of(there)
+
 
 def resized(picture: Picture, size: Sequence[int], label_interpolation: str = "nearest-exact") -> Picture:
     """The picture at another (height, width): bilinear without antialias, as OpenCV and the published trainings."""

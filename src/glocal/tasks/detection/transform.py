@@ -45,14 +45,14 @@ class TrainingTransform:
 
     def __call__(self, image: Pixels, annotation: Objects) -> Example:
         """Raises UnreadableImageError if the annotation is of an image of another size, or has no masks."""
-        picture = self.augmentation(self._picture(image, annotation), self._draw)
+        picture = self.augmentation(self._picture(image, annotation), self._draw).single_precision()
         pixels = v2.to_dtype(picture.pixels, torch.float32, scale=True)
         if self.augmentation.photometric and self.preprocessing.bands is None:
             pixels = photometric_distortion(pixels)
         pixels = v2.normalize(pixels, self.mean, self.std)
         size = picture.size
         tensor_size = self.preprocessing.whole.padded(size)
-        target = {"boxes": picture.boxes.float(), "labels": picture.labels, "size": torch.tensor(size)}
+        target = {"boxes": picture.boxes, "labels": picture.labels, "size": torch.tensor(size)}
         if self.masks:
             target["masks"] = picture.masks
         geometry = Geometry(size, size, (0, 0, *size), None if tensor_size == size else tensor_size)
