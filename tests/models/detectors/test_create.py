@@ -40,7 +40,7 @@ def test_arguments_of_the_head_and_the_backbone():
         ),
         (dict(head_args={"width": 0}), ValueError, "the argument width: Expected `int` >= 1"),
         (dict(head_args={"width": "8"}), ValueError, "the argument width: Expected `int`, got `str`"),
-        (dict(head_args=[1]), ValueError, "the arguments of the head retinanet must be names with values"),
+        (dict(head_args=[1]), TypeError, "head_args must be a mapping of names to values, got"),
         (dict(backbone_args={"heads": 3}), TypeError, "van_pico does not take these arguments"),
         (dict(backbone="vit_tiny_patch16_224"), ValueError, "no maps at the strides 4, 8, 16, 32"),
         (
