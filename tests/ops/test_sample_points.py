@@ -54,4 +54,5 @@ def test_gradients():
 
 @pytest.mark.parametrize(("batch", "channels", "count"), [(0, 3, 2), (2, 0, 2), (2, 3, 0)])
 def test_nothing_to_sample(batch, channels, count):
-    assert sample_points(torch.rand(batch, channels, 4, 5), torch.rand(batch, count, 2)).shape == (batch, channels, count)
+    found = sample_points(torch.rand(batch, channels, 4, 5), torch.rand(batch, count, 2))
+    assert found.shape == (batch, channels, count)

@@ -18,9 +18,10 @@ class DetectionModel(HeadedModel):
         head: takes the four maps.
 
     `model(images, sizes, targets)` takes images (B, 3, H, W), normalised, and padded at the right and at the bottom;
-    `sizes` (B, 2) int64, (height, width) before padding, None if nothing is padded; and gives what the head says: in
-    eval mode a list of boxes, scores, labels and perhaps masks for each image; in training mode, which needs `targets`,
-    a dict of losses, in which classes may have weights. See `glocal.models.detectors.head.DetectionHead`.
+    `sizes` (B, 2), a tensor or a list, (height, width) before padding, None if nothing is padded; and gives what the
+    head says: in eval mode a list of boxes, scores, labels and perhaps masks for each image; in training mode, which
+    needs `targets`, a dict of losses, in which classes may have weights. See
+    `glocal.models.detectors.head.DetectionHead`.
     """
 
     paste = staticmethod(paste)
@@ -35,7 +36,7 @@ class DetectionModel(HeadedModel):
     def forward(
         self,
         images: Tensor,
-        sizes: Tensor | None = None,
+        sizes: Tensor | Sequence[Sequence[int]] | None = None,
         targets: Sequence[Mapping[str, Tensor]] | None = None,
         class_weights: Tensor | None = None,
     ) -> list[dict[str, Tensor]] | dict[str, Tensor]:

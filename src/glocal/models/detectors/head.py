@@ -15,7 +15,7 @@ class DetectionHead(nn.Module):
     """A head that finds objects in the maps of a backbone.
 
     `forward(maps, sizes, targets)`: `maps` are the four maps of the backbone at strides 4, 8, 16 and 32, (B, C, H, W);
-    `sizes` (B, 2) int64, or a list, is (height, width) of each image before padding.
+    `sizes` (B, 2), int64 or a list, is (height, width) of each image before padding.
 
     In eval mode, without targets, a list of a dict for each image: `boxes` (N, 4), x1, y1, x2, y2 in pixels of the
     network's input; `scores` (N,), descending; `labels` (N,) int64, from 0.
