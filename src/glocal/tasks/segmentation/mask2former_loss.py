@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,7 +85,9 @@ def match(prediction: QueryPredictions, targets: Sequence[Masks], draw: Draw) ->
     found = []
     for class_logits, mask_logits, target in zip(*prediction, targets, strict=True):
         cost = matching_cost(class_logits, mask_logits, target, draw((1, POINTS, 2)))
-        queries, masks = linear_sum_assignment(cost.cpu().double().numpy())
+        # What is not a number fits nothing: the loss, which is none either, says it better than scipy.
+        costs = np.nan_to_num(cost.cpu().double().numpy(), nan=1e9, posinf=1e9, neginf=-1e9)
+        queries, masks = linear_sum_assignment(costs)
         device = class_logits.device
         found.append((torch.from_numpy(queries).to(device), torch.from_numpy(masks).to(device)))
     return found
