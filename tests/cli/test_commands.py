@@ -140,7 +140,10 @@ class TestPredict:
             assert main([*arguments, "--engine", engine]) == 1
             captured = capsys.readouterr()
             assert captured.out == ""
-            assert captured.err.splitlines()[-1].startswith("error: the model gives non-finite values")
+            line = captured.err.splitlines()[-1]
+            assert line.startswith(
+                f"error: {tmp_path / 'nan.safetensors'} has weights that are not finite (nan or inf)"
+            )
 
 
 def test_same_seed_gives_the_same_file_in_another_process(few, tmp_path):

@@ -52,6 +52,32 @@ class TestNames:
             create_model("test_resnet", colour=3)
 
 
+SMALL_HEADS = {
+    "detection": {"head": "retinanet", "score_threshold": 0.3, "head_args": {"width": 16, "depth": 1}},
+    "instances": {"head": "mask_rcnn", "score_threshold": 0.3, "head_args": {"width": 16, "hidden": 32}},
+    "segmentation": {"head": "semantic_fpn"},
+    "panoptic": {"head": "mask2former", "things": [True] * 7, "segment_threshold": 0.8, "overlap_threshold": 0.8},
+    "classification": {},
+    "multilabel": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*((name, float("nan")) for name in SMALL_HEADS), ("detection", -float("inf"))]
+)
+def test_weights_that_are_not_finite_are_refused(name, value, tmp_path):
+    """A detector would find nothing, and say so as if there were nothing."""
+    task, args = find_task(name), SMALL_HEADS[name]
+    weights = task.model(task.backbone("van_pico", NAMES), NAMES, **args).state_dict()
+    broken = [key for key in weights if key.endswith("weight")][-1]
+    weights[broken].view(-1)[-1] = value
+    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    info = CheckpointInfo("van_pico", NAMES, preprocessing, task=name, task_args=args)
+    save_checkpoint(tmp_path / "model.safetensors", weights, info)
+    with pytest.raises(RuntimeError, match=rf"{tmp_path} has weights that are not finite \(nan or inf\): '{broken}'"):
+        load_trained(tmp_path)
+
+
 class TestLoading:
     def test_run_folder(self, run):
         folder, model = run

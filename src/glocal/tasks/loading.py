@@ -18,7 +18,7 @@ from glocal.tasks.creation import LETTERS, check_name, create_model
 from glocal.tasks.description import DEFAULT, CheckpointInfo
 from glocal.tasks.registry import find_task
 from glocal.tasks.task import Task, Trained
-from glocal.wording import one_line
+from glocal.wording import one_line, quoted
 
 
 def check_finite(values: torch.Tensor) -> torch.Tensor:
@@ -28,14 +28,32 @@ def check_finite(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def check_weights(model: nn.Module, source: str | Path | None) -> None:
+    """Raise RuntimeError if weights of a model are NaN or infinite. source: where they come from."""
+    broken = [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if broken:
+        raise WorkError(f"{source} has weights that are not finite (nan or inf): {quoted(broken, 2)}")
+
+
 def load_trained(checkpoint: str | Path | None = None, model: str | None = None) -> Trained:
     """Load a trained model.
 
     checkpoint: a run folder or file of `glocal train`; or a file of the authors' or timm's weights for `model`.
     model: name of the model; needed if the file does not name it. Without a checkpoint, its published weights are used.
 
-    Raises FileNotFoundError if the file is missing, ValueError if it does not fit.
+    Raises FileNotFoundError if the file is missing, ValueError if it does not fit, RuntimeError if weights are NaN or
+    infinite: some models would then find nothing, silently.
     """
+    trained = _load(checkpoint, model)
+    check_weights(trained.model, model if checkpoint is None else checkpoint)
+    return trained
+
+
+def _load(checkpoint: str | Path | None, model: str | None) -> Trained:
     if checkpoint is None:
         if model is None:
             raise InvalidValueError("give --checkpoint, or --model for a model's published weights")

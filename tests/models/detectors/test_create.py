@@ -77,6 +77,26 @@ def test_recomputed_blocks_give_the_same_losses():
         torch.testing.assert_close(loss, expected[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "head_args"),
+    [
+        ("retinanet", NARROW),
+        ("faster_rcnn", {"width": 16, "hidden": 32}),
+        ("mask_rcnn", {"width": 16, "hidden": 32}),
+        ("cascade_mask_rcnn", {"width": 16, "hidden": 32, "box_head": "2fc"}),
+        ("dino", {"width": 64, "depth": 1}),
+    ],
+)
+def test_maps_of_nan_do_not_look_as_if_nothing_were_there(name, head_args):
+    torch.manual_seed(0)
+    head = DETECTORS[name].build([8, 8, 8, 8], 2, **head_args).eval()
+    maps = [torch.full((1, 8, 32 // stride, 32 // stride), torch.nan) for stride in (4, 8, 16, 32)]
+    with torch.no_grad():
+        (found,) = head.detections(maps, torch.tensor([[32, 32]]))
+    assert len(found["scores"])
+    assert not all(column.isfinite().all() for column in found.values())
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_detector_builds_on_the_meta_device(name):
     with torch.device("meta"):

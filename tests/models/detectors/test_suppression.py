@@ -49,5 +49,11 @@ def test_pairs_above_the_threshold_the_best_first(count):
     assert list(zip(pairs.boxes.tolist(), pairs.classes.tolist(), strict=True)) == [pair[1:] for pair in expected]
 
 
+def test_nan_is_no_reason_to_find_nothing():
+    pairs = best_pairs(torch.tensor([[0.9, torch.nan], [0.01, 0.02]]), 0.05)
+    assert pairs.scores.isnan().tolist() == [True, False]
+    assert list(zip(pairs.boxes.tolist(), pairs.classes.tolist(), strict=True)) == [(0, 1), (0, 0)]
+
+
 def test_no_pairs():
     assert [len(x) for x in best_pairs(SCORES, 0.95, 10)] == [0, 0, 0]

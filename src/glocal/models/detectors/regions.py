@@ -34,7 +34,7 @@ def region_features(maps: Sequence[Tensor], boxes: Sequence[Tensor], side: int) 
     Returns:
         (sum of N, C, side, side), image by image, in the type of the maps.
     """
-    flat = torch.cat(list(boxes))
+    flat = torch.cat(list(boxes)).nan_to_num()  # RoIAlign would make an index of NaN
     image = torch.cat([torch.full_like(box[:, :1], i) for i, box in enumerate(boxes)])
     # Half precision would move the regions: 1/8 pixel at 256.
     regions = torch.cat((image, flat), 1).to(torch.promote_types(maps[0].dtype, torch.float32))

@@ -152,9 +152,9 @@ class RPN(nn.Module):
 
 
 def best_apart(boxes: Tensor, scores: Tensor, levels: Tensor, most: int) -> Proposals:
-    """The boxes that have an extent and no better one of their level near them."""
+    """The boxes that have an extent and no better one of their level near them; those of NaN stay, to be seen."""
     extent = boxes[:, 2:] - boxes[:, :2]
-    there = (extent > 0).all(1).nonzero()[:, 0]
+    there = (~(extent <= 0).any(1)).nonzero()[:, 0]
     kept = there[suppress(boxes[there], scores[there], levels[there], OVERLAP, most)]
     return Proposals(boxes[kept], scores[kept])
 

@@ -18,9 +18,11 @@ class Pairs(NamedTuple):
 def best_pairs(scores: Tensor, threshold: float, count: int | None = None) -> Pairs:
     """The pairs of a box and a class with scores above a threshold, the best first; a box may be in several.
 
+    NaN counts as above, so that a model whose values are not numbers does not seem to find nothing.
+
     scores: (boxes, classes), probabilities or logits. count: pairs at most; None: all.
     """
-    boxes, classes = (scores > threshold).nonzero(as_tuple=True)
+    boxes, classes = (~(scores <= threshold)).nonzero(as_tuple=True)
     chosen, order = scores[boxes, classes].sort(descending=True)  # ONNX has no stable sort
     return Pairs(chosen[:count], boxes[order[:count]], classes[order[:count]])
 
