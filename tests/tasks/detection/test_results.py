@@ -17,7 +17,7 @@ from glocal.data.tiles import tiles_of
 from glocal.tasks.detection.inference import predict
 from glocal.tasks.detection.outputs import Detections, filled_up
 from glocal.tasks.detection.result import Detection
-from glocal.tasks.detection.results import kept_of_tiles
+from glocal.tasks.detection.seams import kept_of_tiles
 from glocal.tasks.detection.task import DETECTION
 from glocal.tasks.instances.result import Instances
 from glocal.tasks.instances.results import moved

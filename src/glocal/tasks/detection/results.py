@@ -10,9 +10,8 @@ from glocal.data.geometry import Geometry
 from glocal.data.tiles import Tile
 from glocal.tasks.detection.drawing import colors_of_classes
 from glocal.tasks.detection.result import Detection
+from glocal.tasks.detection.seams import kept_of_tiles
 from glocal.tasks.task import Trained
-
-COVERED = 0.5  # of the smaller of two boxes of neighbouring tiles, from which on they are of one object
 
 
 def results(outputs: Sequence[Sequence[Tensor]], geometry: Sequence[Geometry], trained: Trained) -> list[Detection]:
@@ -58,29 +57,3 @@ def rows_of_tiles(parts: Iterable[tuple[Tile, Detection]]) -> tuple[Tensor, Tens
         tiles += [place] * len(part.numbers)
     numbers = (torch.tensor(column, dtype=torch.int64) for column in (labels, tiles))
     return torch.cat(boxes), torch.tensor(scores, dtype=torch.float64), *numbers
-
-
-def kept_of_tiles(boxes: Tensor, scores: Tensor, labels: Tensor, tiles: Tensor) -> Tensor:
-    """The places of the objects of several tiles, each once, by falling score.
-
-    Two tiles show an object where they overlap, one of them perhaps a part of it. Of two boxes of one class in two
-    tiles, the one with the lower score is left out if they share more than half of the smaller one; boxes of one tile
-    are the model's own and stay.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    left = torch.ones(len(order), dtype=torch.bool)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    kept = []
-    for row, place in enumerate(order.tolist()):
-        if not left[row]:
-            continue
-        kept.append(place)
-        later = order[row + 1 :]
-        first, last = (
-            torch.maximum(boxes[place, :2], boxes[later, :2]),
-            torch.minimum(boxes[place, 2:], boxes[later, 2:]),
-        )
-        shared = (last - first).clamp(min=0).prod(1)
-        same = (labels[later] == labels[place]) & (tiles[later] != tiles[place])
-        left[row + 1 :] &= ~(same & (shared > COVERED * torch.minimum(areas[later], areas[place])))
-    return torch.tensor(kept, dtype=torch.long)

@@ -9,7 +9,8 @@ from glocal.data.geometry import Geometry
 from glocal.data.segments import runs_of_text, text_of_runs
 from glocal.data.tiles import Tile
 from glocal.tasks.detection.masks import from_bytes
-from glocal.tasks.detection.results import fields_of, kept_of_tiles, rows_of_tiles
+from glocal.tasks.detection.results import fields_of, rows_of_tiles
+from glocal.tasks.detection.seams import kept_of_tiles
 from glocal.tasks.instances.result import Instances
 from glocal.tasks.task import Trained
 
@@ -44,7 +45,7 @@ def moved(text: str, box: Sequence[int], part: Sequence[int], size: tuple[int, i
     ends = np.cumsum(runs_of_text(text))  # where runs end, column by column
     begins, ends = ends[:-1:2], ends[1::2]  # of the runs inside
     pieces = []
-    for begin, end in zip(begins.tolist(), ends.tolist(), strict=False):  # a run may reach over several columns
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):  # a run may reach over several columns
         while begin < end:
             column, row = divmod(begin, height)
             stop = min(end, (column + 1) * height)
