@@ -330,23 +330,24 @@ def _write_openvino(program, path: Path, outputs: list[str], precision: str, met
     import openvino
 
     suppresses = any(node.target is torch.ops.torchvision.nms.default for node in program.graph.nodes)
-    with TemporaryDirectory(dir=path.parent) as folder:
-        source = program
-        if suppresses:  # OpenVINO reads this operation in files of ONNX, and not in torch.export's graphs
-            runtimes.require("onnx")
-            source = Path(folder) / "model.onnx"
-            _onnx_of(program, outputs).save(source, external_data=False)
-        try:
-            with runtimes.quiet():
-                graph = openvino.convert_model(source)
-        except Exception as error:  # its types have no common base
-            raise InvalidValueError(f"OpenVINO does not take this model: {_reason(error)}") from error
+    source = program
+    if suppresses:  # OpenVINO reads this operation in files of ONNX, and not in torch.export's graphs
+        runtimes.require("onnx")
+        source = path.with_suffix(".onnx")
+        _onnx_of(program, outputs).save(source, external_data=False)
+    try:
+        with runtimes.quiet():
+            graph = openvino.convert_model(source)
+    except Exception as error:  # its types have no common base
+        raise InvalidValueError(f"OpenVINO does not take this model: {_reason(error)}") from error
+    if suppresses:
+        source.unlink()
     images = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     sides = images.meta["val"].shape
     graph.reshape(
         {graph.inputs[0]: openvino.PartialShape([side if isinstance(side, int) else -1 for side in sides])}
     )  # otherwise all sides are open
-    for given, name in zip(graph.inputs, INPUTS, strict=False):
+    for given, name in zip(graph.inputs, INPUTS[: len(graph.inputs)], strict=True):
         given.get_tensor().set_names({name})
     for output, name in zip(graph.outputs, outputs, strict=True):
         output.get_tensor().set_names({name})
