@@ -304,7 +304,7 @@ class Backbone(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', not '{output_fmt}'")
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        if torch.jit.is_scripting() or not stop_early:  # noqa: SIM108  TorchScript cannot slice modules
+        if torch.jit.is_scripting() or not stop_early:  # noqa: SIM108 (TorchScript cannot slice modules)
             stages = self.stages
         else:
             stages = self.stages[: max_index + 1]

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def check_matplotlib() -> None:
     """Raise ImportError if matplotlib is missing."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401 (only whether it is there)
     except ImportError:
         raise MissingExtraError("--plots needs matplotlib: pip install 'glocal[train]'") from None
 

@@ -239,10 +239,11 @@ def _checked(rows: list[dict], where: str) -> ClassList:
     colors = [list(row["color"]) for row in rows] if "color" in rows[0] else None
     for what, values in (("name", names), ("id", ids), ("colour", colors)):
         seen: set = set()
-        for name, value in zip(names, values or (), strict=False):
+        for place, value in enumerate(values or ()):
             value = tuple(value) if what == "colour" else value
             if value in seen:
-                raise InvalidValueError(f"{where}: two classes have the {what} {shown(value)}, one of them {name!r}")
+                same = f"two classes have the {what} {shown(value)}, one of them {names[place]!r}"
+                raise InvalidValueError(f"{where}: {same}")
             seen.add(value)
     return ClassList(names, ids, colors)
 

@@ -68,7 +68,7 @@ def corrupt_transform(transform: "Compose", corruption: Corruption) -> "Compose"
 def check_corruptions(names: list[str], input_size: tuple[int, int, int]) -> None:
     """Prepare for making corruptions; ImportError without the library, ValueError for images that it does not take."""
     try:
-        import imagecorruptions  # noqa: F401
+        import imagecorruptions  # noqa: F401 (only whether it is there)
     except ImportError as error:
         missing = f"--corruptions needs imagecorruptions-imaug ({error}): pip install 'glocal[robustness]'"
         raise MissingExtraError(missing) from None

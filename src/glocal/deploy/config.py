@@ -4,7 +4,7 @@ import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from glocal.errors import InvalidValueError
 from glocal.options import RANGES, Range, check_numbers, option
@@ -107,7 +107,7 @@ class PredictConfig(ImagesConfig):
     """
 
     REPEATED = ("save",)
-    METAVARS = {"save": "KIND=PLACE"}  # noqa: RUF012
+    METAVARS: ClassVar = {"save": "KIND=PLACE"}
 
     top_k: int = 3
     pictures: str | None = None

@@ -59,7 +59,7 @@ def _write(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, fo
     width, height = right - left + 6, bottom - top + 6
     x = max(0, min(corner[0], size[0] - width))
     y = corner[1] - height if corner[1] >= height else min(corner[1], size[1] - height)
-    bright = sum(part * level for part, level in zip((0.299, 0.587, 0.114), color, strict=False)) > 140
+    bright = sum(part * level for part, level in zip((0.299, 0.587, 0.114), color, strict=True)) > 140
     draw.rectangle((x, y, x + width, y + height), fill=color)
     draw.text((x + 3 - left, y + 3 - top), text, font=font, fill="black" if bright else "white")
 

@@ -5,6 +5,7 @@ half a pixel from the middles of pixels, by which trainings take them (`glocal.d
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def to_bytes(texts: Sequence[bytes]) -> tuple[Tensor, Tensor]:
 def from_bytes(joined: Tensor, lengths: Tensor) -> list[bytes]:
     """The texts of `to_bytes`."""
     content, ends = joined.cpu().numpy().tobytes(), lengths.cumsum(0).tolist()
-    return [content[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    return [content[begin:end] for begin, end in pairwise([0, *ends])]
 
 
 def masks_of_target(target: dict[str, Tensor]) -> np.ndarray | None:

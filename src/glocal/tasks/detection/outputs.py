@@ -31,7 +31,8 @@ def _longer(rows: Tensor, count: int, value: float) -> Tensor:
 
 def joined(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """The outputs for a batch, from those for its images one by one."""
-    return filled_up([dict(zip(FILLS, (column[0] for column in part), strict=False)) for part in parts])
+    names = list(FILLS)[: len(parts[0])]  # not every model has masks
+    return filled_up([dict(zip(names, (column[0] for column in part), strict=True)) for part in parts])
 
 
 class Detections(nn.Module):

@@ -30,10 +30,10 @@ class Detection(Result):
     shown: int = field(default=0, compare=False, repr=False)
 
     def lines(self) -> list[Line]:
-        about = zip(self.classes[: self.shown], self.scores, self.colors, strict=False)
+        shown = (column[: self.shown] for column in (self.classes, self.scores, self.colors))
         lines = [
             Line(name, f"{100 * score:.1f} %", score, "#{:02x}{:02x}{:02x}".format(*color))
-            for name, score, color in about
+            for name, score, color in zip(*shown, strict=True)
         ]
         return lines or [Line("no object", "–")]
 

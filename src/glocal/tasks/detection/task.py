@@ -35,7 +35,7 @@ class DetectionTask(HeadedTask):
         Measure("voc07_ap50", "VOC2007 AP50", " %"),
     )
     score = Measure("score", "F1", " %", 1)
-    fields = {  # noqa: RUF012
+    fields: ClassVar = {
         "size": list[int],
         "classes": list[str],
         "scores": list[float],

@@ -1,5 +1,7 @@
 """The task instances: a box, a class and a mask for each object of an image."""
 
+from typing import ClassVar
+
 from glocal.tasks.detection.task import DetectionTask
 from glocal.tasks.instances.result import Instances
 from glocal.tasks.task import Measure, Writer
@@ -19,7 +21,7 @@ class InstancesTask(DetectionTask):
         Measure("mask_ar", "mask AR", " %"),
         *DetectionTask.measures,
     )
-    fields = {**DetectionTask.fields, "rles": list[str]}  # noqa: RUF012
+    fields: ClassVar = {**DetectionTask.fields, "rles": list[str]}
     output_names = (*DetectionTask.output_names, "masks")
     heads = ("mask_rcnn", "cascade_mask_rcnn")
     masks = True

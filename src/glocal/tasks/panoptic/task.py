@@ -1,5 +1,7 @@
 """The task panoptic: a class and an object for every pixel of an image."""
 
+from typing import ClassVar
+
 from glocal.tasks.panoptic.options import PanopticEvalOptions, PanopticOptions
 from glocal.tasks.panoptic.result import Panoptic
 from glocal.tasks.segmentation.dense import DenseTask
@@ -21,7 +23,7 @@ class PanopticTask(DenseTask):
         Measure("pq_stuff", "PQ of stuff", " %"),
     )
     score = Measure("score", "PQ", " %", 1)
-    fields = {  # noqa: RUF012
+    fields: ClassVar = {
         "size": list[int],
         "classes": list[str],
         "scores": list[float],

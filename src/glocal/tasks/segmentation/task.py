@@ -1,5 +1,7 @@
 """The task segmentation: a class for every pixel of an image."""
 
+from typing import ClassVar
+
 from glocal.errors import InvalidValueError
 from glocal.tasks.heads import chosen_head
 from glocal.tasks.segmentation.dense import DenseTask
@@ -24,7 +26,7 @@ class SegmentationTask(DenseTask):
         Measure("boundary_iou", "boundary IoU", " %"),
     )
     score = Measure("score", "mean IoU", " %", 1)
-    fields = {  # noqa: RUF012
+    fields: ClassVar = {
         "size": list[int],
         "classes": list[str],
         "shares": list[float],

@@ -134,7 +134,8 @@ class DINOHead(DetectionHead):
             box_logits = torch.cat((noisy.boxes.to(box_logits.dtype), box_logits), 1)
             hidden = hidden_pairs(noisy.size, noisy.groups, len(self.query_content), memory.device)
         decoded = self.decoder(content, box_logits.sigmoid(), memory, tokens, self.regressors[:-1], hidden)
-        layers = list(zip(self.classifiers, self.regressors, decoded.hidden, decoded.references, strict=False))
+        before = decoded.references[:-1]  # the boxes that each layer moves
+        layers = list(zip(self.classifiers[:-1], self.regressors[:-1], decoded.hidden, before, strict=True))
         class_logits = torch.stack([classifier(x) for classifier, _, x, _ in layers])
         boxes = torch.stack([(upcast(regressor(x)) + logit(box, BOX_EPS)).sigmoid() for _, regressor, x, box in layers])
         return Outputs(tokens, memory, selected, decoded, class_logits, boxes)
