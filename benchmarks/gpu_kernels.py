@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -88,10 +87,10 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]]:
             return image_map(heads * width, side).view(BATCH, heads, width, side, side)
 
         return (lambda **named: ops.aggregated_attention(**named)), {
-            "q": F.normalize(heads_map(), dim=2),
-            "k": F.normalize(heads_map(), dim=2),
+            "q": heads_map(),
+            "k": heads_map(),
             "v": heads_map(),
-            "pooled_k": F.normalize(torch.randn(BATCH, heads, width, pooled).double(), dim=2),
+            "pooled_k": torch.randn(BATCH, heads, width, pooled).double(),
             "pooled_v": torch.randn(BATCH, heads, width, pooled).double(),
             "query_embedding": 0.02 * torch.randn(heads, width).double(),
             "temperature": torch.full((heads,), 4.2).double(),
