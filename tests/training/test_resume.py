@@ -14,9 +14,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from glocal.data.open import open_for_training
 from glocal.tasks import checkpoint
 from glocal.tasks.checkpoint import read_weights
 from glocal.tasks.classification.objective import ClassificationObjective
+from glocal.tasks.registry import all_formats
 from glocal.training import callbacks
 from glocal.training.config import TrainConfig
 from glocal.training.lightning_module import TrainingModule
@@ -389,3 +391,20 @@ def test_checkpoint_holds_averaged_and_raw_weights(whole):
     assert averaged.keys() == raw.keys()
     assert any(not torch.equal(averaged[name], raw[name]) for name in raw)
     assert checkpoint.read_info(whole / "model.raw.safetensors").metrics["epoch"]
+
+
+def test_a_run_keeps_the_task_for_which_its_data_was_opened(tmp_path):
+    """Files of COCO's objects were opened for segmentation, and are for detection by now."""
+    pytest.importorskip("hotcoco", reason="measuring detection needs the extra [train]")
+    from tasks.detection.conftest import draw
+
+    data, output = draw(tmp_path / "data", 12), tmp_path / "run"
+    plain = {name: getattr(TrainConfig(), name) for name in SETTINGS}
+    settings = plain | dict(model="van_pico", epochs=2, img_size=32, batch_size=4, workers=0, device="cpu")
+    assert in_child(run_and_die, data, output, 3, **settings, task="segmentation") == -signal.SIGKILL
+    assert checkpoint.read_info(output / "model.safetensors").task == "segmentation"
+    options = (output / "config.yaml").read_text()
+    (output / "config.yaml").write_text(options.replace("task: segmentation", "task: null"))
+    assert run(data, output, **settings).task == "segmentation"
+    assert [row["epoch"] for row in rows(output)] == ["1", "2"]
+    assert open_for_training(str(data), formats=all_formats()).task == "detection"

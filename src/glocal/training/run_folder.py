@@ -12,6 +12,7 @@ from glocal import trust
 from glocal.errors import ExistingPathError, MissingPathError, PathError
 from glocal.files import write_atomically
 from glocal.options import read_options
+from glocal.tasks.checkpoint import read_info
 from glocal.tasks.run_files import BEST, CONFIG, RAW
 from glocal.training.config import LoopOptions
 
@@ -80,6 +81,12 @@ def find_run(output: str | None, resume: bool) -> Path | None:
     """The file with the options of the run that --resume continues; None without --resume or without such a run."""
     path = None if output is None else Path(output) / CONFIG
     return path if resume and path is not None and path.is_file() else None
+
+
+def task_of(folder: Path) -> str | None:
+    """The task of the run in `folder`, as the file of its weights names it; None if there is no such file yet."""
+    info = read_info(folder / BEST) if (folder / BEST).is_file() else None
+    return None if info is None else info.task
 
 
 def check_unchanged(config: LoopOptions) -> None:

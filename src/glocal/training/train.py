@@ -72,7 +72,7 @@ def train(config: LoopOptions, console: Console | None = None) -> TrainResult:
         check_model_args(config, output / run_files.CONFIG)
     name = _model_name(config)
     set_strict(config.strict)
-    source = _open(config)
+    source = _open(config, None if state is None else run_folder.task_of(output))
 
     from glocal.training.loop import fit
     from glocal.training.prepare import prepare  # takes seconds: only after the checks that need no torch
@@ -135,7 +135,7 @@ def show_batch(config: LoopOptions, console: Console | None = None) -> None:
         raise MissingPathError(f"--resume: {config.output} holds no run")
     config = config.shrunk() if config.quick else config
     set_strict(config.strict)
-    source = _open(config)
+    source = _open(config, run_folder.task_of(Path(config.output)) if config.resume else None)
 
     from glocal.training import first_batch
     from glocal.training.prepare import prepare
@@ -165,14 +165,23 @@ def _explained(output: Path, check: Callable[[], None]):
         raise
 
 
-def _open(config: LoopOptions) -> DataSource:
-    """The data, read in a format of the task that is asked for, or else of any; ValueError for another task's data."""
-    formats = all_formats() if config.task is None else find_task(config.task).formats
+def _open(config: LoopOptions, before: str | None) -> DataSource:
+    """The data, read in a format of the task that is asked for, or else of any; ValueError for another task's data.
+
+    before: the task of the run that goes on. Of the tasks that read the data, it is the one, even if data of its layout
+    is now opened for another.
+    """
+    if config.task is not None:
+        formats = find_task(config.task).formats
+    else:
+        formats = all_formats(None if before is None else find_task(before))
     source = open_for_training(
         config.data, Opening(config.val_fraction, config.seed, config.group, config.data_args), formats
     )
     if config.task not in (None, source.task):
         raise InvalidValueError(f"{config.data} is for the task {source.task}, not for --task {config.task}")
+    if before not in (None, source.task):
+        raise InvalidValueError(f"{config.data} is for the task {source.task}, and the run is one of {before}")
     return source
 
 
