@@ -171,23 +171,26 @@ def load_weights(model: HeadedModel, head: Head | Detector, backbone: str, path:
 def load_for_training(model: HeadedModel, head: str, backbone: str, path: str | os.PathLike) -> None:
     """Load all that fits of a file into a model that will be trained; the log says what starts anew.
 
-    The backbone's weights must be complete. The head's are left out where they are of another head, or for other
-    classes. Files: see `create`. head, backbone: their names.
+    The backbone's weights must be complete. A layer of the head is loaded if all its tensors are in the file with the
+    shapes of the model: with other classes, all but the classifiers are; of a head of another kind or width, what both
+    have in common. Files: see `create`. head, backbone: their names.
     """
     weights = _in_full(read_tensors(path), model)
     converted, ours = split(weights, ALL_HEADS[head])
     own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(BACKBONE)}
-    fitting = {key: tensor for key, tensor in ours.items() if key in own and own[key].shape == tensor.shape}
+    anew = {key for key in own if key not in ours or own[key].shape != ours[key].shape}
+    layers = {_layer(key) for key in anew}
+    fitting = {key: ours[key] for key in own if _layer(key) not in layers}
     if ours and not converted:
         logger.warning("%s has the weights of a head alone: the backbone starts anew", path)
     else:
         load_backbone(model, backbone, converted or weights)
     model.load_state_dict(fitting, strict=False)
-    anew = sorted(set(own) - set(fitting))
-    if len(anew) == len(own):
-        logger.warning("%s: the backbone is loaded, the head starts anew", path)
-    elif anew:
-        logger.warning("%s is for other classes: %s of the head start anew", path, quoted(anew, 4))
+    if not ours:
+        logger.warning("%s has no weights of the head: the backbone is loaded, the head starts anew", path)
+    elif found := official.misfits(_shapes(ours), _shapes(own)):
+        new = f"layers of the head that start anew: {len(layers)} of {len({_layer(key) for key in own})}"
+        logger.warning("%s has another head, or one for other classes (%s); %s", path, found, new)
 
 
 def _in_full(weights: dict[str, Tensor], model: HeadedModel) -> dict[str, Tensor]:
@@ -232,6 +235,11 @@ def load_backbone(model: HeadedModel, name: str, weights: Mapping[str, Tensor]) 
     if found := official.misfits(_shapes(weights), _shapes(target)):
         raise InvalidValueError(f"not a checkpoint of {name}: {found}")
     backbone.load_state_dict(weights)
+
+
+def _layer(key: str) -> str:
+    """The name of the layer that a tensor is of: one without its bias is of no use."""
+    return key.rpartition(".")[0]
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

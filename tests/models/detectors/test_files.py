@@ -1,5 +1,6 @@
 """Files of detectors: the authors' files by their names and shapes, heads alone, classifiers', ours, and wrong ones."""
 
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -139,9 +140,44 @@ def test_other_classes_start_anew_in_training(weights, loaded, tmp_path, caplog)
     torch.save(weights, tmp_path / "retinanet_tiny.pth")
     model = glocal.create(**ARGS, num_classes=7)
     load_for_training(model, "retinanet", "transxnet_t", tmp_path / "retinanet_tiny.pth")
-    assert (
-        "is for other classes: 'head.classifier.bias', 'head.classifier.weight' of the head start anew" in caplog.text
-    )
+    shapes = "head.classifier.weight (720, 256, 3, 3) for (63, 256, 3, 3), head.classifier.bias (720,) for (63,)"
+    assert f"has another head, or one for other classes (2 of another shape: {shapes}); layers of" in caplog.text
+    assert "that start anew: 1 of" in caplog.text
     same(model.backbone, loaded.backbone)
     same(model.head.neck, loaded.head.neck)
     same(model.head.regressor, loaded.head.regressor)
+
+
+@pytest.mark.parametrize(
+    ("head_args", "message", "same"),
+    [
+        (
+            {"width": 64},
+            r"of another shape: head\..* \(256, .*\) for \(64, .*; .* anew: 18 of 18",
+            [],
+        ),
+        (
+            {"depth": 2},
+            r"8 left over: head.class_tower.2.weight, .*; .* anew: 0 of",
+            ["class_tower.1.weight", "regressor.bias"],
+        ),
+        (
+            {"depth": 5},
+            r"4 missing: head.class_tower.4.weight, .*; .* anew: 2 of",
+            ["class_tower.3.weight"],
+        ),
+    ],
+    ids=str,
+)
+def test_a_head_of_another_size_is_named_in_training(head_args, message, same, weights, loaded, tmp_path, caplog):
+    """Of a layer, nothing is loaded but the whole: some biases of a wider head would fit."""
+    torch.save(weights, tmp_path / "retinanet_tiny.pth")
+    model = glocal.create(**ARGS, head_args=head_args)
+    before = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
+    load_for_training(model, "retinanet", "transxnet_t", tmp_path / "retinanet_tiny.pth")
+    assert re.search(message, caplog.text)
+    ours, theirs = model.head.state_dict(), loaded.head.state_dict()
+    changed = {name for name, tensor in ours.items() if not torch.equal(tensor, before[name])}
+    assert all(torch.equal(ours[name], theirs[name]) for name in changed)
+    assert set(same) <= changed
+    assert bool(changed) == bool(same)

@@ -262,7 +262,8 @@ class TestCommands:
         (other / "classes.txt").write_text("ground\nsquare\ndisc\nmore\n")
         options = ["--checkpoint", str(run), "--epochs", "1", "--img-size", "32", "--batch-size", "4", "--workers", "0"]
         assert main(["train", str(other), "--output", str(tmp_path / "run"), *options]) == 0
-        assert "is for other classes: 'head.classifier.bias', 'head.classifier.weight' of the head" in caplog.text
+        shapes = "head.classifier.weight (3, 128, 1, 1) for (4, 128, 1, 1)"
+        assert f"{shapes}); layers of the head that start anew: 1 of" in caplog.text
         assert load_trained(tmp_path / "run").class_names == ["ground", "square", "disc", "more"]
 
     def test_a_training_goes_on_from_the_same_classes(self, run, data, tmp_path):
