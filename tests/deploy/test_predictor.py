@@ -37,6 +37,7 @@ def test_is_the_model_on_the_preprocessed_image(predictor, images):
     image = Image.open(images[0])
     logits = predictor.model(Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3).transform()(image)[None])
     expected = logits.softmax(-1)[0].sort(descending=True)
+    assert predictor.class_names == CLASSES
     prediction = predictor(images[0], top_k=4)[0]
     assert prediction.labels == [CLASSES[index] for index in expected.indices]
     assert prediction.probabilities == pytest.approx(expected.values.tolist(), abs=1e-5)
