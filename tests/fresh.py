@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -66,16 +67,23 @@ class Program:
 
 
 @contextlib.contextmanager
-def started(program: str, *arguments: object, errors: Path | None = None, descriptors: int | None = None, **changed):
-    """A program in the current folder, with the tests' environment; it does not outlive the context.
+def started(
+    program: str,
+    *arguments: object,
+    folder: Path | None = None,
+    errors: Path | None = None,
+    descriptors: int | None = None,
+    **changed: str,
+) -> Iterator[Program]:
+    """A program in a folder, else the current one, with the tests' environment; it does not outlive the context.
 
     errors: the file for what it says of errors. descriptors: how many it may have open. changed: variables.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder) / "out", errors or Path(folder) / "err"
+    with tempfile.TemporaryDirectory() as kept:
+        out, err = Path(kept) / "out", errors or Path(kept) / "err"
         out.touch()
         err.touch()
-        setting = os.getcwd(), {**os.environ, **changed}, str(out), str(err), descriptors
+        setting = str(folder or Path.cwd()), {**os.environ, **changed}, str(out), str(err), descriptors
         process = _processes.Process(target=_run, args=(program, [*map(str, arguments)], *setting))
         _start_server()
         process.start()

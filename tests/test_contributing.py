@@ -1,7 +1,6 @@
 """The recipes of CONTRIBUTING.md work: an op and a data format are added to a copy of the library step by step."""
 
 import importlib
-import os
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import fresh
 from glocal.tasks.task import Task
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +66,8 @@ def copy(tmp_path_factory) -> Path:
 
 
 TESTS_AND_DOCTOR = f"""
+import sys
+sys.path.insert(0, "src")
 import pytest
 from glocal.cli import main
 code = pytest.main(["-v", "-p", "no:cacheprovider", "-p", "no:xdist", "tests", "-k", "{OP} or json_lines"])
@@ -76,18 +78,11 @@ raise SystemExit(code or main(["doctor"]))
 
 @pytest.fixture(scope="module")
 def shown(copy) -> tuple[list[str], str]:
-    """In the copy: the tests that pass, and what the doctor says. In one process, which imports torch for seconds."""
-    tests, doctor = run(copy, "-c", TESTS_AND_DOCTOR).split("the doctor:\n")
+    """In the copy: the tests that pass, and what the doctor says."""
+    done = fresh.run(TESTS_AND_DOCTOR, folder=copy, COLUMNS="200", TRITON_INTERPRET="0")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    tests, doctor = done.stdout.split("the doctor:\n")
     return re.findall(r"^(\S+::.*) PASSED", tests, re.MULTILINE), doctor
-
-
-def run(copy: Path, *command: str) -> str:
-    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "COLUMNS": "200", "TRITON_INTERPRET": "0"}
-    result = subprocess.run(
-        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
-    return result.stdout
 
 
 def test_the_tests_of_an_op_pass_and_those_that_every_op_has(shown):
@@ -116,8 +111,11 @@ def test_the_mixer_has_every_property(tmp_path, monkeypatch):
 def test_they_are_formatted_as_the_rest(copy):
     files = [f"src/glocal/ops/{OP}", f"tests/ops/test_{OP}.py"]
     files += ["src/glocal/data/formats/json_lines.py", "tests/data/formats/test_json_lines.py"]
-    run(copy, "-m", "ruff", "check", *files)
-    run(copy, "-m", "ruff", "format", "--check", *files)
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *files], cwd=copy, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,48 +3,21 @@
 import io
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 
 import numpy as np
 import pyarrow
 import pytest
-from PIL import Image
 from pyarrow import parquet
 
+from deploy.test_cluster_apart import config, photos, start  # noqa: F401  photos is a fixture
 from glocal.deploy import bulk, cluster, parts
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.tasks.checkpoint import read_info, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a worker takes a core")
-
-
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    """Twelve images below the current folder, of which the fifth cannot be read."""
-    monkeypatch.chdir(tmp_path)  # so that the workers have to find relative paths
-    (tmp_path / "photos").mkdir()
-    for number in range(12):
-        pixels = np.random.RandomState(number).randint(0, 256, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"photos/{number:02}.png")
-    (tmp_path / "photos/04.png").write_text("text")
-
-
-def config(checkpoint, **options):
-    common = {"checkpoint": str(checkpoint), "engine": "torch", "batch_size": 2, "shard_size": 3, "device": "cpu"}
-    return EmbedConfig(["photos"], **common, **options)
-
-
-def start(checkpoint, *command, workers=2):
-    """Begin a command on a Ray of so many workers; in a process of its own, as Ray never leaves one quite."""
-    program = [sys.executable, "-c", "from glocal.cli import main; raise SystemExit(main())"]
-    options = ["--checkpoint", str(checkpoint), "--engine", "torch", "--batch-size", "2", "--shard-size", "3"]
-    options += ["--device", "cpu", "--output", "out", "--ray", "--workers", str(workers)]
-    command = [*program, *(command or ("embed", "photos")), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @two_cores
@@ -56,7 +29,8 @@ def test_files_are_those_of_one_process(checkpoint, tmp_path):
     out.mkdir()
     for name in ("part-00002.parquet", "_plan.json"):
         (out / name).write_bytes((here / name).read_bytes())
-    shown, errors = (run := start(checkpoint)).communicate(timeout=240)
+    with start(checkpoint) as run:
+        shown, errors = run.communicate(240)
     assert (run.returncode, shown) == (1, "12 images in 4 files in out\n")
     assert errors.splitlines() == [
         "note: resumed: 1 of 4 shards are there already",
@@ -71,27 +45,6 @@ def test_files_are_those_of_one_process(checkpoint, tmp_path):
             assert (row["source"], row["error"]) == (other["source"], other["error"])
             if other["error"] is None:
                 np.testing.assert_allclose(row["embedding"], other["embedding"], atol=1e-5)
-
-
-@pytest.mark.usefixtures("photos")
-@pytest.mark.slow
-def test_one_worker_writes_the_same_rows(checkpoint, tmp_path):
-    bulk.write_results(config(checkpoint, output="here"))
-    shown, errors = (run := start(checkpoint, workers=1)).communicate(timeout=240)
-    assert (run.returncode, shown) == (1, "12 images in 4 files in out\n"), errors
-    rows, expected = (
-        [
-            row
-            for part in map(parts.part_name, range(4))
-            for row in parquet.read_table(tmp_path / name / part).to_pylist()
-        ]
-        for name in ("out", "here")
-    )
-    assert [row["source"] for row in rows] == [f"photos/{number:02}.png" for number in range(12)]
-    for row, other in zip(rows, expected, strict=True):
-        assert row["error"] == other["error"]
-        if other["error"] is None:
-            np.testing.assert_allclose(row["embedding"], other["embedding"], atol=1e-5)
 
 
 @two_cores
@@ -110,8 +63,8 @@ def test_predictions_of_tar_and_parquet_files(checkpoint, tmp_path):
     inputs = ["crawl-0.tar", "crawl-1.tar", "rest.parquet"]
     common = {"checkpoint": str(checkpoint), "engine": "torch", "batch_size": 2, "device": "cpu"}
     bulk.write_results(PredictConfig(inputs, **common, output="here", top_k=2))
-    run = start(checkpoint, "predict", *inputs, "--top-k", "2")
-    shown, errors = run.communicate(timeout=240)
+    with start(checkpoint, "predict", *inputs, "--top-k", "2") as run:
+        shown, errors = run.communicate(240)
     assert (run.returncode, shown) == (1, "12 images in 3 files in out\n"), errors
     for name in (f"part-{number:05}.parquet" for number in range(3)):
         table, expected = parquet.read_table(tmp_path / "out" / name), parquet.read_table(tmp_path / "here" / name)
@@ -124,11 +77,12 @@ def test_predictions_of_tar_and_parquet_files(checkpoint, tmp_path):
 @pytest.mark.usefixtures("photos")
 @pytest.mark.slow
 def test_worker_that_dies_is_replaced_and_its_shard_begun_again(checkpoint, tmp_path):
-    run, deadline = start(checkpoint), time.monotonic() + 120
-    while not (begun := list((tmp_path / "out").glob(".part-*.tmp"))) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    os.kill(int(begun[0].name.split("-")[-1].removesuffix(".tmp")), signal.SIGKILL)
-    shown, _ = run.communicate(timeout=240)
+    with start(checkpoint) as run:
+        deadline = time.monotonic() + 120
+        while not (begun := list((tmp_path / "out").glob(".part-*.tmp"))) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(int(begun[0].name.split("-")[-1].removesuffix(".tmp")), signal.SIGKILL)
+        shown, _ = run.communicate(240)
     assert run.returncode == 1
     assert shown.endswith("12 images in 4 files in out\n")  # after Ray's own note of the death
     assert {file.name for file in (tmp_path / "out").iterdir()} == {*map(parts.part_name, range(4)), "_plan.json"}
@@ -141,7 +95,8 @@ def test_worker_that_dies_is_replaced_and_its_shard_begun_again(checkpoint, tmp_
 def test_what_goes_wrong_in_a_worker_is_one_line(checkpoint, tmp_path):
     broken = tmp_path / "broken.safetensors"
     save_checkpoint(broken, {}, read_info(checkpoint / "model.safetensors"))
-    shown, errors = (run := start(broken)).communicate(timeout=240)
+    with start(broken) as run:
+        shown, errors = run.communicate(240)
     assert (run.returncode, shown, errors.count("\n")) == (1, "", 1)
     assert errors.startswith("error: part-0000")
     assert "broken.safetensors does not fit test_resnet" in errors
