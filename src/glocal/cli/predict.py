@@ -27,7 +27,12 @@ POSITIONAL = {"images": "+"}
 
 
 def run(config: PredictConfig) -> int:
-    return _show(config) if config.output is None else write(config)
+    code = _show(config) if config.output is None else write(config)
+    if config.pictures is not None:
+        console().print(f"Pictures in {config.pictures}", soft_wrap=True)
+    for kind, place in config.saved.items():
+        console().print(f"Saved {kind} in {place}", soft_wrap=True)
+    return code
 
 
 def _show(config: PredictConfig) -> int:
@@ -57,8 +62,4 @@ def _show(config: PredictConfig) -> int:
             table.add_section()
     if table.row_count:
         console().print(table)
-    if config.pictures is not None:
-        console().print(f"Pictures in {config.pictures}", soft_wrap=True)
-    for kind, place in config.saved.items():
-        console().print(f"Saved {kind} in {place}", soft_wrap=True)
     return 1 if unreadable else 0

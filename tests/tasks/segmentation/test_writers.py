@@ -213,6 +213,9 @@ class TestCommand:
         save = [text for kind, place in places.items() for text in ("--save", f"{kind}={tmp_path / place}")]
         options = ["--pictures", str(tmp_path / "drawn"), "--output", str(tmp_path / "out.csv")]
         assert main([*given, *options, *save]) == 0
+        said = capsys.readouterr().out
+        assert all(f"Saved {kind} in {tmp_path / place}" in said for kind, place in places.items())
+        assert f"2 images in {tmp_path / 'out.csv'}\nPictures in {tmp_path / 'drawn'}" in said
         names = ["00000-000.png", "00001-001.png"]
         expected = [one.labels for one in Predictor(run, engine="torch")(given[1:3])]
         for folder in ("labels", "ids", "drawn"):
