@@ -39,6 +39,11 @@ class TestNames:
         with pytest.raises(ValueError, match=f"unknown model '{name}': did you mean .*{close}"):
             create_model(name)
 
+    @pytest.mark.parametrize("name", ["upernet", "retinanet"])
+    def test_a_head_is_no_model(self, name):
+        with pytest.raises(ValueError, match=f"unknown model '{name}': it is a head, for --head"):
+            create_model(name)
+
     def test_nothing_is_close(self):
         with pytest.raises(ValueError, match="unknown model"):
             create_model("§§§")

@@ -22,8 +22,11 @@ def check_name(name: str) -> None:
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
+        from glocal.models.create import ALL_HEADS
+
         close = get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
+        hint = "it is a head, for --head; a model is its backbone" if architecture in ALL_HEADS else hint
         raise InvalidValueError(f"unknown model {name!r}: {hint}")
     tags = timm.models.get_arch_pretrained_cfgs(architecture)
     if tag and name not in tags:
