@@ -12,7 +12,11 @@ from golden.detectors import choose
 STRIDES = (4, 8, 16, 32, 64)
 KINDS = {"mask_rcnn": {}, "cascade": {"inside": True, "beta": 1 / 9}}
 SIZE = (90, 120)  # padded to 96 × 128
-OBJECTS = [[5.0, 6.0, 50.0, 61.0], [20.0, 30.0, 70.5, 66.0], [1.0, 2.0, 9.0, 12.0]]  # no anchor fits the last
+OBJECTS = {
+    "three": [[5.0, 6.0, 50.0, 61.0], [20.0, 30.0, 70.5, 66.0], [1.0, 2.0, 9.0, 12.0]],  # no anchor fits the last
+    "none": [],
+    "more than are drawn": [[x, y, x + 32.0, y + 32.0] for x in range(0, 84, 12) for y in range(0, 60, 10)],
+}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,25 +55,27 @@ def anchors(logits, inside):
                         yield level, row, column, shape, box
 
 
-def by_anchors(logits, codes, inside, beta):
+def by_anchors(logits, codes, objects, inside, beta):
     """Both losses of each level."""
     rows = list(anchors(logits, inside))
-    overlaps = [[iou(box, other) for other in OBJECTS] for *_, box in rows]
+    overlaps = [[iou(box, other) for other in objects] for *_, box in rows]
     owners = []
     for of_anchor in overlaps:
-        best = max(of_anchor)
+        best = max(of_anchor, default=0)
         owners.append(of_anchor.index(best) if best >= 0.7 else None if best < 0.3 else "ignored")
-    for i in range(len(OBJECTS)):
+    for i in range(len(objects)):
         best = max(of_anchor[i] for of_anchor in overlaps)
         for place, of_anchor in enumerate(overlaps):
             if best >= 0.3 and of_anchor[i] == best:
                 owners[place] = i
     positives = [place for place, owner in enumerate(owners) if isinstance(owner, int)]
     negatives = [place for place, owner in enumerate(owners) if owner is None]
-    assert 0 < len(positives) < 128
+    assert bool(positives) == bool(objects)
+    if len(positives) > 128:
+        positives = choose(torch.tensor(positives), 128).tolist()
     if len(negatives) > 256 - len(positives):
         negatives = choose(torch.tensor(negatives), 256 - len(positives)).tolist()
-    count = len(positives) + max(len(negatives), 1)
+    count = max(len(positives), 1) + max(len(negatives), 1)
     classes, boxes = [0.0] * 5, [0.0] * 5
     for place in positives + negatives:
         level, row, column, shape, (x1, y1, x2, y2) = rows[place]
@@ -77,7 +83,7 @@ def by_anchors(logits, codes, inside, beta):
         classes[level] += math.log1p(math.exp(-sign * logits[level][0, shape, row, column].item()))
         if sign < 0:
             continue
-        left, top, right, bottom = OBJECTS[owners[place]]
+        left, top, right, bottom = objects[owners[place]]
         wanted = (
             ((left + right) - (x1 + x2)) / 2 / (x2 - x1),
             ((top + bottom) - (y1 + y2)) / 2 / (y2 - y1),
@@ -90,14 +96,15 @@ def by_anchors(logits, codes, inside, beta):
     return [value / count for value in classes], [value / count for value in boxes]
 
 
+@pytest.mark.parametrize("objects", OBJECTS.values(), ids=OBJECTS)
 @pytest.mark.parametrize("args", KINDS.values(), ids=KINDS)
-def test_losses_equal_a_loop_over_anchors(args):
+def test_losses_equal_a_loop_over_anchors(args, objects):
     rpn = build(**args).train()
     with torch.no_grad():
         logits, codes = rpn(maps())
-        targets = [{"boxes": torch.tensor(OBJECTS, dtype=torch.float64)}]
+        targets = [{"boxes": torch.tensor(objects, dtype=torch.float64).reshape(-1, 4)}]
         losses = rpn.losses(logits, codes, [SIZE], targets, choose)
-    classes, boxes = by_anchors(logits, codes, args.get("inside", False), args.get("beta", 0))
+    classes, boxes = by_anchors(logits, codes, objects, args.get("inside", False), args.get("beta", 0))
     assert losses["loss_rpn_cls"].tolist() == pytest.approx(classes, rel=1e-6)
     assert losses["loss_rpn_bbox"].tolist() == pytest.approx(boxes, rel=1e-6)
 

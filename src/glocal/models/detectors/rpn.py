@@ -1,6 +1,7 @@
 """Region proposal network (arXiv 1506.01497): boxes in which an object may be, of every level of a pyramid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -122,40 +123,38 @@ class RPN(nn.Module):
         logits, codes: what `forward` returns. sizes: (height, width) of each image.
         """
         drawn = self.draw(logits, sizes, targets, choose)
-        count = sum(max(len(one.positives), 1) + max(len(one.negatives), 1) for one in drawn)
-        anchors = torch.cat(GRID(logits))
-        levels = torch.cat([torch.full_like(x[0], i, dtype=torch.int64).flatten() for i, x in enumerate(logits)])
-        logit = torch.cat([by_anchor(x, 1)[..., 0] for x in logits], 1)
-        code = torch.cat([by_anchor(x, 4) for x in codes], 1)
-
-        def taken(values: Tensor, places: list[Tensor]) -> Tensor:
-            return upcast(torch.cat([of_image[place] for of_image, place in zip(values, places, strict=True)]))
-
-        positives = [one.positives for one in drawn]
-        negatives = [one.negatives for one in drawn]
-        of_positives = taken(logit, positives)
-        found = torch.cat((of_positives, taken(logit, negatives)))
-        wanted = torch.zeros_like(found)
-        wanted[: len(of_positives)] = 1
+        positives, negatives = [one.positives for one in drawn], [one.negatives for one in drawn]
+        count = sum(max(len(places), 1) for places in positives + negatives)
+        anchors = torch.cat(GRID(logits))[torch.cat(positives)]
         objects = torch.cat([target["boxes"][one.owners] for target, one in zip(targets, drawn, strict=True)])
-        wanted_codes = encode(anchors[torch.cat(positives)], objects)
-        found_codes = taken(code, positives)
-        level = levels[torch.cat(positives + negatives)]
-        of_level = [level == i for i in range(len(logits))]
-        of_level_positive = [one[: len(of_positives)] for one in of_level]
+        levels = torch.cat([torch.full_like(x[0], i, dtype=torch.int64).flatten() for i, x in enumerate(logits)])
+        of_positives, of_all = levels[torch.cat(positives)], levels[torch.cat(positives + negatives)]
+
+        logit = torch.cat([by_anchor(x, 1)[..., 0] for x in logits], 1)
+        found = torch.cat((at(logit, positives), at(logit, negatives)))
+        wanted = (torch.arange(len(found), device=found.device) < len(of_positives)).to(found)
+        code = at(torch.cat([by_anchor(x, 4) for x in codes], 1), positives)
+        wanted_code = encode(anchors, objects)
+
+        def by_level(loss: Callable[..., Tensor], level: Tensor, *pair: Tensor) -> Tensor:
+            return torch.stack([loss(*(x[level == i] for x in pair), count) for i in range(len(logits))])
+
         return {
-            "loss_rpn_cls": torch.stack([binary_cross_entropy(found[i], wanted[i], count) for i in of_level]),
-            "loss_rpn_bbox": torch.stack(
-                [smooth_l1_loss(found_codes[i], wanted_codes[i], count, self.beta) for i in of_level_positive]
-            ),
+            "loss_rpn_cls": by_level(binary_cross_entropy, of_all, found, wanted),
+            "loss_rpn_bbox": by_level(partial(smooth_l1_loss, beta=self.beta), of_positives, code, wanted_code),
         }
+
+
+def at(values: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """The values at places of each image, one image after another, in single precision at least: values (B, N, …)."""
+    return upcast(torch.cat([of_image[place] for of_image, place in zip(values, places, strict=True)]))
 
 
 def best_apart(boxes: Tensor, scores: Tensor, levels: Tensor, most: int) -> Proposals:
     """The boxes that have an extent and no better one of their level near them; those of NaN stay, to be seen."""
     extent = boxes[:, 2:] - boxes[:, :2]
-    there = (~(extent <= 0).any(1)).nonzero()[:, 0]
-    kept = there[suppress(boxes[there], scores[there], levels[there], OVERLAP, most)]
+    whole = (~(extent <= 0).any(1)).nonzero()[:, 0]
+    kept = whole[suppress(boxes[whole], scores[whole], levels[whole], OVERLAP, most)]
     return Proposals(boxes[kept], scores[kept])
 
 

@@ -69,27 +69,27 @@ class Denoising(nn.Module):
 
     def forward(self, targets: Sequence[Mapping[str, Tensor]], sizes: Tensor) -> Noisy:
         """targets: of each image `boxes` (N, 4), corners in pixels, and `labels` (N,). sizes: (B, 2)."""
-        like = self.label_embed
+        like, wide = self.label_embed, upcast(self.label_embed)  # lower precision has no 1333
         counts = [len(target["labels"]) for target in targets]
         size = max(counts)
         groups = groups_of(size)
-        labels = torch.cat([target["labels"] for target in targets])
-        wide = upcast(like)  # lower precision has no 1333
-        boxes = torch.cat(
-            [target["boxes"].to(wide) / scale_of(own, wide) for target, own in zip(targets, sizes, strict=True)]
-        )
         content = like.new_zeros(len(targets), 2 * groups * size, like.shape[1])
         logits = wide.new_zeros(len(targets), 2 * groups * size, 4)
         if size == 0:
             return Noisy(content, logits, size, groups)
+        labels = torch.cat([target["labels"] for target in targets])
+        boxes = torch.cat(
+            [target["boxes"].to(wide) / scale_of(own, wide) for target, own in zip(targets, sizes, strict=True)]
+        )
+        # All objects of the batch, image by image, in copies: the positive ones of a group, then its negative ones.
         copies = 2 * groups
         image = torch.cat([torch.full((count,), i) for i, count in enumerate(counts)]).repeat(copies)
         place = torch.cat([torch.arange(count) for count in counts]).repeat(copies)
         copy = torch.arange(copies).repeat_interleave(len(labels))
-        where = (image.to(like.device), (copy * size + place).to(like.device))
-        content = content.index_put(where, self.label_embed[self._noisy_labels(labels.repeat(copies))])
+        queries = image.to(like.device), (copy * size + place).to(like.device)
+        content = content.index_put(queries, self.label_embed[self._noisy_labels(labels.repeat(copies))])
         negative = (copy % 2 == 1).to(like.device)
-        logits = logits.index_put(where, logit(self._noisy_boxes(boxes.repeat(copies, 1), negative), NOISE_EPS))
+        logits = logits.index_put(queries, logit(self._noisy_boxes(boxes.repeat(copies, 1), negative), NOISE_EPS))
         return Noisy(content, logits, size, groups)
 
     def _noisy_labels(self, labels: Tensor) -> Tensor:
