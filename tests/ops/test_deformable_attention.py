@@ -48,3 +48,35 @@ def test_equals_the_sum_place_by_place(sizes):
 def test_gradients(sizes):
     values, places, weights = (x.requires_grad_() for x in inputs(sizes, 1, 2, 2, 2, 2))
     assert torch.autograd.gradcheck(lambda v, p, w: deformable_attention(v, sizes, p, w), (values, places, weights))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([(3, 5), (2, 2)], "have 19 positions, and there are 21 values"),
+        ([(3, 5), (3, 3)], "have 24 positions, and there are 21 values"),
+        ([(3, 7)], "there are sizes of 1 maps, and places in 2"),
+    ],
+)
+def test_sizes_of_other_maps_are_refused(sizes, message):
+    values, *others = inputs([(3, 5), (2, 3)])
+    with pytest.raises(ValueError, match=message):
+        deformable_attention(values, sizes, *others)
+
+
+@pytest.mark.parametrize("empty", ["batch", "queries", "points"])
+def test_nothing_to_read(empty):
+    given = [x.requires_grad_() for x in inputs(SIZES[1], **{empty: 0})]
+    found = deformable_attention(given[0], SIZES[1], *given[1:])
+    assert found.shape == (given[0].shape[0], given[1].shape[1], 8)
+    assert not found.any()
+    found.sum().backward()
+    assert not any(x.grad.any() for x in given)
+
+
+def test_layouts_and_shared_values():
+    values, places, weights = inputs(SIZES[1])
+    values = values[:, :, :1].expand(-1, -1, 2, -1)  # both heads read the same numbers in memory
+    places, weights = (x.transpose(0, -1).contiguous().transpose(0, -1) for x in (places, weights))
+    expected = naive(values, SIZES[1], places, weights)
+    torch.testing.assert_close(deformable_attention(values, SIZES[1], places, weights), expected)

@@ -91,7 +91,6 @@ def test_places_on_centres_and_borders():
 @pytest.mark.parametrize(
     ("place", "shape", "message"),
     [
-        (0, (1, 5, 2, 4), "do not have 5 positions"),
         (1, (1, 3, 2, 1, 2, 3), r"places is \(1, 3, 2, 1, 2, 3\), not \(1, 3, 2, 1, 2, 2\)"),
         (2, (1, 4, 2, 1, 2), r"weights is \(1, 4, 2, 1, 2\), not \(1, 3, 2, 1, 2\)"),
         (0, (1, 6, 2, 256), "heads of 256 channels are wider than 128"),

@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
+from glocal.errors import InvalidValueError
 from glocal.ops import dispatch
 from glocal.ops.deformable_attention import reference
 
@@ -24,8 +25,13 @@ def deformable_attention(values: Tensor, sizes: Sequence[tuple[int, int]], place
     Returns:
         (B, Q, heads·d), in the highest of the types of the tensors.
 
+    Raises:
+        ValueError: the sizes are of other maps. (Graphs do not ask: their sizes may be open.)
+
     Source: arXiv 2010.04159, equation 3.
     """
+    if not dispatch.sizes_are_open() and (wrong := _misfit(values, sizes, places)):
+        raise InvalidValueError(wrong)
     limits = partial(_limits, values, sizes, places, weights)
     if dispatch.can_use_triton("deformable_attention", [values, places, weights], limits):
         from glocal.ops.deformable_attention import triton
@@ -35,14 +41,24 @@ def deformable_attention(values: Tensor, sizes: Sequence[tuple[int, int]], place
 
 
 def _limits(values: Tensor, sizes: Sequence[tuple[int, int]], places: Tensor, weights: Tensor) -> str | None:
-    batch, count, heads, dim = values.shape
+    batch, _, heads, dim = values.shape
     if dim > 128:
         return f"heads of {dim} channels are wider than 128"
-    if sum(height * width for height, width in sizes) != count:
-        return f"maps of these sizes do not have {count} positions"
+    if wrong := _misfit(values, sizes, places):
+        return wrong
     shape = (batch, places.shape[1], heads, len(sizes), places.shape[4])
     cells = batch * heads * sum((height + 1) * (width + 1) for height, width in sizes)
     if cells > dispatch.MOST_ELEMENTS:
         return f"the maps of all heads have more than {dispatch.MOST_ELEMENTS:,} cells"
     wrong = dispatch.other_shapes(places=(places, (*shape, 2)), weights=(weights, shape))
     return wrong or dispatch.too_many(batch * heads)
+
+
+def _misfit(values: Tensor, sizes: Sequence[tuple[int, int]], places: Tensor) -> str | None:
+    """Why the sizes are not those of the maps; None if they are."""
+    count = sum(height * width for height, width in sizes)
+    if count != values.shape[1]:
+        return f"maps of the sizes {list(sizes)} have {count} positions, and there are {values.shape[1]} values"
+    if len(sizes) != places.shape[3]:
+        return f"there are sizes of {len(sizes)} maps, and places in {places.shape[3]}"
+    return None
