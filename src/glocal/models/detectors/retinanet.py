@@ -91,10 +91,9 @@ class RetinaNetHead(DetectionHead):
         positives = sum(max(int((of_image >= 0).sum()), 1) for of_image in assigned)
         counts = [len(anchors) for anchors in levels]
         labels, codes = (torch.stack(of_images).split(counts, 1) for of_images in zip(*wanted, strict=True))
-        parts = [
-            self._losses_of(*level, positives, class_weights) for level in zip(outputs, labels, codes, strict=True)
-        ]
-        return dict(zip(("loss_cls", "loss_bbox"), map(torch.stack, zip(*parts, strict=True)), strict=True))
+        rows = zip(outputs, labels, codes, strict=True)
+        of_classes, of_boxes = zip(*(self._losses_of(*level, positives, class_weights) for level in rows), strict=True)
+        return {"loss_cls": torch.stack(of_classes), "loss_bbox": torch.stack(of_boxes)}
 
     def assigned(
         self, maps: Sequence[Tensor], levels: Sequence[Tensor], sizes: Tensor, targets: Sequence[Mapping[str, Tensor]]
