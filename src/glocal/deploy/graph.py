@@ -15,6 +15,7 @@ from glocal.tasks.task import Trained
 from glocal.wording import one_line
 
 INEQUALITY = re.compile(r".* != \d+")
+TWO_AT_LEAST = re.compile(r"expression u\d+ >= 2 ")  # in a message, of a size that the values decide
 DYNAMIC = ("batch", "size")
 
 
@@ -144,7 +145,20 @@ def trace(
     # If torch asks for the memory layout of a map, the graph gets the condition that the batch, or a side, is not 1,
     # although the operations are the same. (`export` compares the file with the model for a batch of 1 too.)
     program._guards_code = [guard for guard in program._guards_code if not INEQUALITY.fullmatch(guard)]
+    _allow_few_boxes(program)
     return program
+
+
+def _allow_few_boxes(program: ExportedProgram) -> None:
+    """Let the graph run where non-maximum suppression leaves one box, or none.
+
+    As torchvision describes it, it leaves two at least, and torch.export makes a condition of that.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default and TWO_AT_LEAST.search(node.args[1]):
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Light(DetectionTask):
 
 
 def test_all_commands_can_take_it(data):
-    check_task(Light(), data, img_size=48, skip=["export"])
+    check_task(Light(), data, img_size=48)
 
 
 class TestModels:

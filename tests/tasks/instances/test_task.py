@@ -19,6 +19,7 @@ from glocal.tasks.instances import inference
 from glocal.tasks.instances.task import InstancesTask
 from glocal.tasks.loading import load_trained
 from glocal.testing import check_task
+from glocal.testing.tasks import PROPERTIES
 from glocal.training.config import train_config
 from tasks.detection.conftest import IDS, NAMES
 from tasks.instances.conftest import SMALL
@@ -36,6 +37,11 @@ class Light(InstancesTask):
 
 def test_all_commands_can_take_it(data):
     check_task(Light(), data, img_size=48, skip=["export"])
+
+
+@pytest.mark.slow
+def test_its_outputs_are_exported(data):
+    check_task(Light(), data, img_size=48, skip=[name for name in PROPERTIES if name != "export"])
 
 
 @pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn"])
