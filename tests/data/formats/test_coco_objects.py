@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from glocal.data.formats import coco_objects
-from glocal.data.image import set_strict
 from glocal.data.samples import Opening
 from glocal.data.segments import mask_of_polygons, runs_of_mask, text_of_runs
+from object_formats import Reads
 from pictures import box_seen, picture, save
 
 CATEGORIES = [{"id": 90, "name": "sky"}, {"id": 1, "name": "person"}, {"id": 3, "name": "car"}]
@@ -19,6 +19,9 @@ SIZE = (8, 12)
 TRIANGLE = [1, 1, 9, 1, 1, 7]
 L_SHAPE = np.zeros(SIZE, bool)
 L_SHAPE[2:6, 3:5] = L_SHAPE[4:6, 3:10] = True
+
+reads = Reads(coco_objects)
+open_all, objects, notes, refused = reads.open_all, reads.objects, reads.notes, reads.refused
 
 
 def as_runs(mask, as_text=True):
@@ -45,31 +48,6 @@ def write(root, annotations, names=("a", "b"), part="train", file=None, text=Non
         save(root / part / f"{name}.png", Image.new("RGB", SIZE[::-1]))
     file.write_text(text or json.dumps(content_of(annotations, names, **more)))
     return file
-
-
-def open_all(root, **args):
-    """The whole data set: no part is held out."""
-    return coco_objects.open_evaluation(str(root), Opening(args=args), None)
-
-
-def objects(root, place=0, **args):
-    return open_all(root, **args).splits["all"].labels[place]
-
-
-def refused(root, reason, **args):
-    with pytest.raises((ValueError, OSError), match=reason):
-        open_all(root, **args)
-
-
-def notes(root, **args):
-    return "\n".join(open_all(root, **args).notes)
-
-
-@pytest.fixture
-def strict():
-    set_strict(True)
-    yield
-    set_strict(False)
 
 
 class TestData:

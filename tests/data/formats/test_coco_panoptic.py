@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from glocal.data.formats import coco_panoptic, mask_folders
-from glocal.data.image import UnreadableImageError, set_strict
+from glocal.data.image import UnreadableImageError
 from glocal.data.masks import IGNORE
 from glocal.data.samples import Opening
 
@@ -61,13 +61,6 @@ def train(root, **args):
 def refused(root, reason, **args):
     with pytest.raises((ValueError, OSError), match=reason):
         train(root, **args)
-
-
-@pytest.fixture
-def strict():
-    set_strict(True)
-    yield
-    set_strict(False)
 
 
 class TestData:

@@ -6,7 +6,6 @@ import pickle
 import pytest
 from PIL import Image
 
-from glocal.data.image import set_strict
 from glocal.data.open import open_for_evaluation, open_for_training
 from glocal.data.samples import Opening
 
@@ -22,13 +21,6 @@ NUMBERS = datasets.List(datasets.Value("float32"))
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     datasets.disable_progress_bars()
-
-
-@pytest.fixture
-def strict():
-    set_strict(True)
-    yield
-    set_strict(False)
 
 
 def image(orientation=1):

@@ -57,13 +57,6 @@ def refused(root, reason, **args):
         train(root, **args)
 
 
-@pytest.fixture
-def strict():
-    set_strict(True)
-    yield
-    set_strict(False)
-
-
 class TestLayouts:
     @pytest.mark.parametrize(
         ("images", "masks"),

@@ -1,19 +1,20 @@
 """PASCAL VOC's format of objects."""
 
-import os
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from glocal.data.formats import mask_folders, voc_objects
-from glocal.data.image import set_strict
 from glocal.data.samples import Opening
+from object_formats import Reads, stems, write_pairs
 from pictures import box_seen, picture, save
 
 SIZE = (8, 12)
 CAT = ("cat", (1, 1, 4, 3))  # xmin, ymin, xmax, ymax, as the format counts: the first pixel is 1
 DOG = ("dog", (12, 8, 12, 8))
+
+reads = Reads(voc_objects)
+open_all, objects, notes, refused = reads.open_all, reads.objects, reads.notes, reads.refused
 
 
 def xml(objects, size=SIZE, filename="x.png"):
@@ -28,44 +29,13 @@ def xml(objects, size=SIZE, filename="x.png"):
 
 def write(root, images, lists=None, image_folder="JPEGImages", xml_folder="Annotations"):
     """Write the files of images: {stem: objects, or the whole XML}; lists: {name: stems}."""
-    for stem, content in images.items():
-        save(root / image_folder / f"{stem}.png", Image.new("RGB", SIZE[::-1]))
-        if content is not None:
-            file = root / xml_folder / f"{stem}.xml"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content if isinstance(content, str) else xml(content))
-    for name, stems in (lists or {}).items():
+    written = (str, type(None))
+    texts = {stem: text if isinstance(text, written) else xml(text) for stem, text in images.items()}
+    write_pairs(root / image_folder, root / xml_folder, texts, ".xml", SIZE)
+    for name, listed in (lists or {}).items():
         file = root / "ImageSets" / "Main" / f"{name}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(stems) + "\n")
-
-
-def open_all(root, **args):
-    return voc_objects.open_evaluation(str(root), Opening(args=args), None)
-
-
-def objects(root, place=0, **args):
-    return open_all(root, **args).splits["all"].labels[place]
-
-
-def notes(root):
-    return "\n".join(open_all(root).notes)
-
-
-def refused(root, reason, **args):
-    with pytest.raises((ValueError, OSError), match=reason):
-        open_all(root, **args)
-
-
-def stems(samples):
-    return [os.path.splitext(os.path.basename(image))[0] for image in samples.images]
-
-
-@pytest.fixture
-def strict():
-    set_strict(True)
-    yield
-    set_strict(False)
+        file.write_text("\n".join(listed) + "\n")
 
 
 class TestData:

@@ -1,6 +1,5 @@
 """YOLO's format of objects."""
 
-import os
 import time
 
 import numpy as np
@@ -8,58 +7,28 @@ import pytest
 from PIL import Image
 
 from glocal.data.formats import yolo
-from glocal.data.image import set_strict
 from glocal.data.samples import Opening
 from glocal.data.segments import mask_of_polygons
 from glocal.data.yolo_labels import labels_of
+from object_formats import Reads, stems, write_pairs
 from pictures import picture, save
 
 SIZE = (8, 16)
 LINE = "1 0.5 0.5 0.25 0.5"  # x from 6 to 10, y from 2 to 6
 NAMES = "names: [cat, dog]\n"
 
+reads = Reads(yolo)
+open_all, objects, notes, refused = reads.open_all, reads.objects, reads.notes, reads.refused
+
 
 def write(root, labels, images="images", labels_at="labels", size=SIZE):
     """Write images and their labels, by stem; None for an image without a file of labels."""
-    for stem, text in labels.items():
-        save(root / images / f"{stem}.png", Image.new("RGB", size[::-1]))
-        if text is not None:
-            file = root / labels_at / f"{stem}.txt"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
+    write_pairs(root / images, root / labels_at, labels, ".txt", size)
 
 
 def write_yaml(root, text, name="data.yaml"):
     (root / name).write_text(text)
     return root / name
-
-
-def open_all(data, **args):
-    return yolo.open_evaluation(str(data), Opening(args=args), None)
-
-
-def objects(data, place=0, split="all", **args):
-    return open_all(data, **args).splits[split].labels[place]
-
-
-def notes(data):
-    return "\n".join(open_all(data).notes)
-
-
-def refused(data, reason, **args):
-    with pytest.raises((ValueError, OSError), match=reason):
-        open_all(data, **args)
-
-
-def stems(samples):
-    return [os.path.splitext(os.path.basename(image))[0] for image in samples.images]
-
-
-@pytest.fixture
-def strict():
-    set_strict(True)
-    yield
-    set_strict(False)
 
 
 @pytest.fixture
