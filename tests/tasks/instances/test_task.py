@@ -39,6 +39,15 @@ def test_all_commands_can_take_it(data):
     check_task(Light(), data, img_size=48, skip=["export"])
 
 
+def test_masks_and_boxes_have_the_same_measures():
+    masks, boxes = INSTANCES.measures[:7], find_task("detection").measures[:7]
+    ends = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar"]
+    assert [one.key for one in masks] == [f"mask_{end}" for end in ends]
+    assert [one.key for one in boxes] == [f"box_{end}" for end in ends]
+    assert [one.title for one in masks[::3]] == ["mask AP", "mask AP, small", "mask AR"]
+    assert INSTANCES.headline.shown(12.345) == "12.35 %"
+
+
 @pytest.mark.slow
 def test_its_outputs_are_exported(data):
     check_task(Light(), data, img_size=48, skip=[name for name in PROPERTIES if name != "export"])

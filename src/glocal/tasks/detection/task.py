@@ -12,6 +12,20 @@ from glocal.tasks.task import Measure, Writer
 SHORTER, LONGER = 800, 1333  # pixels of an image's sides, as in the published trainings
 
 
+def coco_measures(kind: str) -> tuple[Measure, ...]:
+    """COCO's measures of boxes or of masks. kind: "box" or "mask"."""
+    ends = {
+        "ap": "AP",
+        "ap50": "AP50",
+        "ap75": "AP75",
+        "ap_small": "AP, small",
+        "ap_medium": "AP, medium",
+        "ap_large": "AP, large",
+        "ar": "AR",
+    }
+    return tuple(Measure(f"{kind}_{key}", f"{kind} {title}", " %") for key, title in ends.items())
+
+
 class DetectionTask(HeadedTask):
     """heads: the names of the heads, the first is the default. args: the kind of `model_args`, by its module's name.
     masks: whether the objects have masks.
@@ -24,13 +38,7 @@ class DetectionTask(HeadedTask):
     result_class = Detection
     headings = ("object", "score")
     measures = (
-        Measure("box_ap", "box AP", " %"),
-        Measure("box_ap50", "box AP50", " %"),
-        Measure("box_ap75", "box AP75", " %"),
-        Measure("box_ap_small", "box AP, small", " %"),
-        Measure("box_ap_medium", "box AP, medium", " %"),
-        Measure("box_ap_large", "box AP, large", " %"),
-        Measure("box_ar", "box AR", " %"),
+        *coco_measures("box"),
         Measure("voc_ap50", "VOC AP50", " %"),
         Measure("voc07_ap50", "VOC2007 AP50", " %"),
     )

@@ -2,25 +2,16 @@
 
 from typing import ClassVar
 
-from glocal.tasks.detection.task import DetectionTask
+from glocal.tasks.detection.task import DetectionTask, coco_measures
 from glocal.tasks.instances.result import Instances
-from glocal.tasks.task import Measure, Writer
+from glocal.tasks.task import Writer
 
 
 class InstancesTask(DetectionTask):
     name = "instances"
     summary = "a mask, a box and a class for each object"
     result_class = Instances
-    measures = (
-        Measure("mask_ap", "mask AP", " %"),
-        Measure("mask_ap50", "mask AP50", " %"),
-        Measure("mask_ap75", "mask AP75", " %"),
-        Measure("mask_ap_small", "mask AP, small", " %"),
-        Measure("mask_ap_medium", "mask AP, medium", " %"),
-        Measure("mask_ap_large", "mask AP, large", " %"),
-        Measure("mask_ar", "mask AR", " %"),
-        *DetectionTask.measures,
-    )
+    measures = (*coco_measures("mask"), *DetectionTask.measures)
     fields: ClassVar = {**DetectionTask.fields, "rles": list[str]}
     output_names = (*DetectionTask.output_names, "masks")
     heads = ("mask_rcnn", "cascade_mask_rcnn")
