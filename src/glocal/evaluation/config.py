@@ -27,7 +27,8 @@ class MeasureOptions:
         sizes: measure at each of these sizes, for instance 224,256,320
         batch_size: images per step (default: 64; less for tasks with large outputs)
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
-        strict: treat a JPEG that lacks its last bytes as unreadable, instead of reading it with a note
+        strict: refuse data with masks or boxes that do not fit, instead of leaving these out with a note; treat a JPEG
+            that lacks its last bytes as unreadable
         device: auto, cpu, cuda, cuda:1, mps, …
         json: file for the results: the task's measures, images_per_second, and the facts of the measurement
         plots: folder for figures: those of the task, for instance the confusion matrix of classification; with --sizes

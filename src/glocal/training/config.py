@@ -102,7 +102,8 @@ class LoopOptions:
         repeated_augmentation: how many differently changed copies of an image follow each other; an epoch has as many
             steps as before
         max_bad: largest part of the training images that may be unreadable, such as 1%
-        strict: treat a JPEG that lacks its last bytes as unreadable, instead of reading it with a note
+        strict: refuse data with masks or boxes that do not fit, instead of leaving these out with a note; treat a JPEG
+            that lacks its last bytes as unreadable
         workers: processes that read images (default: one per CPU core, at most 8; none for digits)
         precision: fp32, or bf16 or fp16, with which many devices are faster
         compile: use torch.compile: always, never, or auto (on a GPU)
