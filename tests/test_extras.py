@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
         ("imagecorruptions", "robustness"),
         ("webdataset", "data"),
         ("rasterio", "geo"),
+        ("av", "video"),
         ("supervision", "supervision"),
         ("onnxruntime", "export"),
         ("nncf", "int8"),

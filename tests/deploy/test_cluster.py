@@ -109,9 +109,9 @@ def test_work_that_kills_its_workers_is_given_up(checkpoint, tmp_path):
     worker = cluster.Worker(config(checkpoint, output="out"), 1, str(tmp_path))
     for process in range(cluster.TRIES):
         (tmp_path / "out" / parts.temporary_name(7, f"host-{process}")).touch()
-    files = [os.fsencode("photos/00.png")]
-    assert worker({"number": 7, "files": files}) == {"number": 7, "error": "its worker died 3 times"}
-    assert worker({"number": 6, "files": files}) == {"number": 6, "error": ""}
+    row = {"files": [os.fsencode("photos/00.png")], "with_videos": False}
+    assert worker(row | {"number": 7}) == {"number": 7, "error": "its worker died 3 times"}
+    assert worker(row | {"number": 6}) == {"number": 6, "error": ""}
 
 
 @pytest.mark.parametrize(

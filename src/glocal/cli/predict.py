@@ -37,25 +37,30 @@ def run(config: PredictConfig) -> int:
 
 def _show(config: PredictConfig) -> int:
     from glocal.data.image import find_images, set_strict
-    from glocal.deploy.rows import load_predictor
-    from glocal.deploy.saving import check_places, with_files, writers_of
+    from glocal.data.inputs import expanded, has_videos
+    from glocal.deploy.rows import check_every, load_predictor, predicted
+    from glocal.deploy.saving import check_places, writers_of
 
     set_strict(config.strict)
     check_places(config)
     images = find_images(config.images)
+    with_videos = has_videos(images)
+    check_every(config, with_videos)
     predictor = load_predictor(config)
     table = Table("image", *predictor.trained.task.headings)
     table.columns[2].justify = "right"
     unreadable = 0
     writers = writers_of(config, predictor.trained.task)
-    found = predictor.stream(images, config.top_k)
-    with closing(with_files(found, config.pictures, writers, predictor.trained)) as predictions:
-        for prediction in track(predictions, len(images)):
+    todo = expanded(images, config.every) if with_videos else images
+    with closing(predicted(predictor, todo, config, writers, with_videos)) as predictions:
+        for prediction in track(predictions, None if with_videos else len(images)):
             if prediction.error is not None:
                 unreadable += 1
                 print("error:", one_line(prediction.error), file=sys.stderr)
                 continue
             first = prediction.source
+            if prediction.seconds is not None:
+                first += f" ({prediction.seconds:.2f} s)"
             for line in prediction.lines():
                 table.add_row(first, line.text, line.value)
                 first = ""

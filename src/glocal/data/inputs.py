@@ -1,14 +1,15 @@
-"""Images without labels, many of them: files, WebDataset shards and Parquet files, cut into shards of work."""
+"""Images without labels, many of them: files, videos, WebDataset shards and Parquet files, in shards of work."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from glocal.data.formats.shards import expand_shards
 from glocal.data.formats.shards import matches as is_shards
 from glocal.data.image import StoredImage, find_images, images_below, read_image
+from glocal.data.video import frames, is_video, library
 from glocal.data.walk import entries
 from glocal.errors import InvalidValueError, MissingExtraError
 from glocal.wording import one_line, quoted
@@ -20,23 +21,27 @@ ROWS = 64  # of a Parquet file that are read at a time
 
 @dataclass(frozen=True)
 class Shard:
-    """A numbered part of the inputs: image files, or one WebDataset shard or Parquet file.
+    """A numbered part of the inputs: image files, or one video, WebDataset shard or Parquet file.
 
-    count: images in it; None for a WebDataset shard, which is not read for it.
+    count: images in it; None for a video and a WebDataset shard, which are not read for it. with_videos: whether any of
+    the inputs is a video.
     """
 
     number: int
     files: list[str]
     count: int | None = None
+    with_videos: bool = False
 
     @property
     def stored(self) -> bool:
         """Whether its images lie in a WebDataset shard or a Parquet file."""
         return _is_tar(self.files[0]) or self.files[0].lower().endswith(TABLE)
 
-    def images(self, column: str) -> Iterator[str | StoredImage]:
-        """The images in order, not yet read; those of a Parquet file are in `column`."""
+    def images(self, column: str, every: int = 1) -> Iterator[str | StoredImage]:
+        """The images in order, not yet read; those of a Parquet file are in `column`. every: see `video.frames`."""
         first = self.files[0]
+        if is_video(first):
+            return frames(first, every)
         if _is_tar(first):
             from glocal.data.shards import images_in_shard
 
@@ -47,8 +52,8 @@ class Shard:
 def plan(sources: list[str], shard_size: int, column: str) -> list[Shard]:
     """Cut inputs into shards.
 
-    Image files, folders of them and glob patterns give shards of `shard_size` files; every WebDataset shard and every
-    Parquet file is a shard by itself. A folder with .tar or .parquet files in it stands for these.
+    Image files, folders of them and glob patterns give shards of `shard_size` files; every video, every WebDataset
+    shard and every Parquet file is a shard by itself. A folder with .tar or .parquet files in it stands for these.
 
     Raises FileNotFoundError or UnreadableImageError for a source that stands for nothing, ValueError for a Parquet file
     without images in `column` and for a folder that holds both kinds, ImportError where an extra is missing.
@@ -60,12 +65,30 @@ def plan(sources: list[str], shard_size: int, column: str) -> list[Shard]:
             if _is_tar(file):
                 stored.update(dict.fromkeys(expand_shards(file)))
             else:
-                (stored if file.lower().endswith(TABLE) else images)[file] = None
+                (stored if file.lower().endswith(TABLE) or is_video(file) else images)[file] = None
     files = list(images)
     parts = [files[first : first + shard_size] for first in range(0, len(files), shard_size)]
     counted = [(part, len(part)) for part in parts]
-    counted += [([file], None if _is_tar(file) else _rows(file, column)) for file in stored]
-    return [Shard(number, *part) for number, part in enumerate(counted)]
+    counted += [([file], None if _is_tar(file) or is_video(file) else _rows(file, column)) for file in stored]
+    with_videos = has_videos(stored)
+    return [Shard(number, *part, with_videos) for number, part in enumerate(counted)]
+
+
+def expanded(files: Iterable[str], every: int) -> Iterator[str | StoredImage]:
+    """The files, with the frames of each video in its place. every: see `video.frames`."""
+    for file in files:
+        if is_video(file):
+            yield from frames(file, every)
+        else:
+            yield file
+
+
+def has_videos(files: Iterable[str]) -> bool:
+    """Whether any of the files is a video; ImportError if it is, without the extra video."""
+    found = any(map(is_video, files))
+    if found:
+        library()
+    return found
 
 
 def inputs_key(shards: list[Shard]) -> str:
@@ -73,7 +96,7 @@ def inputs_key(shards: list[Shard]) -> str:
     digest = hashlib.sha256()
     for shard in shards:
         for file in shard.files:
-            sized = _is_tar(file) or file.lower().endswith(TABLE)
+            sized = _is_tar(file) or is_video(file) or file.lower().endswith(TABLE)
             size = os.path.getsize(file) if sized and os.path.isfile(file) else ""
             digest.update(f"{shard.number}\t{file}\t{size}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ import msgspec
 from glocal.data.inputs import Shard, inputs_key, plan
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.deploy.parts import part_name, write_shard
-from glocal.deploy.rows import Track, Written, expect_images, load_predictor
+from glocal.deploy.rows import Track, Written, check_every, expect_images, load_predictor
 from glocal.errors import InvalidValueError, MissingExtraError, NotAFolderError
 from glocal.files import write_atomically
 from glocal.tasks.checkpoint import find_checkpoint, read_info
@@ -43,6 +43,7 @@ def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda ite
         from glocal.deploy.cluster import write_on_cluster  # first: it raises an error if Ray is not installed
     folder = Path(config.output)
     shards = plan(config.images, config.shard_size, config.image_column)
+    check_every(config, any(shard.with_videos for shard in shards))
     run = _run_of(config, shards)
     finished = _finished_parts(folder, run, config.overwrite)
     todo = [shard for shard in shards if part_name(shard.number) not in finished]
@@ -72,7 +73,7 @@ def _count(part: Path) -> tuple[int, int]:
     return about.num_rows, about.num_rows - empty
 
 
-class Run(msgspec.Struct, rename=lambda name: name.replace("_", " ")):
+class Run(msgspec.Struct, omit_defaults=True, rename=lambda name: name.replace("_", " ")):
     """What all results of a run have in common. Messages show the names. The file in a folder may be from anybody."""
 
     command: Literal["embed", "predict"]
@@ -82,6 +83,7 @@ class Run(msgspec.Struct, rename=lambda name: name.replace("_", " ")):
     shard_size: int
     image_column: str
     top_k: int | None
+    every: int = 1  # left out by versions that read no videos
 
 
 def _run_of(config: PredictConfig | EmbedConfig, shards: list[Shard]) -> Run:
@@ -95,6 +97,7 @@ def _run_of(config: PredictConfig | EmbedConfig, shards: list[Shard]) -> Run:
         shard_size=config.shard_size,
         image_column=config.image_column,
         top_k=getattr(config, "top_k", None),
+        every=config.every,
     )
 
 

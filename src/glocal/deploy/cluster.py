@@ -39,7 +39,8 @@ class Worker:
 
     def __call__(self, row: dict) -> dict:
         """Write the shard of a row; `error` of the result is the message of a failure, in one line, or ""."""
-        shard = Shard(int(row["number"]), [os.fsdecode(file) for file in row["files"]])
+        files = [os.fsdecode(file) for file in row["files"]]
+        shard = Shard(int(row["number"]), files, with_videos=bool(row["with_videos"]))
         error = ""
         try:
             os.chdir(self.folder)
@@ -73,7 +74,14 @@ def write_on_cluster(config: PredictConfig | EmbedConfig, shards: list[Shard]) -
         if started:
             _connect(config.ray_address)
         workers, threads, needs = share(config, len(shards), ray.cluster_resources(), _machines())
-        rows = [{"number": shard.number, "files": [os.fsencode(file) for file in shard.files]} for shard in shards]
+        rows = [
+            {
+                "number": shard.number,
+                "files": [os.fsencode(file) for file in shard.files],
+                "with_videos": shard.with_videos,
+            }
+            for shard in shards
+        ]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Worker,
             fn_constructor_args=(config, threads, os.getcwd()),

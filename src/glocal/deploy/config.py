@@ -25,8 +25,8 @@ class ImagesConfig:
     """Options that predictions and embeddings of images share.
 
     Args:
-        images: image files, folders of them, or glob patterns; with --output also WebDataset shards (.tar) and Parquet
-            files, and folders of these
+        images: image files, folders of them, videos, or glob patterns; with --output also WebDataset shards (.tar) and
+            Parquet files, and folders of these
         checkpoint: a run folder or a .safetensors file of a run; with --model also a file of the authors' weights
         model: name of the model, where the checkpoint does not know it; without --checkpoint, its published weights
         batch_size: images per step (default: 32; less for tasks with large outputs)
@@ -37,6 +37,7 @@ class ImagesConfig:
         output: folder for the results as Parquet files; files of the same run in the folder are not computed again
         shard_size: image files per Parquet file
         image_column: column of Parquet files that holds the images
+        every: of videos, take the first of every so many frames
         strict: treat a JPEG that lacks its last bytes as unreadable, instead of reading it with a note
         overwrite: begin anew in the output folder, or replace the output file
         ray: compute on a Ray cluster
@@ -53,6 +54,7 @@ class ImagesConfig:
     output: str | None = None
     shard_size: int = 10_000
     image_column: str = "image"
+    every: int = 1
     strict: bool = False
     overwrite: bool = False
     ray: bool = False
@@ -60,7 +62,7 @@ class ImagesConfig:
     workers: int | None = None
 
     def __post_init__(self):
-        check_numbers(self, workers=Range(1, most=RANGES["workers"].most))
+        check_numbers(self, workers=Range(1, most=RANGES["workers"].most), every=Range(1, most=1_000_000))
         if self.checkpoint is None and self.model is None:
             raise InvalidValueError("give --checkpoint, or --model for a model's published weights")
         needs = {"ray": ("ray_address", "workers"), "output": ("shard_size", "image_column", "overwrite", "ray")}

@@ -39,13 +39,16 @@ def write_shard(
 ) -> None:
     """Write the file of a shard, under a temporary name until it is complete."""
     set_strict(config.strict)
-    images = shard.images(config.image_column)
+    images = shard.images(config.image_column, config.every)
     embed = isinstance(config, EmbedConfig)
     task = predictor.trained.task
     results = predictor.embed(images) if embed else predictor.stream(images, config.top_k)
-    rows = map(embedding_row if embed else partial(result_row, task), track(results, shard.count, unit))
+    row = partial(embedding_row if embed else partial(result_row, task), with_videos=shard.with_videos)
+    rows = map(row, track(results, shard.count, unit))
     about = {"model": predictor.trained.name, "version": version("glocal")}
     columns = _embedding_columns(predictor.embedding_size) if embed else _columns(task)
+    if shard.with_videos:
+        columns[1:1] = [("frame", pyarrow.int64()), ("seconds", pyarrow.float64())]
     schema = pyarrow.schema(columns, {"glocal": json.dumps(about)})
     path = Path(config.output) / part_name(shard.number)
     temporary = path.with_name(temporary_name(shard.number))

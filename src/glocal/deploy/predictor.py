@@ -22,6 +22,7 @@ from glocal.data.prepare import Pixels, Prepare
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.raster import Raster, Scene, scene_bands
 from glocal.data.tiles import Tile, is_large, large_images, tiles_of
+from glocal.data.video import Frame
 from glocal.deploy.adaptive import Adaptive
 from glocal.deploy.engine import choose, compile
 from glocal.deploy.graph import has_embedding, with_embedding
@@ -39,12 +40,14 @@ class Embedding:
     """The features of an image before the classifier, (D,) float32.
 
     source: the image's path or name, "" for an image from memory. error: why the image is unreadable; vector is then
-    None.
+    None. frame, seconds: of an image of a video, its number and time.
     """
 
     source: str
     vector: np.ndarray | None
     error: UnreadableImageError | None = None
+    frame: int | None = None
+    seconds: float | None = None
 
 
 class Predictor:
@@ -123,11 +126,11 @@ class Predictor:
             outputs = task.predict(self._outputs, batch, self.trained.task_args)
             return task.results(to_cpu(outputs), batch.geometry, self.trained, top_k)
 
-        for source, result in self._rows(images, compute):
+        for origin, result in self._rows(images, compute):
             if isinstance(result, UnreadableImageError):
-                yield task.result_class(source, result)
+                yield task.result_class(error=result, **origin)
             else:
-                yield replace(result, source=source)
+                yield replace(result, **origin)
 
     def _in_tiles(self, images: ImageLike | Iterable[ImageLike], top_k: int) -> Iterator[Result]:
         """The results of images one by one; a large one is cut, and its tiles are computed like images of their own."""
@@ -135,19 +138,19 @@ class Predictor:
         if isinstance(images, ImageLike) or not isinstance(images, Iterable):
             images = [images]
         for image in images:
-            source = _source(image)
+            origin = _origin(image)
             try:
                 with self._to_cut(image) as pixels:
-                    tiles = list(tiles_of(pixels, self.tile, self.overlap, source))
+                    tiles = list(tiles_of(pixels, self.tile, self.overlap, origin["source"]))
                     found = map(_readable, self._whole(tiles, top_k))
                     if is_large(pixels, self.tile):
                         result = task.join(zip(tiles, found, strict=True), pixels.size[::-1], self.trained)
                     else:
                         (result,) = found
             except UnreadableImageError as error:
-                yield task.result_class(source, error)
+                yield task.result_class(error=error, **origin)
             else:
-                yield replace(result, source=source)
+                yield replace(result, **origin)
 
     @contextmanager
     def _to_cut(self, image: ImageLike) -> Iterator[Image.Image | Scene]:
@@ -172,9 +175,9 @@ class Predictor:
         def compute(batch: Batch) -> Tensor:
             return check_finite(self._outputs_and_embedding(batch.images)[-1].float()).cpu()
 
-        for source, row in self._rows(images, compute):
+        for origin, row in self._rows(images, compute):
             failed = isinstance(row, UnreadableImageError)
-            yield Embedding(source, None, row) if failed else Embedding(source, row.numpy())
+            yield Embedding(vector=None if failed else row.numpy(), error=row if failed else None, **origin)
 
     def expect(self, images: int) -> None:
         """Announce the number of images before an iterable of unknown length: the engine "auto" decides by it."""
@@ -198,8 +201,8 @@ class Predictor:
 
     def _rows(
         self, images: ImageLike | Iterable[ImageLike], compute: Callable[[Batch], Iterable]
-    ) -> Iterator[tuple[str, Any | UnreadableImageError]]:
-        """The source of each image, and its row of `compute`'s result for a batch, or why the image is unreadable."""
+    ) -> Iterator[tuple[dict[str, Any], Any | UnreadableImageError]]:
+        """The origin of each image, and its row of `compute`'s result for a batch, or why the image is unreadable."""
         if isinstance(images, ImageLike) or not isinstance(images, Iterable):
             images = [images]
         if isinstance(images, Sized):
@@ -227,21 +230,21 @@ class Predictor:
 
     def _rows_of_batch(
         self, images: list[tuple[ImageLike, Future]], compute: Callable[[Batch], Iterable]
-    ) -> list[tuple[str, Any | UnreadableImageError]]:
-        results: list[tuple[str, UnreadableImageError | None]] = []
+    ) -> list[tuple[dict[str, Any], Any | UnreadableImageError]]:
+        results: list[tuple[dict[str, Any], UnreadableImageError | None]] = []
         examples = []
         for image, prepared in images:
             try:
                 examples.append(prepared.result())
-                results.append((_source(image), None))
+                results.append((_origin(image), None))
             except UnreadableImageError as error:
-                results.append((_source(image), error))
+                results.append((_origin(image), error))
         if not examples:
             return results
         with torch.inference_mode():
             rows = iter(compute(Batch.of(examples)))
         self._to_come = max(0, self._to_come - len(images))
-        return [(source, next(rows) if error is None else error) for source, error in results]
+        return [(origin, next(rows) if error is None else error) for origin, error in results]
 
     def _prepare(self, image: ImageLike) -> Example:
         return self._prepare_pixels(_as_pixels(image, self.preprocessing.bands))
@@ -318,5 +321,8 @@ def _as_rgb(image: ImageLike) -> Image.Image:
     return read_image(image)
 
 
-def _source(image: ImageLike) -> str:
-    return str(image) if isinstance(image, str | Path | StoredImage | Tile | Raster) else ""
+def _origin(image: ImageLike) -> dict[str, Any]:
+    """What a result says of where its image is from."""
+    source = str(image) if isinstance(image, str | Path | StoredImage | Tile | Raster) else ""
+    of_video = {"frame": image.number, "seconds": image.seconds} if isinstance(image, Frame) else {}
+    return {"source": source, **of_video}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from glocal.data.image import set_strict
 from glocal.data.inputs import Shard, plan
 from glocal.deploy.config import ImagesConfig, PredictConfig
+from glocal.deploy.pictures import TakenFrames
 from glocal.deploy.saving import check_places, with_files, writers_of
 from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.files import check_target, write_atomically
@@ -20,7 +21,7 @@ from glocal.wording import utf8
 
 if TYPE_CHECKING:
     from glocal.deploy.predictor import Embedding, Predictor
-    from glocal.tasks.task import Result, Task
+    from glocal.tasks.task import Result, Task, Writer
 
 Track = Callable[[Iterable, int | None, str], Iterable]
 
@@ -61,19 +62,23 @@ def expect_images(predictor: "Predictor", shards: Iterable[Shard]) -> int | None
     return sum(counts)
 
 
-def result_row(task: "Task", result: "Result") -> dict:
-    """A result as a row: the source, the error, and the task's fields, which are None if the image is unreadable."""
+def result_row(task: "Task", result: "Result", with_videos: bool = False) -> dict:
+    """A result as a row: the source, the error, and the task's fields, which are None if the image is unreadable.
+
+    with_videos: whether rows have the number and the time of a frame, which are None of other images.
+    """
     values = {name: None if result.error else getattr(result, name) for name in task.fields}
-    return {**_source_and_error(result), **values}
+    return {**_source_and_error(result, with_videos), **values}
 
 
-def embedding_row(embedding: "Embedding") -> dict:
-    return {**_source_and_error(embedding), "embedding": embedding.vector}
+def embedding_row(embedding: "Embedding", with_videos: bool = False) -> dict:
+    return {**_source_and_error(embedding, with_videos), "embedding": embedding.vector}
 
 
-def _source_and_error(result) -> dict:
+def _source_and_error(result, with_videos: bool) -> dict:
     error = result.error and " ".join(result.error.reason.split())
-    return {"source": utf8(result.source), "error": error and utf8(error)}
+    of_video = {"frame": result.frame, "seconds": result.seconds} if with_videos else {}
+    return {"source": utf8(result.source), "error": error and utf8(error), **of_video}
 
 
 def write_table(config: PredictConfig, track: Track = lambda items, total, unit: items) -> Written:
@@ -95,12 +100,13 @@ def write_table(config: PredictConfig, track: Track = lambda items, total, unit:
     task = predictor.trained.task
     writers = writers_of(config, task)
     total = expect_images(predictor, shards)
-    images = chain.from_iterable(shard.images(config.image_column) for shard in shards)
+    images = chain.from_iterable(shard.images(config.image_column, config.every) for shard in shards)
+    with_videos = any(shard.with_videos for shard in shards)
+    check_every(config, with_videos)
     counts = {"images": 0, "unreadable": 0}
 
     def results() -> Iterator["Result"]:
-        found = predictor.stream(images, config.top_k)
-        with closing(with_files(found, config.pictures, writers, predictor.trained)) as found:
+        with closing(predicted(predictor, images, config, writers, with_videos)) as found:
             for result in track(found, total, "images"):
                 counts["images"] += 1
                 counts["unreadable"] += result.error is not None
@@ -109,20 +115,46 @@ def write_table(config: PredictConfig, track: Track = lambda items, total, unit:
     with closing(results()) as found:
         if path.suffix.lower() == ".csv":
             columns = task.columns(min(config.top_k, len(predictor.class_names) or 1))
-            write_atomically(path, lambda file: _write_csv(file, task, found, columns))
+            write_atomically(path, lambda file: _write_csv(file, task, found, columns, with_videos))
         else:
             write = {".json": _write_json, ".jsonl": _write_json_lines}[path.suffix.lower()]
-            write_atomically(path, lambda file: write(file, (result_row(task, result) for result in found)))
+            write_atomically(
+                path, lambda file: write(file, (result_row(task, result, with_videos) for result in found))
+            )
     return Written(1, **counts)
 
 
-def _write_csv(file: BinaryIO, task: "Task", results: Iterator["Result"], columns: list[str]) -> None:
+def predicted(
+    predictor: "Predictor",
+    images: Iterable,
+    config: PredictConfig,
+    writers: "list[tuple[Writer, Path]]",
+    with_videos: bool,
+) -> Iterator["Result"]:
+    """The results of images; writes the files that --pictures and --save ask for. Close it; see `with_files`."""
+    if config.pictures is None or not with_videos:
+        return with_files(predictor.stream(images, config.top_k), config.pictures, writers, predictor.trained)
+    frames = TakenFrames()
+    results = predictor.stream(frames.passing(images), config.top_k)
+    return with_files(results, config.pictures, writers, predictor.trained, frames)
+
+
+def check_every(config: ImagesConfig, with_videos: bool) -> None:
+    """Raise ValueError if --every is given, and no input is a video."""
+    if config.every != 1 and not with_videos:
+        raise InvalidValueError("--every is for frames of videos, and no input is a video")
+
+
+def _write_csv(
+    file: BinaryIO, task: "Task", results: Iterator["Result"], columns: list[str], with_videos: bool
+) -> None:
     writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
-    writer.writerow(["source", "error", *columns])
+    writer.writerow(["source", "error", *(["frame", "seconds"] if with_videos else []), *columns])
     for result in results:
-        row = _source_and_error(result)
+        source, error, *of_video = _source_and_error(result, with_videos).values()
+        of_video = ["" if value is None else _cell(value) for value in of_video]
         cells = [] if result.error else [_cell(value) for value in task.cells(result)]
-        writer.writerow([_text(row["source"]), _text(row["error"] or ""), *(cells or [""] * len(columns))])
+        writer.writerow([_text(source), _text(error or ""), *of_video, *(cells or [""] * len(columns))])
 
 
 def _cell(value: object) -> str:

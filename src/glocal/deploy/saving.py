@@ -8,7 +8,7 @@ from glocal.data.image import find_images
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.raster import check_georeferenced
 from glocal.deploy.config import PredictConfig
-from glocal.deploy.pictures import with_pictures
+from glocal.deploy.pictures import TakenFrames, with_pictures
 from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.files import check_target, make_folder
 from glocal.tasks.task import Result, Task, Trained, Writer
@@ -54,15 +54,20 @@ def writers_of(config: PredictConfig, task: Task) -> list[tuple[Writer, Path]]:
 
 
 def with_files(
-    results: Iterator[Result], pictures: str | None, writers: list[tuple[Writer, Path]], trained: Trained
+    results: Iterator[Result],
+    pictures: str | None,
+    writers: list[tuple[Writer, Path]],
+    trained: Trained,
+    frames: TakenFrames | None = None,
 ) -> Iterator[Result]:
     """Pass results on; write the files that --pictures and --save ask for.
 
     Close it if it is not read to the end, so that no file is left in part. writers: of `writers_of`.
+    frames: those of videos, for their pictures.
     """
     with ExitStack() as stack:
         if pictures is not None:
-            results = with_pictures(results, pictures, Preprocessing(**trained.preprocessing).bands)
+            results = with_pictures(results, pictures, Preprocessing(**trained.preprocessing).bands, frames)
             stack.callback(results.close)
         for writer, place in writers:
             if not writer.endings:

@@ -72,11 +72,13 @@ class Result:
     """A task's result for one image; a subclass adds the fields that the task's `fields` names.
 
     source: the image's path or name, "" for an image from memory. error: why the image could not be read; then the
-    task's own fields have their defaults.
+    task's own fields have their defaults. frame, seconds: of an image of a video, its number and time.
     """
 
     source: str = ""
     error: "UnreadableImageError | None" = None
+    frame: int | None = field(default=None, kw_only=True)
+    seconds: float | None = field(default=None, kw_only=True)
 
     def lines(self) -> list[Line]:
         """The result for people: in the terminal, on the page and in `draw`; at least one line."""
