@@ -1,4 +1,4 @@
-"""The most memory that a training step of a backbone with a head of segmentation holds on a CPU.
+"""The most memory that a training step of a backbone with a head holds on a CPU.
 
     python benchmarks/peak_memory.py MODEL --size 1024 [--head upernet]
 
@@ -14,7 +14,7 @@ import resource
 import torch
 from timm.optim import create_optimizer_v2
 
-from glocal.bench import segmentation
+from glocal.bench import headed
 
 
 def peak() -> float:
@@ -30,10 +30,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     size = args.size, args.size
-    model = segmentation.with_head(args.model, args.head, size).train().to(memory_format=torch.channels_last)
+    model = headed.with_head(args.model, args.head, size).train().to(memory_format=torch.channels_last)
     images = torch.randn(1, 3, *size).contiguous(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4)
-    loss_of = segmentation.loss_of(model, args.head, images)
+    loss_of = headed.loss_of(model, args.head, images)
     before = peak()
     loss_of().backward()
     optimizer.step()

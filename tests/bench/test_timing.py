@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from glocal.bench import timing
+from glocal.bench import steps, timing
 from glocal.bench.config import BenchConfig, numbers, parse_sizes
-from glocal.bench.timing import Entry, Timing
+from glocal.bench.steps import Entry, Step
+from glocal.bench.timing import Timing
 
 
 class Clock:
@@ -21,7 +22,7 @@ class Clock:
             self.calls.append(entry.name)
             self.now += next(self.seconds[entry.name])
 
-        return run
+        return Step(run)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def clocked(monkeypatch):
 
     def compare(seconds, **options):
         clock = Clock(seconds)
-        monkeypatch.setattr(timing, "_step", clock.step)
+        monkeypatch.setattr(timing, "step_of", clock.step)
         monkeypatch.setattr(timing, "_now", lambda device: clock.now)
         config = BenchConfig(list(seconds)[1:], baseline=next(iter(seconds)), device="cpu", **options)
         return timing.compare(config), clock.calls
@@ -93,12 +94,12 @@ def test_real_models(mode, options):
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_a_step_is_what_it_says(mode, monkeypatch):
     made = []
-    create = timing.create_model
+    create = steps.create_model
     monkeypatch.setattr(
-        timing, "create_model", lambda *args, **options: made.append(create(*args, **options)) or made[0]
+        steps, "create_model", lambda *args, **options: made.append(create(*args, **options)) or made[0]
     )
     config = BenchConfig(["van_pico"], mode=mode)
-    step = timing._step(Entry("van_pico"), config, torch.device("cpu"), (32, 32), 2)
+    step = steps.step_of(Entry("van_pico"), config, torch.device("cpu"), (32, 32), 2).run
     before = [parameter.clone() for parameter in made[0].parameters()]
     step()
     moved = [not torch.equal(old, new) for old, new in zip(before, made[0].parameters(), strict=True)]
@@ -109,10 +110,10 @@ def test_a_step_is_what_it_says(mode, monkeypatch):
 @pytest.mark.parametrize("fuse", [True, False])
 def test_fused_models_have_fewer_norms(fuse, monkeypatch):
     inferred = []
-    model_type = type(timing.create_model("van_pico"))
+    model_type = type(steps.create_model("van_pico"))
     forward = model_type.forward
     monkeypatch.setattr(model_type, "forward", lambda self, x: inferred.append(self) or forward(self, x))
-    timing._step(Entry("van_pico"), BenchConfig(["van_pico"], fuse=fuse), torch.device("cpu"), (32, 32), 1)()
+    steps.step_of(Entry("van_pico"), BenchConfig(["van_pico"], fuse=fuse), torch.device("cpu"), (32, 32), 1).run()
     norms = [isinstance(block.norm2, torch.nn.BatchNorm2d) for stage in inferred[0].stages for block in stage.blocks]
     assert not any(norms) if fuse else all(norms)
 
@@ -156,9 +157,9 @@ def test_memory_holds_what_is_kept_for_a_size(monkeypatch):
                 kept.append(torch.ones(2**18))  # 1 MiB
             return torch.ones(2**18)
 
-        return run
+        return Step(run)
 
-    monkeypatch.setattr(timing, "_step", step)
+    monkeypatch.setattr(timing, "step_of", step)
     modes = {"infer": 2, "train": 1}  # in training nothing is kept; the first step makes the optimizer's state
     for mode, memory in modes.items():
         (row,) = timing.compare(BenchConfig([], "test_resnet", mode, rounds=1, device="cpu"))
@@ -203,10 +204,10 @@ def test_engines_compute_what_they_are_timed_for(engine):
     (row,) = timing.compare(config)
     assert (row.size, row.error, row.memory) == ((64, 48), "", None)
     assert row.ms > 0
-    step = timing._step(Entry("test_resnet"), config, torch.device("cpu"), (64, 48), 2)
+    step = steps.step_of(Entry("test_resnet"), config, torch.device("cpu"), (64, 48), 2).run
     assert step.func.name == engine
     torch.manual_seed(0)
-    model = timing.create_model("test_resnet").eval()
+    model = steps.create_model("test_resnet").eval()
     assert step() == pytest.approx(model(torch.from_numpy(step.args[0])).detach().numpy(), abs=1e-4)
 
 

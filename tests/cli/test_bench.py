@@ -51,6 +51,18 @@ def test_heads_of_segmentation(capsys, tmp_path):
     assert all(row["params"] > 0 and row["macs"] > 0 for row in result["timings"])
 
 
+def test_detectors(capsys, tmp_path):
+    file = tmp_path / "times.json"
+    options = ["--task", "detection", "--head-args", "{width: 16, depth: 1}", "--json", str(file)]
+    assert main(["bench", "van_pico", *QUICK, "--batch-sizes", "1", *options]) == 0
+    shown = capsys.readouterr().out
+    for text in ("van_pico + retinanet", "params (M)", "objects", "parts of the time, %", "backbone", "results"):
+        assert text in shown
+    result = json.loads(file.read_text())
+    assert result["options"]["head_args"] == {"width": 16, "depth": 1}
+    assert all(row["boxes"] > 0 and sum(row["parts"].values()) == pytest.approx(1) for row in result["timings"])
+
+
 def test_a_failing_model_is_a_row_and_an_exit_code(capsys):
     assert (
         main(["bench", "vgg11", "--baseline", "test_resnet", "--sizes", "16", "--rounds", "1", "--device", "cpu"]) == 1
@@ -77,10 +89,13 @@ def test_a_failing_model_is_a_row_and_an_exit_code(capsys):
         (["van_pico", "--engine", "openvino", "--device", "cuda"], "computes on a CPU, not on cuda"),
         (["van_pico", "--device", "tpu9"], "there is no device 'tpu9' here"),
         (["van_pico", "--json", "no/where/x.json"], "--json"),
-        (["van_pico", "--task", "pose"], "--task must be one of classification, segmentation, got 'pose'"),
-        (["van_pico", "--head", "upernet"], "--head is for --task segmentation"),
-        (["van_pico", "--backbones"], "--backbones is for --task segmentation"),
-        (["van_pico", "--task", "segmentation", "--head", "unet"], "--head must be one of semantic_fpn, upernet"),
+        (["van_pico", "--task", "pose"], "--task must be one of classification, segmentation, detection, "),
+        (["van_pico", "--head", "upernet"], "--head is for --task segmentation, detection, instances"),
+        (["van_pico", "--backbones"], "--backbones is for --task segmentation, detection, instances"),
+        (["van_pico", "--task", "segmentation", "--head", "unet"], "the heads of segmentation are upernet, semantic_"),
+        (["van_pico", "--task", "instances", "--head", "dino"], "the heads of instances are mask_rcnn, cascade_mask"),
+        (["van_pico", "--task", "detection", "--head-args", "{scales: 5}"], "the head retinanet does not take"),
+        (["van_pico", "--task", "detection", "--head", "dino", "--head-args", "{scales: 3}"], "the argument scales: "),
     ],
 )
 def test_one_line_for_every_mistake(args, message, capsys, tmp_path, monkeypatch):

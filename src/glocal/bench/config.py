@@ -3,13 +3,33 @@
 import os
 import re
 from ast import literal_eval
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from glocal.errors import InvalidValueError
-from glocal.options import IMAGES, PIXELS, check_number, check_values, whole_numbers
+from glocal.options import IMAGES, PIXELS, check_number, check_values, option, whole_numbers
+from glocal.tasks.detection.task import DETECTION
+from glocal.tasks.heads import chosen_head
+from glocal.tasks.instances.task import INSTANCES
 from glocal.wording import shown
+
+
+class Defaults(NamedTuple):
+    """What a comparison for a task takes, if nothing is said. heads: all of the task's, the default first."""
+
+    batch_sizes: str
+    sizes: str
+    heads: tuple[str, ...] = ()
+
+
+DEFAULTS = {
+    "classification": Defaults("8", "224"),
+    "segmentation": Defaults("1", "512", ("upernet", "semantic_fpn", "mask2former")),
+    "detection": Defaults("1", "800x1280", (*DETECTION.heads, *INSTANCES.heads)),
+    "instances": Defaults("1", "800x1280", INSTANCES.heads),
+}
+HEADED = [name for name, defaults in DEFAULTS.items() if defaults.heads]
 
 
 @dataclass(frozen=True)
@@ -21,9 +41,9 @@ class BenchConfig:
             --output of a training, for inference
         baseline: the model whose time is 1
         mode: infer (a forward pass), or train (forward, backward and a step of AdamW)
-        batch_sizes: images per step, for instance 1,8 (default: 8; for segmentation 1)
+        batch_sizes: images per step, for instance 1,8 (default: 8; for models with a head 1)
         sizes: of the images in pixels: sides of squares, or HEIGHTxWIDTH, for instance 224,512x384 (default: 224; for
-            segmentation 512)
+            segmentation 512, for detection and instances 800x1280)
         precision: fp32, or bf16 or fp16: autocast
         fuse: merge norms and scales into the convolutions first, for inference
         compile: torch.compile the models
@@ -33,9 +53,12 @@ class BenchConfig:
         device: auto, cpu, cuda, cuda:1, mps, …
         threads: of the CPU (default: as many as torch takes)
         json: also write the figures to this file
-        task: classification, or segmentation for backbones with a head, trained on made-up label maps
-        head: of segmentation: upernet (default), semantic_fpn or mask2former
-        backbones: for segmentation, also time the backbones alone, beside those with the head
+        task: classification; or segmentation, detection or instances for backbones with a head, trained on made-up
+            label maps or objects
+        head: of segmentation upernet (default), semantic_fpn or mask2former; of detection retinanet (default),
+            faster_rcnn, dino, mask_rcnn or cascade_mask_rcnn; of instances one of the last two
+        head_args: further arguments of a head for objects, for instance {scales: 5}
+        backbones: also time the backbones alone, beside those with the head
     """
 
     models: list[str]
@@ -52,22 +75,23 @@ class BenchConfig:
     device: str = "auto"
     threads: int | None = None
     json: str | None = None
-    task: Literal["classification", "segmentation"] = "classification"
-    head: Literal["semantic_fpn", "upernet", "mask2former"] | None = None
+    task: Literal["classification", "segmentation", "detection", "instances"] = "classification"
+    head: str | None = None
+    head_args: dict = field(default_factory=dict)
     backbones: bool = False
 
     def __post_init__(self):
         check_values(self)
-        segments = self.task == "segmentation"
-        for name, of_segmentation, otherwise in (
-            ("batch_sizes", "1", "8"),
-            ("sizes", "512", "224"),
-            ("head", "upernet", None),
-        ):
+        defaults = DEFAULTS[self.task]
+        for name in ("batch_sizes", "sizes"):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, of_segmentation if segments else otherwise)
-        if not segments and (self.head or self.backbones):
-            raise InvalidValueError(f"--{'head' if self.head else 'backbones'} is for --task segmentation")
+                object.__setattr__(self, name, getattr(defaults, name))
+        if defaults.heads:
+            object.__setattr__(self, "head", chosen_head(self.task, defaults.heads, self.head))
+        else:
+            for name in ("head", "head_args", "backbones"):
+                if getattr(self, name):
+                    raise InvalidValueError(f"{option(name)} is for --task {', '.join(HEADED)}")
         for model in self.models:
             if not is_run(model):
                 parse_model(model)

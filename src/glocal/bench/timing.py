@@ -6,42 +6,32 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import accumulate
-from typing import NamedTuple
+from itertools import accumulate, islice
+from typing import TypeVar
 
 import timm
 import torch
-from timm.optim import create_optimizer_v2
-from timm.utils import reparameterize_model
-from torch import nn
 
-from glocal import deploy
-from glocal.bench import cost, segmentation
 from glocal.bench.config import BenchConfig, is_run, numbers, parse_model, parse_sizes
+from glocal.bench.steps import Entry, cost_of, step_of
 from glocal.device import resolve_device, torch_threads
 from glocal.errors import InvalidValueError
+from glocal.models.arguments import check_head_arguments
+from glocal.models.create import ALL_HEADS
 from glocal.ops import dispatch
 from glocal.tasks.checkpoint import find_checkpoint
-from glocal.tasks.creation import check_name, create_model
-from glocal.tasks.loading import load_trained
+from glocal.tasks.creation import check_name
 from glocal.wording import one_line
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Key = TypeVar("Key", bound=Hashable)
+CPU = torch.device("cpu")
 SHORTEST = 0.02  # seconds: on a GPU, steps are repeated until a sample takes as long
-
-
-class Entry(NamedTuple):
-    """A model that is timed. name: as the options give it. head: of segmentation; "": as it is, or a backbone alone."""
-
-    name: str
-    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,8 +42,9 @@ class Timing:
     which a busy machine moves least. ratio, fastest_ratio: to the baseline's median and shortest. memory: the most that
     a step has allocated at a time, in MiB, without the weights and the optimizer's state, but with what a model keeps
     for a size; None for other engines than torch, and devices other than cpu and cuda. error: why there are no figures,
-    "" where there are. head: of segmentation, "" for a backbone alone; its ratios are to the baseline alone. params,
-    macs: for segmentation, parameters and multiply–accumulates of one image, in numbers.
+    "" where there are. head: "" for a backbone alone; its ratios are to the baseline alone. params, macs: of tasks with
+    heads, parameters and multiply–accumulates of one image, in numbers. boxes: objects that were found in an image, on
+    average; parts: the shares of `Parts` in the time; both for inference of detectors.
     """
 
     model: str
@@ -69,6 +60,8 @@ class Timing:
     head: str = ""
     params: int | None = None
     macs: int | None = None
+    boxes: float | None = None
+    parts: dict[str, float] | None = None
 
 
 def compare(
@@ -91,6 +84,8 @@ def compare(
             find_checkpoint(name)
         else:
             check_name(parse_model(name)[0])
+    if config.head:
+        check_head_arguments(config.head, config.head_args, ALL_HEADS[config.head].head_args)
     device = resolve_device(config.device)
     if config.engine != "torch":
         device = torch.device("cpu")
@@ -105,8 +100,8 @@ def compare(
 
 
 def _entries(names: list[str], config: BenchConfig) -> list[Entry]:
-    """What is timed, in order: the models; for segmentation with the head, and if the options ask for it, without."""
-    if config.task != "segmentation":
+    """What is timed, in order: the models, of tasks with heads with the head, and if it is asked for, without."""
+    if not config.head:
         return [Entry(name) for name in names]
     heads = ("", config.head) if config.backbones else (config.head,)
     return [Entry(name, head) for name in names for head in ([""] if is_run(name) else heads)]
@@ -121,34 +116,35 @@ def _cell(
     rounds: Iterator[int],
 ) -> list[Timing]:
     """All models at one size."""
-    steps, errors, memory, repeats, costs = {}, {}, {}, {}, {}
+    steps, errors, memory, boxes, repeats, costs = {}, {}, {}, {}, {}, {}
     for entry in entries:
         try:
-            costs[entry] = _cost(entry, config, size)
-            steps[entry] = _step(entry, config, device, size, batch)
+            costs[entry] = cost_of(entry, config, size)
+            steps[entry] = step = step_of(entry, config, device, size, batch)
             # In inference the memory of the first step, which makes what is kept for the size. Elsewhere it also makes
             # what is no part of the others: an optimizer's state, compiled code.
             first = config.mode == "infer" and not config.compile
             if not first:
-                steps[entry]()
-            memory[entry] = _peak_memory(steps[entry], device) if config.engine == "torch" else None
+                step.run()
+            memory[entry] = _peak_memory(step.run, device) if config.engine == "torch" else None
             if first:
-                steps[entry]()
+                step.run()
             start = _now(device)
-            steps[entry]()
+            found = step.run()
             seconds = _now(device) - start
             repeats[entry] = max(1, round(SHORTEST / seconds)) if device.type != "cpu" else 1
+            if step.finds:
+                boxes[entry] = sum(map(len, found[0])) / batch
+            if step.parts:
+                step.parts.reset()
         except Exception as error:  # whatever a model, a compiler or a driver raises, the others are timed
             steps.pop(entry, None)
             errors[entry] = one_line(error, 200)
-    seconds = {entry: [] for entry in steps}
-    for _ in range(config.rounds):
-        for entry, step in steps.items():
-            start = _now(device)
-            for _ in range(repeats[entry]):
-                step()
-            seconds[entry].append((_now(device) - start) / repeats[entry] / batch)
-        next(rounds, None)
+    runs = {entry: step.run for entry, step in steps.items()}
+    seconds = {
+        entry: [one / batch for one in found]
+        for entry, found in in_turns(runs, islice(rounds, config.rounds), device, repeats).items()
+    }
     timings = []
     for entry in entries:
         row = partial(Timing, entry.name, batch, size, head=entry.head)
@@ -170,97 +166,38 @@ def _cell(
                 fastest=1000 * shortest,
                 fastest_ratio=shortest / min(base) if base else None,
                 memory=memory.get(entry),
+                boxes=boxes.get(entry),
+                parts=steps[entry].parts and steps[entry].parts.shares(),
                 **costs[entry],
             )
         )
     steps.clear()
+    runs.clear()
     gc.collect()
     if config.compile:  # else the next size is compiled for any size, and one of the next not at all
         torch.compiler.reset()
     return timings
 
 
-def _cost(entry: Entry, config: BenchConfig, size: tuple[int, int]) -> dict[str, int]:
-    """The parameters and multiply–accumulates of a model of segmentation, by their names in `Timing`."""
-    if config.task != "segmentation":
-        return {}
-    # A run is built with its weights.
-    with nullcontext() if is_run(entry.name) else torch.device("meta"):
-        model, _ = _model(entry, config, size)
-    found = cost.count(model.to("meta"), entry.name, size)
-    return {"params": found.params, "macs": found.macs}
+def in_turns(
+    steps: Mapping[Key, Callable[[], object]],
+    rounds: Iterable,
+    device: torch.device = CPU,
+    repeats: Mapping[Key, int] | None = None,
+) -> dict[Key, list[float]]:
+    """The seconds that each step takes, once in every round: the steps take turns.
 
-
-def _step(
-    entry: Entry, config: BenchConfig, device: torch.device, size: tuple[int, int], batch: int
-) -> Callable[[], object]:
-    """One step of a model, ready to be called again and again."""
-    torch.manual_seed(0)  # the same weights every time: engines keep what they compile by content
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model, channels = _model(entry, config, size)
-    if config.fuse:
-        model = reparameterize_model(model)
-    model = model.to(device, memory_format=layout)
-    images = torch.randn(batch, channels, *size, device=device)
-    if config.engine != "torch":
-        engine = deploy.compile(model.eval(), config.engine, tuple(images.shape[1:]), config.threads, config.precision)
-        return partial(engine, images.numpy())
-    images = images.contiguous(memory_format=layout)
-    autocast = nullcontext
-    if config.precision in DTYPES:
-
-        def autocast():
-            return torch.autocast(device.type, DTYPES[config.precision])
-
-    if config.mode == "infer":
-        model.eval()
-    if config.compile:
-        model.compile()
-    if config.mode == "infer":
-
-        @torch.inference_mode()
-        def infer():
-            with autocast():
-                return model(images)
-
-        return infer
-
-    model.train()
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05)
-    if config.task == "segmentation":
-        loss_of = segmentation.loss_of(model, entry.head, images)
-    else:
-        labels = torch.randint(model.num_classes, (batch,), device=device)
-
-        def loss_of():
-            return nn.functional.cross_entropy(model(images), labels)
-
-    def train():
-        with autocast():
-            loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return train
-
-
-def _model(entry: Entry, config: BenchConfig, size: tuple[int, int]) -> tuple[nn.Module, int]:
-    """The model of a name or a run, and how many channels its images have."""
-    if is_run(entry.name):
-        trained = load_trained(entry.name)
-        return trained.task.outputs(trained.model), trained.preprocessing["input_size"][0]
-    if config.task == "segmentation":
-        if entry.head:
-            model = segmentation.with_head(entry.name, entry.head, size)
-        else:
-            model = segmentation.backbone(entry.name, size)
-        return model, model.pretrained_cfg["input_size"][0]
-    name, options = parse_model(entry.name)
-    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
-        options = {"img_size": size} | options
-    model = create_model(name, **options)
-    return model, model.pretrained_cfg["input_size"][0]
+    repeats: how many times a step is taken for a sample, once if nothing is said.
+    """
+    seconds: dict[Key, list[float]] = {key: [] for key in steps}
+    for _ in rounds:
+        for key, step in steps.items():
+            count = repeats[key] if repeats else 1
+            start = _now(device)
+            for _ in range(count):
+                step()
+            seconds[key].append((_now(device) - start) / count)
+    return seconds
 
 
 def _peak_memory(step: Callable[[], object], device: torch.device) -> float | None:

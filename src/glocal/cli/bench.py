@@ -51,7 +51,8 @@ def show(report) -> None:
         f"{config.engine} {facts[config.engine]}",
     )
     table.add_column("model")
-    counted = ("params (M)", "MACs (G)") if config.task == "segmentation" else ()
+    counted = ("params (M)", "MACs (G)") if config.head else ()
+    finds = any(timing.boxes is not None for timing in report.timings)
     for heading in (
         *counted,
         "size",
@@ -62,6 +63,7 @@ def show(report) -> None:
         "spread",
         "fastest",
         "memory (MiB)",
+        *(("objects",) if finds else ()),
     ):
         table.add_column(heading, justify="right")
     for timing in report.timings:
@@ -73,10 +75,13 @@ def show(report) -> None:
         ratio, fastest = ("" if ratio is None else f"{ratio:.2f}" for ratio in (timing.ratio, timing.fastest_ratio))
         memory = "" if timing.memory is None else f"{timing.memory:,.0f}"
         rate = 1000 / timing.ms
-        rate = f"{rate:.2f}" if config.task == "segmentation" and rate < 10 else f"{rate:,.0f}"
-        figures = f"{timing.ms:.2f}", rate, ratio, f"{timing.spread:.2f}", fastest, memory
+        rate = f"{rate:.2f}" if config.head and rate < 10 else f"{rate:,.0f}"
+        figures = [f"{timing.ms:.2f}", rate, ratio, f"{timing.spread:.2f}", fastest, memory]
+        if finds:
+            figures.append("" if timing.boxes is None else f"{timing.boxes:,.0f}")
         table.add_row(label(timing), *counts, size, batch, *figures)
     console().print(table)
+    _show_parts(report)
     if not report.growth:
         return
     table = Table(heading="growth with the pixels of an image: pixels to the power of")
@@ -89,6 +94,21 @@ def show(report) -> None:
     console().print(table)
 
 
+def _show_parts(report) -> None:
+    """Print where the time of each detector goes."""
+    rows = [timing for timing in report.timings if timing.parts]
+    if not rows:
+        return
+    table = Table(heading="parts of the time, %")
+    table.add_column("model")
+    for heading in ("size", "batch", *rows[0].parts):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        size = "×".join(map(str, dict.fromkeys(row.size)))
+        table.add_row(label(row), size, str(row.batch_size), *(f"{100 * part:.1f}" for part in row.parts.values()))
+    console().print(table)
+
+
 def label(row) -> str:
-    """A model's name, with its head if it has one of segmentation."""
+    """A model's name, with its head if it has one."""
     return f"{row.model} + {row.head}" if row.head else row.model

@@ -1,12 +1,12 @@
-"""Backbones with a head of segmentation, timed: what is trained, what is counted, and what is compared with what."""
+"""Backbones with a head, timed: what is trained, what is counted, and what is compared with what."""
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from glocal.bench import segmentation, timing
+from glocal.bench import headed, steps, targets, timing
 from glocal.bench.config import BenchConfig
-from glocal.bench.timing import Entry
+from glocal.bench.steps import Entry
 from glocal.data.masks import IGNORE
 from glocal.tasks import find_task
 
@@ -20,8 +20,7 @@ def config(models=("van_pico",), head="semantic_fpn", **options):
 
 
 def test_label_maps_look_like_those_of_photographs():
-    torch.manual_seed(0)
-    maps = segmentation.label_maps(3, (1024, 1000))
+    maps = targets.label_maps(3, (1024, 1000), 150)
     assert maps.shape == (3, 1024, 1000)
     assert (maps == IGNORE).float().mean() == pytest.approx(0.2, abs=0.03)
     assert [len(one[one != IGNORE].unique()) for one in maps] == [10] * 3
@@ -37,8 +36,8 @@ def test_models_are_compared_with_the_baseline_of_their_kind(mode):
     for row in rows:
         base = next(one for one in rows if one.model == "test_mambaout" and one.head == row.head)
         assert row.ratio == pytest.approx(row.ms / base.ms)
-        model = segmentation.with_head(row.model, row.head, row.size) if row.head else None
-        model = model or segmentation.backbone(row.model, row.size)
+        model = headed.with_head(row.model, row.head, row.size) if row.head else None
+        model = model or headed.backbone(row.model, row.size)
         assert row.params == sum(parameter.numel() for parameter in model.parameters())
     alone, whole = rows[2:]
     assert whole.macs > 10 * alone.macs > 0
@@ -50,8 +49,8 @@ def test_without_the_backbones_alone():
 
 @pytest.mark.parametrize("head", ["semantic_fpn", "mask2former"])
 def test_costs_are_those_of_the_model_with_its_head(head):
-    cost = timing._cost(Entry("van_pico", head), config(head=head), (64, 96))
-    model = segmentation.with_head("van_pico", head, (64, 96)).eval().requires_grad_(False)
+    cost = steps.cost_of(Entry("van_pico", head), config(head=head), (64, 96))
+    model = headed.with_head("van_pico", head, (64, 96)).eval().requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 64, 96))
     assert cost == {"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2}
@@ -62,8 +61,8 @@ def test_costs_are_those_of_the_model_with_its_head(head):
 )
 def test_a_training_step_minimises_the_loss_of_the_task(head, monkeypatch):
     made, batches = [], []
-    with_head, task = segmentation.with_head, find_task("segmentation")
-    monkeypatch.setattr(segmentation, "with_head", lambda *args: made.append(with_head(*args)) or made[0])
+    with_head, task = headed.with_head, find_task("segmentation")
+    monkeypatch.setattr(headed, "with_head", lambda *args: made.append(with_head(*args)) or made[0])
     objective = type(task).objective
 
     def watched(self, options, source, preprocessing):
@@ -80,7 +79,7 @@ def test_a_training_step_minimises_the_loss_of_the_task(head, monkeypatch):
         return Watched()
 
     monkeypatch.setattr(type(task), "objective", watched)
-    step = timing._step(Entry("van_pico", head), config(head=head, mode="train"), CPU, (64, 96), 2)
+    step = steps.step_of(Entry("van_pico", head), config(head=head, mode="train"), CPU, (64, 96), 2).run
     before = [parameter.clone() for parameter in made[0].parameters()]
     step()
     ((model, batch),) = batches
@@ -91,13 +90,13 @@ def test_a_training_step_minimises_the_loss_of_the_task(head, monkeypatch):
 
 
 def test_a_backbone_alone_trains_all_its_parameters():
-    model = segmentation.backbone("van_pico", (64, 96))
-    segmentation.loss_of(model, "", torch.randn(2, 3, 64, 96))().backward()
+    model = headed.backbone("van_pico", (64, 96))
+    headed.loss_of(model, "", torch.randn(2, 3, 64, 96))().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_models_of_one_size_are_built_for_the_size():
-    model = segmentation.backbone("swin_tiny_patch4_window7_224", (64, 96))
+    model = headed.backbone("swin_tiny_patch4_window7_224", (64, 96))
     with torch.no_grad():
         assert model.eval()(torch.zeros(1, 3, 64, 96))[0].shape == (1, 16, 24, 96)
 
