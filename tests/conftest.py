@@ -1,5 +1,8 @@
 """Shared by all tests: `tests/` is importable, nothing reaches for a network."""
 
+import contextlib
+import functools
+import gc
 import os
 
 import pytest
@@ -18,6 +21,17 @@ torch.ones(1, requires_grad=True).sum().backward()
 def pytest_ignore_collect(collection_path, config):
     """Ray, which starts threads of its own, stays out of the processes of CI: their tests fork."""
     return True if collection_path.name == "test_cluster.py" and config.option.markexpr == "not slow" else None
+
+
+def pytest_collection_finish():
+    """What is imported and collected by now stays: no search for garbage goes through these millions of objects."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """At its end Python looks through all of them, or libraries would report what they had left."""
+    gc.unfreeze()
 
 
 def pytest_addoption(parser):
@@ -55,6 +69,16 @@ def one_thread():
 def cache_of_the_tests(tmp_path_factory):
     """Compiled models are kept for the session, not in the user's cache."""
     os.environ["GLOCAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def onnxscript_read_once():
+    """For every export to ONNX, torch parses the sources of 500 operators again, which takes half a second."""
+    with contextlib.suppress(ImportError):  # where torch keeps them is its own affair
+        from torch.onnx._internal._lazy_import import onnxscript_apis
+
+        read = type(onnxscript_apis).__getattr__
+        onnxscript_apis.get_torchlib_ops = functools.cache(lambda: read(onnxscript_apis, "get_torchlib_ops")())
 
 
 @pytest.fixture(scope="session")
