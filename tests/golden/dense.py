@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ def all_keys() -> dict:
         return json.load(file)
 
 
+@lru_cache(maxsize=1)  # a test draws them twice, and the next one often again: 40 million numbers for UPerNet
 def head_weights(head: str, variant: str) -> dict[str, torch.Tensor]:
-    """The authors' tensors of decode head, neck and auxiliary head, with the golden values, float64."""
+    """The authors' tensors of decode head, neck and auxiliary head, with the golden values, float64; not to change."""
     return filled(all_keys()[f"{head}_{variant}"])
 
 

@@ -1,5 +1,7 @@
 """Losses, matching and test modes equal the authors' on the golden cases (tests/golden/segmentation)."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -98,9 +100,17 @@ def test_mask2former_loss(tmp_path):
         assert np.array_equal(assigned, golden[f"assigned_last_{b}"])
 
 
-def test_sliding_window(tmp_path):
+@pytest.fixture(scope="module")
+def upernet(tmp_path_factory):
+    """UPerNet in double precision, and in single, which takes a quarter of the time."""
+    folder = tmp_path_factory.mktemp("upernet")
+    model = build("upernet", "van_b0", dense_weights("upernet", "van_b0"), folder).eval()
+    return model, copy.deepcopy(model).float()
+
+
+def test_sliding_window(upernet):
     golden = np.load(FOLDER / "test_slide_upernet_van_b0_96x136.npz")
-    model = build("upernet", "van_b0", dense_weights("upernet", "van_b0"), tmp_path).eval()
+    model, single = upernet
     images = torch.from_numpy(image(1, 96, 136))
     with torch.no_grad():
         logits = sliding_logits(model, images, tuple(golden["crop"]), tuple(golden["stride"]))
@@ -108,24 +118,24 @@ def test_sliding_window(tmp_path):
         probabilities = model.decode(logits, tuple(golden["ori_shape"].tolist()))
         close(probabilities, golden, "prob")
         side, stride = int(golden["crop"][0]), int(golden["stride"][0])
-        assert_predicted(model, [images], golden, {"window": [side, stride]}, probabilities)
+        assert_predicted(single, [images], golden, {"window": [side, stride]}, probabilities)
 
 
-def test_several_scales_and_flips(tmp_path):
+def test_several_scales_and_flips(upernet):
     golden = np.load(FOLDER / "test_aug_upernet_van_b0.npz")
-    model = build("upernet", "van_b0", dense_weights("upernet", "van_b0"), tmp_path).eval()
+    model, single = upernet
     scales = [torch.from_numpy(image(1, *size, seed=1234 + i)) for i, size in enumerate(golden["image_sizes"].tolist())]
     with torch.no_grad():
         found = mean_probabilities(lambda x: whole_logits(model, x), scales, tuple(golden["ori_shape"].tolist()))
     close(found, golden, "prob")
     assert np.array_equal(found.argmax(1)[0, ::8, ::8].numpy(), golden["argmax"])
-    assert_predicted(model, scales, golden, {"flip": True}, found)
+    assert_predicted(single, scales, golden, {"flip": True}, found)
 
 
 def assert_predicted(model, scales, golden, args, probabilities):
-    """The commands' way to the label map has the classes with the golden probabilities."""
+    """The commands' way to the label map, in their single precision, has the classes with the golden probabilities."""
     size = tuple(golden["ori_shape"].tolist())
-    examples = [Example(x[0], geometry=Geometry(size, tuple(x.shape[2:]), (0, 0, *size))) for x in scales]
+    examples = [Example(x[0].float(), geometry=Geometry(size, tuple(x.shape[2:]), (0, 0, *size))) for x in scales]
     first = examples[0]._replace(more=tuple(examples) if len(examples) > 1 else ())
     (labels,), (confidence,) = predict(model, Batch.of([first]), {"head": "upernet", **args})
     expected = probabilities.argmax(1)[0]
