@@ -101,12 +101,14 @@ def whole(digits_folder, tmp_path_factory):
     return run(digits_folder, tmp_path_factory.mktemp("whole") / "run").output
 
 
-KILLED = [(3, 0), (14, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, 2), (14, 0)))]
+def slow(*cases):
+    """Cases of which others in every run show the same."""
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 @pytest.mark.parametrize(
     ("batch", "workers"),  # in epoch 1; in epoch 2; before the last step of epoch 1; in epoch 3
-    [*KILLED, (9, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((9, 0), (21, 0), (21, 2)))],
+    [(3, 0), (14, 2), *slow((3, 2), (14, 0), (9, 2), (9, 0), (21, 0), (21, 2))],
 )
 def test_killed_run_reaches_the_same_weights(digits_folder, tmp_path, whole, batch, workers):
     assert in_child(run_and_die, digits_folder, tmp_path / "run", batch, workers=workers) == -signal.SIGKILL
@@ -128,14 +130,15 @@ class TestEpochsOfSteps:
         torch.set_num_threads(1)
         return run(digits_folder, tmp_path_factory.mktemp("steps") / "run", **self.OPTIONS).output
 
-    @pytest.mark.parametrize("batch", [9, 19])  # in epoch 1; in epoch 2, whose first images end the second pass
+    # In epoch 1; in epoch 2, whose first images end the second pass.
+    @pytest.mark.parametrize("batch", [*slow((9,)), 19])
     def test_killed_run(self, digits_folder, tmp_path, whole, batch):
         assert in_child(run_and_die, digits_folder, tmp_path / "run", batch, **self.OPTIONS) == -signal.SIGKILL
         run(digits_folder, tmp_path / "run", **self.OPTIONS)
         same(whole, tmp_path / "run", steps=14)
 
 
-@pytest.mark.parametrize("batch", [pytest.param(3, marks=pytest.mark.slow), 14])
+@pytest.mark.parametrize("batch", [*slow((3,)), 14])
 def test_killed_run_whose_loss_has_parts(digits_folder, tmp_path, monkeypatch, batch):
     original = ClassificationObjective.__call__
 
@@ -153,7 +156,7 @@ def test_killed_run_whose_loss_has_parts(digits_folder, tmp_path, monkeypatch, b
         assert float(row["train_images"]) == 6
 
 
-@pytest.mark.parametrize(("batch", "workers"), KILLED)
+@pytest.mark.parametrize(("batch", "workers"), [(14, 2), *slow((3, 0), (3, 2), (14, 0))])
 def test_killed_run_on_shards(digits_shards, tmp_path, batch, workers):
     options = dict(workers=workers, epochs=2)
     run(digits_shards, tmp_path / "whole", **options)
@@ -172,7 +175,8 @@ class TestShardsThatEndWithinAStep:
         torch.set_num_threads(1)
         return run(digits_shards, tmp_path_factory.mktemp("within") / "run", **self.OPTIONS).output
 
-    @pytest.mark.parametrize("batch", [2, 7])  # in epoch 1; in epoch 2, from the state that the end of epoch 1 left
+    # In epoch 1; in epoch 2, from the state that the end of epoch 1 left.
+    @pytest.mark.parametrize("batch", [*slow((2,)), 7])
     def test_killed_run(self, digits_shards, tmp_path, whole, batch):
         assert in_child(run_and_die, digits_shards, tmp_path / "run", batch, **self.OPTIONS) == -signal.SIGKILL
         run(digits_shards, tmp_path / "run", **self.OPTIONS)
@@ -230,7 +234,7 @@ def run_and_signal(data, output, number, batch, **changes):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), *slow((signal.SIGUSR1, 138))],
     ids=lambda value: int(value),
 )
 def test_signal_saves_before_it_stops(digits_folder, tmp_path, whole, number, code):
@@ -243,7 +247,7 @@ def test_signal_saves_before_it_stops(digits_folder, tmp_path, whole, number, co
     same(whole, output)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 2), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("before", "after"), [(0, 2), *slow((2, 0), (1, 2))])
 def test_number_of_workers_may_change(digits_folder, tmp_path, whole, before, after):
     in_child(run_and_die, digits_folder, tmp_path / "run", 13, workers=before)
     run(digits_folder, tmp_path / "run", workers=after)
@@ -294,7 +298,7 @@ def test_full_disk_keeps_the_last_state(digits_folder, tmp_path, whole, monkeypa
     [
         (2, [2, 4, 5, 7, 9, 10, 12, 14, 15]),  # the last step but one of an epoch saves after a tenth of the time
         (12, [4, 5, 9, 10, 14, 15]),
-        (1000, [5, 10, 15]),  # the ends of the epochs
+        *slow((1000, [5, 10, 15])),  # the ends of the epochs
     ],
 )
 def test_saves_by_the_clock(digits_folder, tmp_path, monkeypatch, minutes, saved):
