@@ -1,6 +1,7 @@
 """Parameters and multiply–accumulates equal the published architecture's, for every variant."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ MACS = {
     "van_b5": 17.13,
     "van_b6": 38.71,
 }
+measured = cache(measure)  # of some models several tests ask
 ENTRIES = {entry.name: entry for entry in catalog()}
 
 
@@ -53,7 +55,7 @@ OFTEN = ("transxnet_t", "transnext_micro", "hat_net_tiny", "transcnn_tiny", "con
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in MACS])
 def test_macs_equal_the_architecture(name):
-    cost = measure(name)
+    cost = measured(name)
     assert cost.macs / 1e9 == pytest.approx(MACS[name], rel=0.03)
     entry = next(entry for key, entry in ENTRIES.items() if key == name or key.startswith(f"{name}."))
     assert (entry.params, entry.macs) == (cost.params, cost.macs), "costs.json is stale: python -m glocal.bench.catalog"
@@ -61,7 +63,7 @@ def test_macs_equal_the_architecture(name):
 
 @pytest.mark.parametrize("name", [name for name in model_names() if name.endswith("_pico")] + ["conv2former_b_22k"])
 def test_recorded_costs_are_current(name):
-    cost = measure(name)
+    cost = measured(name)
     entry = next(entry for key, entry in ENTRIES.items() if key.startswith(f"{name}."))
     assert (entry.params, entry.macs) == (cost.params, cost.macs), "costs.json is stale: python -m glocal.bench.catalog"
 
@@ -72,7 +74,7 @@ def test_every_tag_is_recorded():
 
 @pytest.mark.parametrize("name", ["transxnet_t", "transnext_pico", "hat_net_pico", "conv2former_pico"])
 def test_parts_add_up(name):
-    cost = measure(name)
+    cost = measured(name)
     assert sum(stage.params for stage in cost.stages) == cost.params
     assert sum(stage.macs for stage in cost.stages) == cost.macs
     assert [stage.shape[1:] for stage in cost.stages[1:-1]] == [(56, 56), (28, 28), (14, 14), (7, 7)]

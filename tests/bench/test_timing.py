@@ -75,9 +75,13 @@ def test_every_size_is_compared_with_the_baseline_at_that_size(clocked):
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
-        *(("infer", options) for options in ({}, {"precision": "bf16"}, {"channels_last": False}, {"threads": 1})),
-        *(("train", options) for options in ({}, {"precision": "bf16"})),
-        *(pytest.param("train", one, marks=pytest.mark.slow) for one in ({"channels_last": False}, {"threads": 1})),
+        ("infer", {"precision": "bf16", "channels_last": False, "threads": 1}),
+        ("train", {"precision": "bf16"}),
+        *(
+            pytest.param(mode, options, marks=pytest.mark.slow)
+            for mode in ("infer", "train")
+            for options in ({}, {"precision": "bf16"}, {"channels_last": False}, {"threads": 1})
+        ),
     ],
 )
 def test_real_models(mode, options):

@@ -49,7 +49,18 @@ def same(model, other):
     assert not [name for name, tensor in ours.items() if not torch.equal(tensor, theirs[name])]
 
 
-@pytest.mark.parametrize("case", [case for case in all_keys()["cases"] if NAMES[parse(case)[0]][0] in DETECTORS])
+# Of these the golden cases of every run load the weights, or other tests here the whole file.
+LOADED = ("dino4_transnext_tiny", "retinanet_van_b0", "retinanet_transxnet_t")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * case.startswith(LOADED))
+        for case in all_keys()["cases"]
+        if NAMES[parse(case)[0]][0] in DETECTORS
+    ],
+)
 def test_the_authors_names_and_shapes_of_a_head_load(case, tmp_path, caplog):
     name, head_args = NAMES[parse(case)[0]]
     shapes = all_keys()["cases"][case]

@@ -67,15 +67,15 @@ def test_maps_of_channels_last_backbones_are_turned():
     ("head", "backbone", "millions"),
     [
         ("upernet", "transnext_tiny", 58.52),
-        ("upernet", "transnext_base", 121.37),
+        pytest.param("upernet", "transnext_base", 121.37, marks=pytest.mark.slow),
         ("upernet", "van_b0", 32.13),
-        ("upernet", "van_b6", 231.48),
+        pytest.param("upernet", "van_b6", 231.48, marks=pytest.mark.slow),
         ("mask2former", "transnext_tiny", 47.51),
-        ("mask2former", "transnext_base", 108.87),
+        pytest.param("mask2former", "transnext_base", 108.87, marks=pytest.mark.slow),
         ("semantic_fpn", "van_b0", 7.98),
-        ("semantic_fpn", "van_b2", 30.33),
+        pytest.param("semantic_fpn", "van_b2", 30.33, marks=pytest.mark.slow),
         ("semantic_fpn", "transxnet_t", 16.60),
-        ("semantic_fpn", "transxnet_b", 51.66),
+        pytest.param("semantic_fpn", "transxnet_b", 51.66, marks=pytest.mark.slow),
     ],
 )
 def test_parameters_are_the_published_models(head, backbone, millions):
@@ -91,9 +91,10 @@ def test_parameters_are_the_published_models(head, backbone, millions):
         pytest.param("upernet", "transnext_small", 273, marks=pytest.mark.slow),
         pytest.param("upernet", "transnext_base", 319, marks=pytest.mark.slow),
         ("semantic_fpn", "van_b0", 26),
-        ("semantic_fpn", "van_b1", 35),
-        ("semantic_fpn", "van_b2", 48),
-        ("semantic_fpn", "van_b3", 68),
+        *(
+            pytest.param("semantic_fpn", backbone, published, marks=pytest.mark.slow)
+            for backbone, published in (("van_b1", 35), ("van_b2", 48), ("van_b3", 68))
+        ),
     ],
 )
 def test_macs_at_512_are_the_published(head, backbone, published):

@@ -24,14 +24,23 @@ from glocal.tasks.loading import load_trained
 from glocal.tasks.segmentation import inference
 from glocal.tasks.segmentation.inference import predict
 from glocal.tasks.segmentation.labels import pixels_of_classes
+from glocal.tasks.segmentation.task import SegmentationTask
 from glocal.testing import check_task
 from glocal.training.config import train_config
 
 SEGMENTATION = find_task("segmentation")
 
 
-def test_all_commands_can_take_it(data):
-    check_task(SEGMENTATION, data, img_size=48)
+class Light(SegmentationTask):
+    """The task with a small head."""
+
+    def model_args(self, options, source):
+        return super().model_args(options, source) | {"head": "semantic_fpn"}
+
+
+@pytest.mark.parametrize("task", [Light(), pytest.param(SEGMENTATION, marks=pytest.mark.slow)])
+def test_all_commands_can_take_it(data, task):
+    check_task(task, data, img_size=48)
 
 
 class TestModels:
