@@ -239,7 +239,7 @@ def test_a_sample_of_command_lines(reading_only, folder):
 
 
 def test_a_sample_of_yaml(reading_only, folder):
-    assert _yaml_files(folder, 90) == []
+    assert _yaml_files(folder, 60) == []
 
 
 @pytest.mark.slow
