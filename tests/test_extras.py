@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
         ("sklearn", "train"),
         ("imagecorruptions", "robustness"),
         ("webdataset", "data"),
+        ("transformers", "dfine"),
         ("rasterio", "geo"),
         ("av", "video"),
         ("supervision", "supervision"),

@@ -35,6 +35,7 @@ HEADS = {
     "cascade_mask_rcnn 4conv1fc": {"width": 16, "hidden": 32, "box_head": "4conv1fc"},
     "dino": {"width": 64, "depth": 1, "num_queries": 50},
     "dino 5 scales": {"width": 64, "depth": 1, "num_queries": 50, "scales": 5},
+    "d_fine": {"size": "s", "width": 16, "depth": 1, "num_queries": 50},
 }  # the head's name, perhaps with more behind it
 
 
@@ -71,10 +72,10 @@ def built(head):
     model = glocal.create(head.split()[0], "van_pico", num_classes=4, head_args=HEADS[head]).eval()
     if head == "retinanet":
         nn.init.normal_(model.head.classifier.weight, std=1)
-    if head.startswith("dino"):
+    if head.startswith("d"):  # dino and d_fine
         for parameter in model.head.parameters():
             if parameter.ndim > 1:  # as it starts, the head moves no box
-                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     return Detections(model)
 
 

@@ -30,7 +30,7 @@ SETTINGS = dict(
 )
 HEADS = {
     "segmentation": {"semantic_fpn": {}, "upernet": {}, "mask2former": {}},
-    "detection": {"retinanet": {"width": 32, "depth": 1}, "faster_rcnn": {}, "dino": {}},
+    "detection": {"retinanet": {"width": 32, "depth": 1}, "faster_rcnn": {}, "dino": {}, "d_fine": {"size": "n"}},
     "instances": {"mask_rcnn": {}},
 }
 MEASURES = {"segmentation": ("miou", "macc", "aacc"), "detection": ("box_ap", "box_ap50", "box_ar")}

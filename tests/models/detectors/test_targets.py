@@ -8,7 +8,11 @@ from glocal.models.detectors.targets import checked
 
 CLASSES, SIZE = 3, (40, 64)
 DIMS = (4, 5, 6, 7)
-ARGS = {"retinanet": {"width": 8, "depth": 1}, "dino": {"width": 64, "depth": 1, "num_queries": 9}}
+ARGS = {
+    "retinanet": {"width": 8, "depth": 1},
+    "dino": {"width": 64, "depth": 1, "num_queries": 9},
+    "d_fine": {"size": "s", "width": 8, "depth": 1, "num_queries": 9},
+}
 BOXES, LABELS, MASKS = torch.tensor([[4.0, 5.0, 40.0, 31.0]]), torch.tensor([1]), torch.ones(1, *SIZE, dtype=torch.bool)
 RIGHT = {"boxes": BOXES, "labels": LABELS, "masks": MASKS}
 NOTHING = {"boxes": BOXES[:0], "labels": LABELS[:0], "masks": MASKS[:0]}

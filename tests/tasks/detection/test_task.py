@@ -246,7 +246,14 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("options", "error"),
         [
-            (["--head", "upernet"], "--head: the heads of detection are retinanet, faster_rcnn, dino, got 'upernet'"),
+            (
+                ["--head", "upernet"],
+                "--head: the heads of detection are retinanet, faster_rcnn, dino, d_fine, got 'upernet'",
+            ),
+            (
+                ["--head", "d_fine", "--class-weights", "sqrt"],
+                "--class-weights: the losses of d_fine are transformers'",
+            ),
             (["--head-args", "{windows: 3}"], "does not take the argument 'windows'"),
             (["--whole", "512,256"], "--whole must be"),
             (["--scale-jitter", "2"], "--scale-jitter must be two factors"),

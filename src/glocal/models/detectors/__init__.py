@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from glocal.models.detectors import cascade, rcnn, retinanet
+from glocal.models.detectors.d_fine import head as d_fine
 from glocal.models.detectors.dino import head as dino
 
 
@@ -37,4 +38,5 @@ DETECTORS: dict[str, Detector] = {
     "mask_rcnn": Detector(rcnn.mask_rcnn, rcnn.PARTS, rcnn.HEAD_ARGS),
     "cascade_mask_rcnn": Detector(cascade.cascade_mask_rcnn, rcnn.PARTS, cascade.HEAD_ARGS),
     "dino": Detector(dino.DINOHead, dino.PARTS, dino.HEAD_ARGS),
+    "d_fine": Detector(d_fine.DFineHead, d_fine.PARTS, d_fine.HEAD_ARGS),
 }

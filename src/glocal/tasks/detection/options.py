@@ -15,8 +15,8 @@ class DetectionOptions:
 
     Args:
         head: of segmentation semantic_fpn (small and quick, the default), upernet (with an auxiliary head) or
-            mask2former; of detection retinanet (the default), faster_rcnn or dino; of instances mask_rcnn (the default)
-            or cascade_mask_rcnn
+            mask2former; of detection retinanet (the default), faster_rcnn, dino or d_fine; of instances mask_rcnn (the
+            default) or cascade_mask_rcnn
         whole: shorter and longer side of images in measuring and predicting, with their aspect kept, such as 800,1333
             (default: --img-size, 800 without it, and five thirds as much)
         size_multiple: both sides of an image become multiples of it, by zeros at the right and bottom (default: 1 for

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from glocal.errors import InvalidValueError
 from glocal.tasks.detection.options import DetectionEvalOptions, DetectionOptions, factors_of, train_scales_of
 from glocal.tasks.detection.result import Detection
 from glocal.tasks.headed import HeadedTask
@@ -51,7 +52,7 @@ class DetectionTask(HeadedTask):
     }
     output_names = ("boxes", "scores", "labels")
     training_crops = False
-    heads: ClassVar[tuple[str, ...]] = ("retinanet", "faster_rcnn", "dino")
+    heads: ClassVar[tuple[str, ...]] = ("retinanet", "faster_rcnn", "dino", "d_fine")
     masks: ClassVar[bool] = False
 
     @property
@@ -106,6 +107,10 @@ class DetectionTask(HeadedTask):
         return predict(compute, batch, args)
 
     # Training
+
+    def check(self, options, images_at_once):
+        if self.head_of(options) == "d_fine" and options.class_weights != "none":
+            raise InvalidValueError("--class-weights: the losses of d_fine are transformers', which have none")
 
     def augmentation(self, options, source, preprocessing):
         from glocal.tasks.detection.augmentation import DetectionAugmentation

@@ -56,8 +56,8 @@ class SegmentationOptions(DenseOptions):
 
     Args:
         head: of segmentation semantic_fpn (small and quick, the default), upernet (with an auxiliary head) or
-            mask2former; of detection retinanet (the default), faster_rcnn or dino; of instances mask_rcnn (the default)
-            or cascade_mask_rcnn
+            mask2former; of detection retinanet (the default), faster_rcnn, dino or d_fine; of instances mask_rcnn (the
+            default) or cascade_mask_rcnn
         mask_loss: loss of semantic_fpn and upernet: ce (cross-entropy), dice, focal or lovasz, or a sum such as ce+dice
         aux_weight: weight of the auxiliary head's loss
         class_weights: weights of the classes in the loss, of segmentation by their pixels in the training images, of
