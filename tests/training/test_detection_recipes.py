@@ -130,7 +130,7 @@ SMALLEST = ("retinanet_transxnet_t_coco_1x", "mask_rcnn_van_b0_coco_1x", "dino_4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*SMALLEST, "detect", "instances"])
+@pytest.mark.parametrize("name", [*SMALLEST, "detect", "detect_fast", "instances"])
 def test_quick_run(name, tmp_path):
     """One of each head trains, but for the weights that it would download."""
     changes = dict(output=str(tmp_path), quick=True, pretrained=False, device="cpu", data="shapes", batch_size=2)

@@ -29,7 +29,7 @@ from glocal.training.train import train
 from run_output import rows
 
 FILES = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
-OURS = ("finetune", "segment", "detect", "instances")
+OURS = ("finetune", "segment", "detect", "detect_fast", "instances")
 DETECTION = [name for name in FILES if "_coco_" in name]  # test_detection_recipes.py
 DENSE = [name for name in FILES if name.endswith("_ade20k")]
 PUBLISHED = [name for name in FILES if name not in (*OURS, *DENSE, *DETECTION)]
@@ -442,7 +442,12 @@ SMALLEST = re.compile("_(tiny|t|b0)_ade20k")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name for name in FILES if name not in (*DENSE, *DETECTION, "detect", "instances") or SMALLEST.search(name)]
+    "name",
+    [
+        name
+        for name in FILES
+        if name not in (*DENSE, *DETECTION, "detect", "detect_fast", "instances") or SMALLEST.search(name)
+    ],
 )
 def test_quick_run(name, digits_folder, masks_folder, tmp_path):
     """Every recipe trains, but for the weights that it would download or that another recipe makes.
