@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 import glocal
 from glocal.deploy.reparameterize import fuse
@@ -55,6 +55,34 @@ def test_regions_of_the_next_stage(box_head):
     (found,) = head.next_regions(0, logits, codes, [regions], [(64, 96)])
     used = codes[1:] if box_head == "2fc" else torch.stack([codes[1, 8:12], codes[2, 4:8]])
     torch.testing.assert_close(found, decode(boxes[1:], used, (0.1, 0.1, 0.2, 0.2), (64, 96)))
+
+
+@KINDS
+@torch.no_grad()
+def test_detections_of_three_stages(box_head):
+    """Each stage corrects the regions for its own likeliest class; the mean of the logits decides on the class."""
+    head = build(box_head).eval()
+    for box in head.box_heads:
+        torch.nn.init.normal_(box.classifier.weight, std=2.0)
+        torch.nn.init.normal_(box.regressor.weight, std=0.5)
+    maps, sizes, _ = inputs()
+    pyramid = head.pyramid(maps)
+    boxes, total = head.rpn.proposals(*head.rpn(pyramid), sizes)[0].boxes, 0
+    for stage, scales in enumerate([(0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)]):
+        logits, codes = head.classified(stage, pyramid[:4], [boxes])
+        codes = codes.view(len(boxes), -1, 4).expand(-1, 3, -1)
+        total = total + logits
+        for_each_class = decode(boxes[:, None], codes, scales, (64, 96))
+        boxes = for_each_class[torch.arange(len(boxes)), logits[:, :3].argmax(1)]
+    scores = (total / 3).softmax(1)[:, :3]
+    region, label = (scores > 0.05).nonzero(as_tuple=True)
+    chosen, scores = for_each_class[region, label], scores[region, label]
+    kept = batched_nms(chosen, scores, label, 0.5)[:100]
+    (found,) = head(maps, sizes)
+    assert len(kept) > 10
+    torch.testing.assert_close(found["scores"], scores[kept])
+    torch.testing.assert_close(found["boxes"], chosen[kept])
+    assert torch.equal(found["labels"], label[kept])
 
 
 @KINDS

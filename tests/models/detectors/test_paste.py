@@ -64,3 +64,10 @@ def test_a_box_without_extent_has_no_pixels(box):
 
 def test_no_masks():
     assert paste(torch.empty(0, 28, 28), torch.empty(0, 4), (7, 9)).shape == (0, 7, 9)
+
+
+def test_a_pixel_of_probability_one_half_belongs_to_the_object():
+    """All logits are 0: between the centres of the four cells the probability is ½, and less beyond them."""
+    expected = torch.zeros(1, 4, 4, dtype=torch.bool)
+    expected[:, 1:3, 1:3] = True
+    assert torch.equal(paste(torch.zeros(1, 2, 2), torch.tensor([[0.0, 0.0, 4.0, 4.0]]), (4, 4)), expected)

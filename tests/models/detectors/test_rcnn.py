@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import glocal
 from glocal.models.detectors import DETECTORS, rcnn, rpn
+from glocal.models.detectors.boxes import encode
 from glocal.models.detectors.rcnn import RCNN
 from golden.detectors import choose
 
@@ -240,6 +241,34 @@ class TestMaskRCNN:
         for module, expected in deviations.items():
             assert module.weight.std().item() == pytest.approx(expected, rel=0.1)
             assert module.bias.abs().max() == 0
+
+
+@pytest.mark.parametrize(("name", "owner"), [("mask_rcnn", 1), ("cascade_mask_rcnn", 0)])
+def test_an_object_claims_the_region_that_fits_it_best(name, owner):
+    """The region is nearer to the first object, and the second one has no better: in a cascade it gets none."""
+    head = build(name)
+    objects = target((64, 96), [[0, 0, 50, 50], [0, 0, 50, 30]])
+    region = torch.tensor([[0, 0, 50, 40]], dtype=torch.float64)  # IoU 0.8 and 0.75
+    drawn = head.draw(head.stages[0], region, objects)
+    assert drawn.owners.tolist() == [0, 1, owner]
+    assert drawn.labels.tolist() == [0, 1, owner]
+    assert drawn.are_objects.tolist() == [True, True, False]
+
+
+def test_losses_of_regions():
+    head = build("mask_rcnn")
+    objects = target((64, 96))
+    drawn = head.draw(head.stages[0], torch.tensor([[5, 6, 50, 60], [70, 1, 90, 20]], dtype=torch.float64), objects)
+    count, labels = len(drawn.labels), drawn.labels
+    assert labels.tolist() == [0, 1, 2, 0, CLASSES]
+    logits, codes = torch.randn(count, CLASSES + 1).double(), torch.randn(count, 4 * CLASSES).double()
+    losses = head.box_losses(head.stages[0], logits, codes, [drawn], [objects])
+    own = torch.stack([codes[row, 4 * label : 4 * label + 4] for row, label in enumerate(labels[:4].tolist())])
+    wanted = encode(drawn.boxes[:4], objects["boxes"][[0, 1, 2, 0]], (0.1, 0.1, 0.2, 0.2))
+    assert losses["loss_bbox"].item() == pytest.approx((own - wanted).abs().sum().item() / count, rel=1e-6)
+    chosen = logits.log_softmax(1)[torch.arange(count), labels]
+    assert losses["loss_cls"].item() == pytest.approx(-chosen.mean().item(), rel=1e-6)
+    assert losses["acc"].item() == pytest.approx(100 * (logits.argmax(1) == labels).double().mean().item())
 
 
 @pytest.mark.parametrize(

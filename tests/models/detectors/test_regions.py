@@ -169,3 +169,11 @@ class TestMaskTargets:
         none = torch.zeros(0, dtype=torch.int64)
         assert mask_targets(torch.zeros(0, 4), none, self.masks(), (64, 64)).shape == (0, 28, 28)
         assert mask_targets(torch.zeros(0, 4), none, self.masks(count=0), (64, 64)).shape == (0, 28, 28)
+
+
+def test_a_cell_that_an_object_half_covers_is_of_the_object():
+    """Cells of one pixel, half a pixel from those of the mask: at its edge the mean of 0 and 1."""
+    mask = torch.zeros(1, 40, 64, dtype=torch.bool)
+    mask[:, :, 20:] = True
+    (found,) = mask_targets(torch.tensor([[10.5, 6.0, 38.5, 34.0]]), torch.tensor([0]), mask, (64, 64))
+    assert found[0].tolist() == [0] * 9 + [1] * 19

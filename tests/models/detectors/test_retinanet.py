@@ -5,11 +5,12 @@ from functools import cache
 
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 import glocal
 from glocal.models.create import ALL_HEADS, split
 from glocal.models.detectors import retinanet
-from glocal.models.detectors.matching import IGNORED
+from glocal.models.detectors.matching import BACKGROUND, IGNORED
 from glocal.models.detectors.retinanet import RetinaNetHead
 from golden.detectors import (
     CHANNELS,
@@ -186,6 +187,20 @@ def test_an_image_without_objects_counts_as_one_anchor():
     together = head(maps, sizes_of, [NOTHING] * 2)["loss_cls"]
     alone = [head([x[place : place + 1] for x in maps], sizes_of[:1], [NOTHING])["loss_cls"] for place in range(2)]
     torch.testing.assert_close(together, (alone[0] + alone[1]) / 2)
+
+
+@torch.no_grad()
+def test_the_smallest_object_gets_its_nearest_anchors():
+    """Of all IoU above 0, as an anchor of stride 8 is at least 32 pixels wide."""
+    head, maps = small(), maps_of(64, 96, 1)
+    levels = [x[:, :36] for x in head.neck(maps[1:])]
+    tiny = {"boxes": torch.tensor([[17.0, 25.0, 19.0, 27.0]]), "labels": torch.tensor([0])}
+    anchors = head.anchors(levels)
+    (found,) = head.assigned(levels, anchors, torch.tensor([[64, 96]]), [tiny])
+    overlaps = box_iou(tiny["boxes"], torch.cat(anchors))[0]
+    assert 0 < overlaps.max() < 0.01
+    assert torch.equal(found == 0, overlaps == overlaps.max())
+    assert (found[found != 0] == BACKGROUND).all()
 
 
 def test_a_new_head_finds_nothing():

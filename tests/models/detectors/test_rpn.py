@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from glocal.models.detectors import rpn as rpn_file
 from glocal.models.detectors.rpn import RPN
 from golden.detectors import choose
 
@@ -132,3 +133,13 @@ def test_proposals_of_a_level_are_apart_and_those_of_others_are_not():
             assert box_iou(boxes, boxes).fill_diagonal_(0).max() <= 0.7
         (found,) = rpn.proposals(logits, codes, torch.tensor([SIZE]))
         assert box_iou(found.boxes, found.boxes).fill_diagonal_(0).max() > 0.7
+
+
+@pytest.mark.parametrize(("training", "most"), [(True, 2000), (False, 1000)])
+@torch.no_grad()
+def test_of_a_level_the_suppression_sees_the_best(training, most, monkeypatch):
+    seen = []
+    monkeypatch.setattr(rpn_file, "best_apart", lambda boxes, scores, levels, count: seen.append(levels))
+    rpn = build().train(training)
+    rpn.proposals(*rpn(maps()), torch.tensor([SIZE]))
+    assert seen[0].bincount().tolist() == [most, min(most, 3 * 16 * 20), 3 * 8 * 10, 3 * 4 * 5, 3 * 2 * 3]
