@@ -71,8 +71,8 @@ class TestBroken:
         ids=["empty", "text", "a playlist", "a list of files"],
     )
     def test_what_is_no_video(self, tmp_path, content, why):
-        other = film(tmp_path / "other.mp4", 2)
-        (tmp_path / "a.mp4").write_bytes(content.replace(b"{other}", other.encode()))
+        film(tmp_path / "other.mp4", 2)
+        (tmp_path / "a.mp4").write_bytes(content.replace(b"{other}", b"other.mp4"))
         assert reason(str(tmp_path / "a.mp4")).startswith(why)
 
     def test_a_sound(self, tmp_path):

@@ -12,6 +12,7 @@ from films import brightness, film
 from glocal.cli import main
 from glocal.data import video
 from glocal.data.video import frames
+from glocal.deploy.film import with_film
 from glocal.deploy.pictures import TakenFrames
 from glocal.deploy.predictor import Predictor
 
@@ -90,6 +91,55 @@ def test_pictures_of_frames(checkpoint, inputs, tmp_path):
         picture = Image.open(file).convert("RGB")
         frame = np.asarray(picture)[: picture.width * 48 // 64]  # enlarged, with the text below
         assert brightness(frame) == number
+
+
+def test_a_video_of_the_frames_with_their_results(checkpoint, inputs, tmp_path):
+    place = tmp_path / "drawn.mp4"
+    assert predict(checkpoint, inputs[1:2], "--pictures", place, "--every", 2, "--batch-size", 2) == 0
+    found = list(frames(place))
+    assert [frame.seconds for frame in found] == pytest.approx([0, 0.08, 0.16])
+    for number, frame in enumerate(found):
+        picture = frame.load()
+        assert picture.width == 320  # enlarged, with the text below
+        assert brightness(picture.crop((0, 0, 320, 240))) == 2 * number
+    assert predict(checkpoint, inputs[1:2], "--pictures", place) == 2  # it exists
+    assert predict(checkpoint, inputs[1:2], "--pictures", place, "--overwrite") == 0
+    assert len(list(frames(place))) == 5
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_video_of_the_frames_before_a_break(checkpoint, inputs, tmp_path, monkeypatch):
+    place = tmp_path / "drawn.mp4"
+    assert predict(checkpoint, inputs[1:2], "--pictures", place) == 1
+    monkeypatch.undo()
+    assert [frame.number for frame in frames(place)] == [0, 1, 2]
+
+
+def test_a_video_is_complete_or_not_there(checkpoint, inputs, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    taken = TakenFrames()
+    results = Predictor(checkpoint, engine="torch", batch_size=1).stream(taken.passing(frames(inputs[1])))
+    film_of_results = with_film(results, str(tmp_path / "drawn.mp4"), taken)
+    next(film_of_results)
+    film_of_results.close()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("chosen", "place", "error"),
+    [
+        (slice(0, 1), "drawn.mp4", "a video is written of one video, and the inputs are others"),
+        (slice(0, 2), "drawn.mp4", "a video is written of one video, and the inputs are others"),
+        (slice(1, 2), "drawn.avi", "a video must end with .mp4"),
+        (slice(1, 2), "none/drawn.mp4", "there is no such folder"),
+        (slice(1, 2), "b.mp4", "--overwrite replaces it, but no input"),
+    ],
+)
+def test_videos_that_are_not_written(checkpoint, inputs, tmp_path, chosen, place, error, capsys):
+    options = ["--overwrite"] if place.endswith("b.mp4") else []
+    assert predict(checkpoint, inputs[chosen], "--pictures", tmp_path / place, *options) == 2
+    assert error in capsys.readouterr().err
+    assert len(list(frames(inputs[1]))) == 5
 
 
 @pytest.mark.usefixtures("broken")

@@ -37,15 +37,14 @@ def run(config: PredictConfig) -> int:
 
 def _show(config: PredictConfig) -> int:
     from glocal.data.image import find_images, set_strict
-    from glocal.data.inputs import expanded, has_videos
-    from glocal.deploy.rows import check_every, load_predictor, predicted
+    from glocal.data.inputs import expanded
+    from glocal.deploy.rows import check_videos, load_predictor, predicted
     from glocal.deploy.saving import check_places, writers_of
 
     set_strict(config.strict)
     check_places(config)
     images = find_images(config.images)
-    with_videos = has_videos(images)
-    check_every(config, with_videos)
+    with_videos = check_videos(config, images)
     predictor = load_predictor(config)
     table = Table("image", *predictor.trained.task.headings)
     table.columns[2].justify = "right"

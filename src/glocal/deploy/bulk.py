@@ -11,7 +11,7 @@ import msgspec
 from glocal.data.inputs import Shard, inputs_key, plan
 from glocal.deploy.config import EmbedConfig, PredictConfig
 from glocal.deploy.parts import part_name, write_shard
-from glocal.deploy.rows import Track, Written, check_every, expect_images, load_predictor
+from glocal.deploy.rows import Track, Written, check_videos, expect_images, load_predictor
 from glocal.errors import InvalidValueError, MissingExtraError, NotAFolderError
 from glocal.files import write_atomically
 from glocal.tasks.checkpoint import find_checkpoint, read_info
@@ -43,7 +43,7 @@ def write_results(config: PredictConfig | EmbedConfig, track: Track = lambda ite
         from glocal.deploy.cluster import write_on_cluster  # first: it raises an error if Ray is not installed
     folder = Path(config.output)
     shards = plan(config.images, config.shard_size, config.image_column)
-    check_every(config, any(shard.with_videos for shard in shards))
+    check_videos(config, [file for shard in shards for file in shard.files])
     run = _run_of(config, shards)
     finished = _finished_parts(folder, run, config.overwrite)
     todo = [shard for shard in shards if part_name(shard.number) not in finished]

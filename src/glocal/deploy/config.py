@@ -96,7 +96,7 @@ class PredictConfig(ImagesConfig):
 
     Args:
         top_k: number of answers per image, for tasks that rank answers, such as the classes of classification
-        pictures: folder for PNG files of the images with the results drawn on them
+        pictures: folder for PNG files of the images with the results drawn on them; or, of a video, an .mp4 file
         tile: cut images whose longer side has more pixels into tiles of this side, compute each like an image of its
             own, and join the results; for tasks that give a result for every place, such as segmentation
         overlap: pixels that neighbouring tiles have in common (default: a quarter of --tile)
@@ -124,7 +124,7 @@ class PredictConfig(ImagesConfig):
 
     @property
     def _replaces(self) -> bool:
-        return self.output is not None or bool(self.save)
+        return self.output is not None or bool(self.save) or (self.pictures or "").lower().endswith(".mp4")
 
     @property
     def to_table(self) -> bool:

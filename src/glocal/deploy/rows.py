@@ -3,7 +3,7 @@
 import codecs
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from glocal.data.image import set_strict
-from glocal.data.inputs import Shard, plan
+from glocal.data.inputs import Shard, has_videos, plan
+from glocal.data.video import is_video
 from glocal.deploy.config import ImagesConfig, PredictConfig
 from glocal.deploy.pictures import TakenFrames
 from glocal.deploy.saving import check_places, with_files, writers_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Track = Callable[[Iterable, int | None, str], Iterable]
 
+FILM = ".mp4"  # the ending of a video that is written
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
 
 
@@ -101,8 +103,7 @@ def write_table(config: PredictConfig, track: Track = lambda items, total, unit:
     writers = writers_of(config, task)
     total = expect_images(predictor, shards)
     images = chain.from_iterable(shard.images(config.image_column, config.every) for shard in shards)
-    with_videos = any(shard.with_videos for shard in shards)
-    check_every(config, with_videos)
+    with_videos = check_videos(config, [file for shard in shards for file in shard.files])
     counts = {"images": 0, "unreadable": 0}
 
     def results() -> Iterator["Result"]:
@@ -139,10 +140,23 @@ def predicted(
     return with_files(results, config.pictures, writers, predictor.trained, frames)
 
 
-def check_every(config: ImagesConfig, with_videos: bool) -> None:
-    """Raise ValueError if --every is given, and no input is a video."""
+def check_videos(config: ImagesConfig, files: Sequence[str]) -> bool:
+    """Whether there are videos among the files; ValueError if an option needs them, or --pictures a single one."""
+    with_videos = has_videos(files)
     if config.every != 1 and not with_videos:
         raise InvalidValueError("--every is for frames of videos, and no input is a video")
+    pictures = getattr(config, "pictures", None)
+    if pictures is not None and is_video(pictures):
+        if Path(pictures).suffix.lower() != FILM:
+            raise InvalidValueError(f"--pictures {pictures}: a video must end with {FILM}")
+        if len(files) != 1 or not with_videos:
+            raise InvalidValueError(
+                f"--pictures {pictures}: a video is written of one video, and the inputs are others"
+            )
+        check_target("--pictures", pictures)
+        if Path(pictures).exists() and (not config.overwrite or Path(pictures).samefile(files[0])):
+            raise ExistingPathError(f"--pictures {pictures}: the file exists; --overwrite replaces it, but no input")
+    return with_videos
 
 
 def _write_csv(

@@ -7,7 +7,9 @@ from pathlib import Path
 from glocal.data.image import find_images
 from glocal.data.preprocessing import Preprocessing
 from glocal.data.raster import check_georeferenced
+from glocal.data.video import is_video
 from glocal.deploy.config import PredictConfig
+from glocal.deploy.film import with_film
 from glocal.deploy.pictures import TakenFrames, with_pictures
 from glocal.errors import ExistingPathError, InvalidValueError
 from glocal.files import check_target, make_folder
@@ -66,7 +68,10 @@ def with_files(
     frames: those of videos, for their pictures.
     """
     with ExitStack() as stack:
-        if pictures is not None:
+        if pictures is not None and frames is not None and is_video(pictures):
+            results = with_film(results, pictures, frames)
+            stack.callback(results.close)
+        elif pictures is not None:
             results = with_pictures(results, pictures, Preprocessing(**trained.preprocessing).bands, frames)
             stack.callback(results.close)
         for writer, place in writers:
