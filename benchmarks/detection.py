@@ -45,7 +45,13 @@ COMPARED = {"mask_rcnn": {}, "dino": {}}  # with the backbones
 LIGHT = {"width": 64, "depth": 2}  # of RetinaNet, as in `make demo-detect`
 LIGHTER = {"width": 32, "depth": 1}
 TINY = {"mask_rcnn": {"width": 16, "hidden": 32}, "dino": {"width": 64, "depth": 1, "num_queries": 50}}
-SMALL = [("van_b0", LIGHT), ("van_b0", LIGHTER), ("transxnet_pico", LIGHT), ("transxnet_pico", LIGHTER)]
+SMALL = [
+    ("van_b0", LIGHT),
+    ("van_b0", LIGHTER),
+    ("transxnet_pico", {"width": 128, "depth": 2}),
+    ("transxnet_pico", LIGHT),
+    ("transxnet_pico", LIGHTER),
+]
 
 
 def bench(out: Path, name: str, models: list[str], *options: str) -> None:

@@ -102,9 +102,13 @@ def test_models_of_one_size_are_built_for_the_size():
 
 
 def test_defaults_follow_the_task():
-    first, other = BenchConfig(["van_pico"]), BenchConfig(["van_pico"], task="segmentation")
+    first, other, objects, masks = (
+        BenchConfig(["van_pico"], task=task) for task in ("classification", "segmentation", "detection", "instances")
+    )
     assert (first.batch_sizes, first.sizes, first.head) == ("8", "224", None)
     assert (other.batch_sizes, other.sizes, other.head) == ("1", "512", "upernet")
+    assert (objects.batch_sizes, objects.sizes, objects.head) == ("1", "800x1280", "retinanet")
+    assert (masks.batch_sizes, masks.sizes, masks.head) == ("1", "800x1280", "mask_rcnn")
 
 
 def test_a_model_without_maps_is_a_row_with_the_reason():
