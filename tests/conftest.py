@@ -6,16 +6,23 @@ import gc
 import os
 
 import pytest
-import torch
 
 import extras
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels are checked on a CPU
 
-# Autograd looks for devices when it is first used; after a torch.export it finds one that cannot be forked, and the
-# tests that train in forked children would fail.
-torch.ones(1, requires_grad=True).sum().backward()
+
+def pytest_configure(config):
+    """Import torch where tests run: not in the first process of xdist, for which the others would wait.
+
+    Autograd looks for devices when it is first used; after a torch.export it finds one that cannot be forked, and the
+    tests that train in forked children would fail.
+    """
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+        import torch
+
+        torch.ones(1, requires_grad=True).sum().backward()
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -59,6 +66,8 @@ def pytest_make_collect_report(collector):
 @pytest.fixture(scope="module")
 def one_thread():
     """On tensors of a few kilobytes a second thread costs more than it brings, most of all on a busy machine."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -85,6 +94,7 @@ def onnxscript_read_once():
 def checkpoint(tmp_path_factory):
     """A run folder of a small model for four classes and images of 32 pixels."""
     import timm
+    import torch
 
     from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 
@@ -100,6 +110,8 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def masks_checkpoint(tmp_path_factory):
     """A run folder of a small model for masks of five classes, which takes images whole, with a side of 32 pixels."""
+    import torch
+
     import glocal
     from glocal.tasks.checkpoint import CheckpointInfo, save_checkpoint
 
