@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.func import functional_call
 
 from agreement import random, randomised
 from glocal.layers.position import DynamicPositionEncoding, LogCPB, RelativePosition, SizeCache
-from glocal.ops import offset_bias
+from glocal.ops import dispatch, offset_bias
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -172,6 +173,37 @@ class TestRelativePosition:
         assert torch.equal(module(x), expected)
         with torch.no_grad():
             assert torch.equal(module(x), expected)
+
+    @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+    def test_of_a_large_map_it_is_the_parameter_itself(self, training, monkeypatch):
+        """The attention resizes it where it needs it."""
+        module, x = self.module().train(training), torch.zeros(1, 8, 7, 5, dtype=torch.float64)
+        monkeypatch.setattr(sys.modules["glocal.ops.resize_bias"], "FEW", 35 * 12)
+        assert module(x) is module.encoding
+        monkeypatch.setattr(sys.modules["glocal.ops.resize_bias"], "FEW", 35 * 12 + 1)
+        assert module(x).shape == (1, 2, 35, 12)
+
+    @pytest.mark.parametrize("most", [2 * 35 * 12 - 1, 2 * 35 * 12])
+    @torch.no_grad()
+    def test_of_a_larger_map_it_is_not_kept(self, most, monkeypatch):
+        monkeypatch.setattr(sys.modules["glocal.ops.resize_bias"], "FEW", 0)
+        monkeypatch.setattr(RelativePosition, "MOST_KEPT", most)
+        module, x = self.module().eval(), torch.zeros(1, 8, 7, 5, dtype=torch.float64)
+        assert (module(x) is module.encoding) == (most < 2 * 35 * 12)
+        assert bool(module.cache.state[1]) == (most >= 2 * 35 * 12)
+        assert module.train()(x) is module.encoding
+
+    @pytest.mark.parametrize("why", ["autocast", "another type", "a device without memory", "a graph"])
+    def test_of_a_large_map_it_is_resized_if_the_attention_cannot(self, why, monkeypatch):
+        monkeypatch.setattr(sys.modules["glocal.ops.resize_bias"], "FEW", 0)
+        module, x = self.module(), torch.zeros(1, 8, 7, 5, dtype=torch.float64)
+        if why == "another type":
+            x = x.float()
+        if why == "a device without memory":
+            module, x = module.to("meta"), x.to("meta")
+        exported = dispatch.as_exported() if why == "a graph" else nullcontext()
+        with exported, torch.autocast("cpu", enabled=why == "autocast"):
+            assert module(x).shape == (1, 2, 35, 12)
 
     def test_same_number_of_queries_and_keys_is_not_resized(self):
         """(5, 6) has as many positions and keys as (6, 5): the authors' rule looks at the numbers alone."""

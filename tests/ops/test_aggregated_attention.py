@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from agreement import assert_agree, inside_nan, random, run
 from glocal import ops
-from glocal.ops import dispatch, table_attention
+from glocal.ops import dispatch, tiled_attention
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,7 +26,7 @@ def way(request, monkeypatch):
     module = sys.modules["glocal.ops.aggregated_attention.cpu"]
     monkeypatch.setattr(module, "TILE", 3)
     monkeypatch.setattr(module, "WHOLE", 20)
-    monkeypatch.setattr(table_attention, "AT_A_TIME", 2 * 7 * 6 * HEADS)
+    monkeypatch.setattr(tiled_attention, "AT_A_TIME", 2 * 7 * 6 * HEADS)
     monkeypatch.setitem(globals(), "WAY", request.param)
     before = dispatch.backend()
     dispatch.set_backend(request.param.split(",")[0].replace("cpu", "auto"))

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from agreement import assert_agree, random
-from glocal.ops import biased_attention, dispatch
+from glocal.ops import biased_attention, dispatch, tiled_attention
 
 HEADS, D = 2, 3
 SIZES = [((1, 1), (1, 1)), ((2, 3), (1, 2)), ((5, 7), (3, 4)), ((2, 2), (5, 5))]
@@ -33,6 +34,11 @@ def head_by_head(q, k, v, bias):
     return torch.cat(out, dim=1).view(q.shape)
 
 
+def with_resized(q, k, v, bias):
+    numbers = q.shape[2] * q.shape[3], k.shape[2] * k.shape[3]
+    return head_by_head(q, k, v, F.interpolate(bias, numbers, mode="bicubic"))
+
+
 def inputs(size, keys):
     named = {"q": random(2, HEADS * D, *size)}
     named |= {name: random(2, HEADS * D, *keys, seed=i + 1) for i, name in enumerate("kv")}
@@ -51,6 +57,33 @@ def test_equals_its_formula_without_gradients(size, keys, learns):
     named = inputs(size, keys)
     named["bias"].requires_grad_(learns)
     torch.testing.assert_close(biased_attention(**named), head_by_head(**named))
+
+
+@pytest.fixture
+def outside_graphs(form):
+    if form == "graph":
+        pytest.skip("graphs hold a bias of the right size")
+
+
+@pytest.mark.usefixtures("outside_graphs")
+@pytest.mark.parametrize("learned", [(6, 2), (80, 3), (35, 20), (100, 12)], ids=str)
+@pytest.mark.parametrize("at_a_time", [1, 2**20])
+def test_a_bias_of_another_size_is_resized(learned, at_a_time, monkeypatch):
+    monkeypatch.setattr(tiled_attention, "AT_A_TIME", at_a_time)
+    named = inputs((5, 7), (3, 4)) | {"bias": random(1, HEADS, *learned)}
+    assert_agree(biased_attention, with_resized, named)
+    with torch.no_grad():
+        torch.testing.assert_close(biased_attention(**named), with_resized(**named))
+
+
+@pytest.mark.usefixtures("outside_graphs")
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_the_result_with_a_resized_bias_is_in_channels_last(format):
+    named = inputs((5, 7), (3, 4)) | {"bias": random(1, HEADS, 6, 2)}
+    named |= {name: named[name].contiguous(memory_format=format) for name in "qkv"}
+    out = biased_attention(**named)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, with_resized(**named))
 
 
 def test_a_bias_that_learns_takes_no_slow_way_on_a_cpu(form):

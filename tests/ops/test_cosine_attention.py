@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agreement import assert_agree, random
-from glocal.ops import cosine_attention, dispatch, table_attention
+from glocal.ops import cosine_attention, dispatch, tiled_attention
 
 HEADS, D = 2, 3
 SIZES = [(1, 1), (2, 3), (5, 7)]
@@ -59,7 +59,7 @@ def with_table(qkv, query_embedding, temperature, bias):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_equals_its_formula_with_a_table(size, choice, monkeypatch):
     monkeypatch.setattr(dispatch, "_choice", choice)
-    monkeypatch.setattr(table_attention, "AT_A_TIME", 200)
+    monkeypatch.setattr(tiled_attention, "AT_A_TIME", 200)
     assert_agree(with_table, head_by_head, inputs(size))
 
 

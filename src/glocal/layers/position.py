@@ -21,6 +21,7 @@ from glocal.ops import (
     offset_bias,
     recompute,
     resize_bias,
+    resized_in_parts,
     written_as_a_whole,
 )
 
@@ -120,8 +121,11 @@ class RelativePosition(SizeCached):
         reduction: spatial reduction of the keys.
 
     `forward(x)` returns (1, heads, H·W, H_s·W_s) for the (B, C, H, W) map x: the parameter, resized with bicubic
-    interpolation over its last two axes if the size differs. Source: arXiv 2310.19380, section III-B.
+    interpolation over its last two axes if the size differs. For a large map it returns the parameter itself if
+    `biased_attention` can resize what it needs. Source: arXiv 2310.19380, section III-B.
     """
+
+    MOST_KEPT = 2**22  # numbers: all at 512 × 512; the attention of larger maps needs hardly more time without
 
     def __init__(self, num_heads: int, size: tuple[int, int], reduction: int):
         super().__init__()
@@ -138,18 +142,26 @@ class RelativePosition(SizeCached):
         if torch.jit.is_scripting():
             return self.resize(height, width)
         else:
-            return self.cached(height, width)
+            return self.cached(x)
 
     @torch.jit.ignore
-    def cached(self, height: int, width: int) -> Tensor:
-        # Asked first, as in a graph the size may decide nothing. A small map's is resized sooner than compared.
-        if not can_keep_results([self.encoding]) or height * width <= self.encoding.shape[2]:
+    def cached(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2], x.shape[-1]
+        queries, keys = height * width, self.keys(height, width)
+        keeps = not self.training and can_keep_results([self.encoding])
+        numbers = self.encoding.shape[1] * queries * keys
+        # Each asks first whether a graph is made, in which the size may decide nothing.
+        if resized_in_parts(self.encoding, queries, keys, x) and not (keeps and numbers <= self.MOST_KEPT):
+            return self.encoding
+        if not keeps or queries <= self.encoding.shape[2]:  # a small map's is resized sooner than compared
             return self.resize(height, width)
         return self.cache.get(self, [self.encoding], self.resize, height, width)
 
     def resize(self, height: int, width: int) -> Tensor:
-        keys = ((height - 1) // self.reduction + 1) * ((width - 1) // self.reduction + 1)
-        return resize_bias(self.encoding, height * width, keys)
+        return resize_bias(self.encoding, height * width, self.keys(height, width))
+
+    def keys(self, height: int, width: int) -> int:
+        return ((height - 1) // self.reduction + 1) * ((width - 1) // self.reduction + 1)
 
 
 @leaf

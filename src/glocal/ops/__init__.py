@@ -24,7 +24,7 @@ from glocal.ops.pad_to_even import pad_to_even
 from glocal.ops.pad_to_length import pad_to_length
 from glocal.ops.pointwise_conv import pointwise_conv, pointwise_halves, pointwise_of_large_map
 from glocal.ops.recompute import recompute, recompute_large_map
-from glocal.ops.resize_bias import resize_bias
+from glocal.ops.resize_bias import resize_bias, resized_in_parts
 from glocal.ops.sample_norm import sample_norm
 from glocal.ops.sample_points import sample_points
 from glocal.ops.silu import silu
@@ -60,6 +60,7 @@ __all__ = [
     "recompute_large_map",
     "records_calls",
     "resize_bias",
+    "resized_in_parts",
     "sample_norm",
     "sample_points",
     "silu",

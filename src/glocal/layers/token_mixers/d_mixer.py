@@ -19,7 +19,8 @@ from glocal.ops import biased_attention, depthwise_conv, kernel_contexts, mixed_
 class DMixer(nn.Module):
     """STE(concat(IDConv(x₁), OSRA(x₂))), x₁ and x₂ the two halves of the channels.
 
-    `forward(x, position)` takes the stage's position bias, (1, heads, H·W, H_s·W_s). Source: arXiv 2310.19380.
+    `forward(x, position)` takes the stage's position bias, (1, heads, H·W, H_s·W_s), or one that `biased_attention`
+    resizes. Source: arXiv 2310.19380.
 
     Args:
         dim: channels, even.

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glocal.ops.aggregated_attention.reference import Inputs, normalised
+from glocal.ops.offset_bias.parts import from_table
 from glocal.ops.recompute.cpu import recompute
-from glocal.ops.table_attention import known_attention, table_attention
+from glocal.ops.tiled_attention import known_attention, tiled_attention
 
 TILE = 7  # side; a larger one wastes more products, a smaller one makes smaller matrices
 WHOLE = 64  # positions: a map with no more is one tile
@@ -46,17 +47,18 @@ def with_table(inputs: Inputs, rows: Tensor, columns: Tensor) -> Tensor:
     Only the arguments, the pooled keys' part of the result and the softmax's denominators are kept for the gradients.
     """
     with torch.no_grad():
-        known = table_attention(*_to_pooled_keys(normalised(inputs)), rows, columns)
+        known = tiled_attention(*_to_pooled_keys(normalised(inputs)), from_table(rows, columns))
     return recompute(_with_known, *inputs, rows, columns, *known)
 
 
 def _with_known(*tensors: Tensor) -> Tensor:
     """Join attention to the neighbours with that to the pooled keys, which is known already, in one softmax."""
-    inputs, known = normalised(Inputs(*tensors[:11])), tensors[11:]
+    inputs, (rows, columns, *known) = normalised(Inputs(*tensors[:11])), tensors[11:]
     height, width = inputs.q.shape[3:]
     tile = _tile(height, width)
     query = _to_pooled_keys(inputs)
-    pooled_out, pooled_sum = known_attention(*query, *known)  # (B, heads, H, W, d), (B, heads, H, W)
+    bias = from_table(rows, columns)
+    pooled_out, pooled_sum = known_attention(*query, bias, *known)  # (B, heads, H, W, d), (B, heads, H, W)
     pooled_sum = _to_tiles(pooled_sum.unsqueeze(2), tile)  # (B, heads, tiles, queries, 1)
     local_logits = _local_logits(query[0].permute(0, 1, 4, 2, 3), inputs.k, inputs.local_bias, tile)
     del query  # large, if no gradient needs it

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from glocal.ops import dispatch
 from glocal.ops.biased_attention import cpu, graph, reference
+from glocal.ops.resize_bias import resize_bias
 
 __all__ = ["biased_attention"]
 
@@ -17,7 +18,7 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     Args:
         q: (B, heads · d, H, W).
         k, v: (B, heads · d, h, w).
-        bias: (1, heads, H·W, h·w).
+        bias: (1, heads, H·W, h·w); or, outside graphs, of any size: it is then resized as `resize_bias` does.
 
     Returns:
         (B, heads · d, H, W).
@@ -27,6 +28,11 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     if not torch.jit.is_scripting():
         if dispatch.exporting():
             return graph.biased_attention(q, k, v, bias)
+        if not dispatch.sizes_are_open():
+            queries, keys = q.shape[2] * q.shape[3], k.shape[2] * k.shape[3]
+            if bias.shape[2:] != (queries, keys) and dispatch.can_use_own_gradients([q, k, v, bias]):
+                return cpu.with_resized_bias(q, k, v, bias)
+            bias = resize_bias(bias, queries, keys)
         if dispatch.can_use_cpu(q):
             return cpu.biased_attention(q, k, v, bias)
     return reference.biased_attention(q, k, v, bias)

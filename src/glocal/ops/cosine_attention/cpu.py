@@ -5,7 +5,8 @@ import math
 from torch import Tensor
 
 from glocal.ops.cosine_attention.reference import split
-from glocal.ops.table_attention import table_attention
+from glocal.ops.offset_bias.parts import from_table
+from glocal.ops.tiled_attention import tiled_attention
 
 
 def cosine_attention(
@@ -13,5 +14,5 @@ def cosine_attention(
 ) -> Tensor:
     height, width = qkv.shape[-2], qkv.shape[-1]
     q, k, v = split(qkv, query_embedding, temperature * math.log(height * width))
-    out, _ = table_attention(q.unflatten(2, (height, width)), k, v, table, rows, columns)
+    out, _ = tiled_attention(q.unflatten(2, (height, width)), k, v, table, from_table(rows, columns))
     return out.permute(0, 1, 4, 2, 3).flatten(1, 2)
