@@ -379,6 +379,10 @@ def test_maps_with_fewer_positions_than_queries_fill_up_with_the_whole_image():
     filled = outputs.selected.index >= places
     assert (filled.sum(1) == 30 - places).all()
     assert (outputs.decoded.references[0][filled] == 1).all()
+    # Layers move nothing in the beginning, but a logit of 1 is finite: of a box that a layer moves and of one that the
+    # head says.
+    torch.testing.assert_close(outputs.decoded.references[1][filled], torch.tensor(1 / 1.001).expand(filled.sum(), 4))
+    torch.testing.assert_close(outputs.boxes[0][filled], torch.tensor(1 / 1.00001).expand(filled.sum(), 4))
 
 
 def test_a_box_leads_back_to_the_layer_before_and_no_further():
