@@ -72,6 +72,7 @@ RANGES = {
     "num_nodes": Range(1, most=16_384),
     "save_every_minutes": Range(0, most=60 * 24 * 366),
     # images, export, service
+    "every": Range(1, most=1_000_000),
     "shard_size": Range(1, most=10_000_000),
     "tile": Range(16, most=65_536),
     "overlap": Range(0, most=65_536),

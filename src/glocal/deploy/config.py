@@ -62,7 +62,7 @@ class ImagesConfig:
     workers: int | None = None
 
     def __post_init__(self):
-        check_numbers(self, workers=Range(1, most=RANGES["workers"].most), every=Range(1, most=1_000_000))
+        check_numbers(self, workers=Range(1, most=RANGES["workers"].most))
         if self.checkpoint is None and self.model is None:
             raise InvalidValueError("give --checkpoint, or --model for a model's published weights")
         needs = {"ray": ("ray_address", "workers"), "output": ("shard_size", "image_column", "overwrite", "ray")}
