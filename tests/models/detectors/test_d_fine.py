@@ -236,7 +236,7 @@ class TestSizes:
     def test_positions_that_fill_up_come_last(self):
         selection = Selection(8, 3, 12, nn.Linear(8, 4))
         nn.init.constant_(selection.norm.bias, 1.0)
-        nn.init.constant_(selection.classifier.weight, 1.0)  # of zeros the surest
+        nn.init.constant_(selection.classifier.bias, -20.0)
         memory = torch.randn(2, 10, 8)
         few, many = (selection(memory[:, :count], [(2, 4), (1, count - 8)]) for count in (9, 10))
         for found, count in ((few, 9), (many, 10)):
@@ -263,6 +263,12 @@ class TestSizes:
         wanted = torch.tensor([40 / 128, 35 / 48, 40 / 128, 30 / 48])
         distance = (own.clamp(0, 1) - wanted).abs().sum()
         torch.testing.assert_close(found["loss_bbox"], 5 * distance)
+
+    def test_denoising_queries_are_relative_to_what_the_maps_show(self, monkeypatch):
+        head, given = built().train(), []
+        monkeypatch.setattr(head, "noisy", lambda targets: given.extend(targets))
+        head(maps_of(batch=1), torch.tensor([[48, 64]]), [TARGETS[0]])
+        torch.testing.assert_close(given[0]["boxes"], as_labels(TARGETS[:1])[0]["boxes"])
 
 
 def at_the_middle():
