@@ -29,8 +29,9 @@ ARGS = {
     "mask_rcnn": {"width": 16, "hidden": 32},
     "cascade_mask_rcnn": {"width": 16, "hidden": 32},
     "dino": {"width": 64, "depth": 1, "num_queries": 50},
+    "d_fine": {"size": "s", "width": 16, "depth": 1, "num_queries": 200},
 }
-FOUND = dict.fromkeys(ARGS, 100) | {"dino": 300}
+FOUND = dict.fromkeys(ARGS, 100) | {"dino": 300, "d_fine": 200}
 SLOW = ("faster_rcnn", "cascade_mask_rcnn")
 HEADS = [pytest.param(head, marks=pytest.mark.slow if head in SLOW else ()) for head in ARGS]
 
@@ -94,7 +95,7 @@ class TestFinding:
         with torch.no_grad():
             (found,) = model(images())
         assert len(found["scores"]) == FOUND[head]
-        assert before == [300 if head == "dino" else 0]
+        assert before == [FOUND[head] if head in ("dino", "d_fine") else 0]
         assert len(found["labels"].unique()) > 20
 
     @pytest.mark.parametrize(("head", "module"), [("retinanet", retinanet), ("mask_rcnn", rcnn)])

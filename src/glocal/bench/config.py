@@ -56,7 +56,7 @@ class BenchConfig:
         task: classification; or segmentation, detection or instances for backbones with a head, trained on made-up
             label maps or objects
         head: of segmentation upernet (default), semantic_fpn or mask2former; of detection retinanet (default),
-            faster_rcnn, dino, mask_rcnn or cascade_mask_rcnn; of instances one of the last two
+            faster_rcnn, dino, d_fine, mask_rcnn or cascade_mask_rcnn; of instances one of the last two
         head_args: further arguments of a head for objects, for instance {scales: 5}
         backbones: also time the backbones alone, beside those with the head
     """

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from glocal.bench.cost import Cost, count, count_params
 from glocal.models.detection import DetectionModel
 from glocal.models.detectors import box_head, mask_head, rcnn, retinanet, rpn
+from glocal.models.detectors.d_fine.head import DFineHead
 from glocal.models.detectors.rcnn import RCNN
 from glocal.models.detectors.retinanet import RetinaNetHead
 
@@ -45,7 +46,7 @@ def _compute(head: nn.Module, maps: Sequence[Tensor], sizes: Tensor) -> None:
         ):
             for one in heads:
                 one(pyramid[0].new_empty(regions, dim, side, side))
-    elif isinstance(head, RetinaNetHead):
+    elif isinstance(head, RetinaNetHead | DFineHead):
         head.outputs(maps)
     else:
         head.outputs(maps, sizes)
