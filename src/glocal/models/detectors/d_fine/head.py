@@ -173,8 +173,7 @@ class DFineHead(DetectionHead):
         growth = scale_of(canvas / sizes, canvas.float())
 
         def own(boxes: Tensor) -> Tensor:  # relative to the image instead of the padded image
-            boxes = boxes.float() * growth.view(-1, *(1,) * (boxes.ndim - 2), 4)
-            return boxes.nan_to_num(0.0)  # transformers raises an error of its own; the loss is no number all the same
+            return (boxes.float() * growth.view(-1, *(1,) * (boxes.ndim - 2), 4)).nan_to_num(0.0)
 
         logits, boxes = decoded.intermediate_logits.float(), own(decoded.intermediate_reference_points)
         found = library.criterion()(
@@ -191,10 +190,11 @@ class DFineHead(DetectionHead):
             predicted_corners=decoded.intermediate_predicted_corners.float(),
             initial_reference_points=own(decoded.initial_reference_points),
         )[1]
-        nothing = 0 * logits.sum()  # transformers' losses leave out a layer where there are no denoising queries
-        if self.config.num_denoising:
+        # Boxes that are no numbers are an error in transformers; here the loss is none, at which the training stops.
+        nothing = 0 * decoded.intermediate_reference_points.float().sum()
+        if self.config.num_denoising:  # on every process, also in a batch without objects
             nothing = nothing + 0 * self.label_embed.weight.sum()
-            for layer in range(self.config.decoder_layers):  # a batch without objects has none
+            for layer in range(self.config.decoder_layers):
                 found = {f"{name}_dn_{layer}": nothing for name in LOSSES} | found
         return {**found, "loss_vfl": found["loss_vfl"] + nothing}
 
