@@ -1,11 +1,12 @@
-"""Speed of detectors on a CPU: backbones under two heads, OpenVINO beside PyTorch, and small detectors beside D-FINE-N.
+"""Speed and memory of detectors on a CPU: backbones under two heads, OpenVINO, and small detectors beside D-FINE-N.
 
-    python benchmarks/detection.py [OUT] [--parts backbones engines small] [--tiny]
+    python benchmarks/detection.py [OUT] [--parts backbones memory engines small] [--tiny]
 
 Writes JSON files into OUT (benchmarks/results/detection-<date>), each when it is complete. Nothing else may run
 meanwhile. With --tiny it takes minutes, most of them for compiling, to see that it works; its figures say nothing.
 
 backbones: inference and training steps at 800 × 1280 with mask_rcnn and dino, as `glocal bench` writes them: HEAD-MODE.
+memory: of a training step of backbones with mask_rcnn at 800 × 1344, as `peak_memory.py` prints it, a process for each.
 engines: a detector of each head in PyTorch and in OpenVINO, in turns: engines.
 small: detectors of a few million parameters in OpenVINO, from normalised images to the boxes that are left, and
 D-FINE-N (arXiv 2410.13842) of transformers with its own choice of boxes, in turns: small. Needs transformers.
@@ -26,6 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from segmentation import REMEMBERED, memory
 from torch import Tensor, nn
 
 from glocal import deploy
@@ -39,6 +41,7 @@ from glocal.deploy.files import coarse_images
 from glocal.device import keep_freed_memory
 from glocal.tasks.detection.outputs import Detections
 
+PARTS = ["backbones", "memory", "engines", "small"]
 BACKBONES = ["transxnet_t", "transnext_tiny", "conv2former_t", "hat_net_tiny", "van_b1", "swin_tiny_patch4_window7_224"]
 HEADS = {"retinanet": {}, "faster_rcnn": {}, "mask_rcnn": {}, "cascade_mask_rcnn": {}, "dino": {}}
 COMPARED = {"mask_rcnn": {}, "dino": {}}  # with the backbones
@@ -226,14 +229,13 @@ def in_openvino(model: nn.Module, images: Tensor) -> Callable[[], object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?", default=f"benchmarks/results/detection-{date.today()}")
-    parser.add_argument("--parts", nargs="+", choices=["backbones", "engines", "small"], default=None)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
-    parts = args.parts or ["backbones", "engines", "small"]
-    if "backbones" in parts:
+    if "backbones" in args.parts:
         models = ["van_pico"] if args.tiny else BACKBONES
         more = ["--sizes", "64", "--baseline", "test_mambaout", "--rounds", "1"] if args.tiny else []
         for head, head_args in (TINY if args.tiny else COMPARED).items():
@@ -242,9 +244,12 @@ def main() -> None:
                 options.append("--backbones")
             bench(out, f"{head}-infer", models, "--fuse", "--rounds", "4", *options, *more)
             bench(out, f"{head}-train", models, "--mode", "train", "--rounds", "2", *options, *more)
-    if "engines" in parts:
+    if "memory" in args.parts:
+        models, size = (["van_pico"], "64") if args.tiny else (REMEMBERED, "800x1344")  # 800 × 1333, padded
+        memory(out, models, "mask_rcnn", size, "--keep-freed")
+    if "engines" in args.parts:
         engines(out, *(("van_pico", TINY, "64x64", 1) if args.tiny else ("van_b1", HEADS, "800x1280", 5)))
-    if "small" in parts:
+    if "small" in args.parts:
         small(out, *(([("van_pico", LIGHTER)], [320], 1) if args.tiny else (SMALL, [320, 416, 640], 15)))
 
 

@@ -35,11 +35,11 @@ def run(*args: str) -> None:
         print("not whole:", *args, file=sys.stderr)
 
 
-def memory(out: Path, models: list[str], head: str, size: int) -> None:
+def memory(out: Path, models: list[str], head: str, size: str, *options: str) -> None:
     """The most memory of a training step, each model in a process of its own."""
     script, found = str(Path(__file__).with_name("peak_memory.py")), []
     for model in models:
-        command = [sys.executable, script, model, "--head", head, "--size", str(size)]
+        command = [sys.executable, script, model, "--head", head, "--size", size, *options]
         done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True)
         if done.returncode:
             print("not whole:", *command[1:], file=sys.stderr)
@@ -109,12 +109,12 @@ def main() -> None:
         tiny = ["--baseline", "test_mambaout", "--head", "semantic_fpn", "--sizes", "64", "--rounds", "1"]
         bench(out, "train", ["van_pico"], "--mode", "train", "--backbones", *tiny)
         bench(out, "infer", ["van_pico"], "--backbones", "--fuse", *tiny)
-        memory(out, ["van_pico"], "semantic_fpn", 64)
+        memory(out, ["van_pico"], "semantic_fpn", "64")
         evaluation(out, {"semantic_fpn": "van_pico"}, 4, 64, 5)
         return
     bench(out, "train", MODELS, "--mode", "train", "--backbones", "--rounds", "2")
     bench(out, "infer", MODELS, "--backbones", "--fuse", "--rounds", "4")
-    memory(out, REMEMBERED, "upernet", 1024)
+    memory(out, REMEMBERED, "upernet", "1024")
     evaluation(out, EVALUATED, IMAGES, 512, 150)
 
 

@@ -1,5 +1,7 @@
 """pointwise_conv equals a matrix product at every position."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -176,6 +178,23 @@ class TestOfALargeMap:
         others = {name: tensor for name, tensor in gated_inputs().items() if name != learned}
         op, definition = (lambda f=f, **one: f(**others, **one) for f in (self.op, self.definition))
         assert_agree(op, definition, {learned: gated_inputs()[learned]})
+
+    def test_frees_the_map_before_the_arguments_get_their_gradients(self):
+        """Beside the other maps of the function it would be the largest part of a training step's memory."""
+        freed = []
+
+        def function(gate, value):
+            made = F.gelu(gate) * value
+            alive = weakref.ref(made)
+            gate.register_hook(lambda grad: freed.append(alive() is None))
+            return made
+
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in gated_inputs().items()}
+        parameters = {name: leaves.pop(name) for name in ("weight", "bias")}
+        out = pointwise_of_large_map(function, *leaves.values(), **parameters)
+        out.sum().backward()
+        assert freed
+        assert all(freed)
 
     def test_gradients_of_gradients(self):
         leaves = [

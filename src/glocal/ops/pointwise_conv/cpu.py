@@ -47,8 +47,26 @@ class _PointwiseOf(torch.autograd.Function):
             if again or dispatch.transforms_are_active():  # second derivatives, vmap over gradients
                 y = F.conv2d(x, weight, bias)
                 return None, *gradients(y, [weight, bias, *tensors], needed, grad, again)
-        mask = [any(needed[2:]), *needed[:2]]
-        grad, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            grad, x, weight, [len(bias)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
+            y = _Product.apply(x, weight, bias)
+        del x  # each map of the function is then freed as soon as its part of the gradient is known
+        return None, *gradients(y, [weight, bias, *tensors], needed, grad)
+
+
+class _Product(torch.autograd.Function):
+    """The 1×1 convolution of a map, for its gradients alone: the result holds no numbers."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return x.new_empty(()).expand(len(x), len(weight), *x.shape[2:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor):
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        return torch.ops.aten.convolution_backward(
+            grad, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, ctx.needs_input_grad
         )
-        return None, of_weight, of_bias, *gradients(x, tensors, needed[2:], grad)
