@@ -1,8 +1,6 @@
 """Georeferenced images: training on bands, and label maps where they lie on the Earth."""
 
 import json
-import resource
-import subprocess
 import sys
 
 import numpy as np
@@ -24,6 +22,7 @@ from glocal.data.samples import Opening
 from glocal.deploy.predictor import Predictor
 from glocal.tasks import find_task
 from glocal.tasks.segmentation.geo import void_value
+from peak_memory import peak_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 UTM = CRS.from_epsg(32632)
@@ -336,8 +335,7 @@ def test_400_megapixels_of_four_bands_within_3_gigabytes(fields_run, tmp_path):
             file.write(strip, window=rasterio.windows.Window(0, top, side, 1000))
     saved = ["--save", f"geotiff={tmp_path / 'out'}", "--save", f"geojson={tmp_path / 'out.geojson'}"]
     options = ["--checkpoint", str(fields_run), "--tile", "1024", "--engine", "torch", *saved]
-    subprocess.run([sys.executable, "-m", "glocal", "predict", str(path), *options], check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # GiB
+    peak = peak_of([sys.executable, "-m", "glocal", "predict", str(path), *options])
     with rasterio.open(tmp_path / "out" / "00000-scene.tif") as file:
         assert file.shape == (side, side)
         assert (file.read(1, window=rasterio.windows.Window(side - 100, 0, 100, 100)) == 255).all()
