@@ -49,7 +49,7 @@ def data(tmp_path, monkeypatch):
     """Two sets in one folder: of ants and bees 10 each in "photos", 3 each in "images"."""
     formats = [Inside(), class_folders]
     monkeypatch.setattr(measurement, "all_formats", lambda task: formats)
-    monkeypatch.setattr("glocal.training.train.all_formats", lambda: formats)
+    monkeypatch.setattr("glocal.training.train.all_formats", lambda task: formats)
     monkeypatch.chdir(tmp_path)
     draw = np.random.RandomState(0)
     for place, count in (("photos", 10), ("images", 3)):

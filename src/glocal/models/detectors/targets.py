@@ -49,7 +49,7 @@ def _checked_one(target: Target, num_classes: int, like: Tensor) -> dict[str, Te
     right = boxes.isfinite().all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     if not right.all():
         raise InvalidValueError(f"{boxes[~right][0].tolist()} is no box x1, y1, x2, y2 with an extent")
-    right = (labels >= 0) & (labels < num_classes)
+    right = labels.clamp(0, num_classes - 1) == labels
     if not right.all():
         raise InvalidValueError(f"there is a label {int(labels[~right][0])}, and labels are 0 to {num_classes - 1}")
     return {"boxes": boxes, "labels": labels}
