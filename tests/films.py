@@ -3,6 +3,8 @@
 import av
 import numpy as np
 
+from glocal.data import video
+
 STEP = 20  # of the brightness from frame to frame
 
 
@@ -26,3 +28,16 @@ def film(path, count=10, size=(48, 64), rate=25, rotation=0, codec="mpeg4", opti
 def brightness(image):
     """The number of a frame, by its right upper corner."""
     return round(np.asarray(image)[2:8, -8:-2].mean() / STEP)
+
+
+def break_off(monkeypatch, count, message="broken"):
+    """Let videos be broken after `count` frames."""
+    whole, made = video._upright, []
+
+    def upright(frame):
+        made.append(frame)
+        if len(made) > count:
+            raise ValueError(message)
+        return whole(frame)
+
+    monkeypatch.setattr(video, "_upright", upright)

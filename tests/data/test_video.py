@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from films import brightness, film
+from films import break_off, brightness, film
 from glocal.data import video
 from glocal.data.image import UnreadableImageError
 from glocal.data.inputs import expanded, inputs_key, plan
@@ -92,16 +92,7 @@ class TestBroken:
         assert reason(str(tmp_path / name)) == why
 
     def test_the_frames_before_the_break_are_kept(self, tmp_path, monkeypatch):
-        whole = video._upright
-        made = []
-
-        def upright(frame):
-            made.append(frame)
-            if len(made) > 4:
-                raise ValueError("the fifth\nis broken")
-            return whole(frame)
-
-        monkeypatch.setattr(video, "_upright", upright)
+        break_off(monkeypatch, 4, "the fifth\nis broken")
         path = film(tmp_path / "a.mp4")
         assert reason(path, 4) == "the frames from 4 on cannot be read (the fifth is broken)"
 

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from films import brightness, film
+from films import break_off, brightness, film
 from glocal.cli import main
-from glocal.data import video
 from glocal.data.video import frames
 from glocal.deploy.film import with_film
 from glocal.deploy.pictures import TakenFrames
@@ -30,15 +29,7 @@ def inputs(tmp_path):
 @pytest.fixture
 def broken(monkeypatch):
     """A fault in the fourth frame of a video."""
-    whole, made = video._upright, []
-
-    def upright(frame):
-        made.append(frame)
-        if len(made) > 3:
-            raise ValueError("broken")
-        return whole(frame)
-
-    monkeypatch.setattr(video, "_upright", upright)
+    break_off(monkeypatch, 3)
 
 
 def predict(checkpoint, inputs, *options, command="predict"):

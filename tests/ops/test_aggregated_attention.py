@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agreement import assert_agree, inside_nan, random, run
+from agreement import assert_agree, assert_many_gradients, inside_nan, random, run
 from glocal import ops
 from glocal.ops import dispatch, tiled_attention
 
@@ -222,11 +222,4 @@ def test_gradients_of_gradients(size, way):
 def test_many_gradients_at_once(way):
     named = {name: tensor.requires_grad_() for name, tensor in inputs((5, 7), 2, batch=1).items()}
     out = aggregated_attention(**named)
-    probes = random(3, *out.shape)
-
-    def gradients(probe):
-        return torch.autograd.grad(out, list(named.values()), probe, retain_graph=True)
-
-    together = torch.func.vmap(gradients)(probes)
-    for i, probe in enumerate(probes):
-        torch.testing.assert_close([gradient[i] for gradient in together], list(gradients(probe)))
+    assert_many_gradients(out, list(named.values()))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from agreement import assert_agree, inside_nan, random
+from agreement import assert_agree, assert_many_gradients, inside_nan, random
 from glocal.ops import dispatch, pointwise_conv, pointwise_of_large_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -205,14 +205,7 @@ class TestOfALargeMap:
     def test_many_gradients_at_once(self):
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in gated_inputs().items()}
         out = self.op(**leaves)
-        probes = random(3, *out.shape)
-
-        def gradients(probe):
-            return torch.autograd.grad(out, list(leaves.values()), probe, retain_graph=True)
-
-        together = torch.func.vmap(gradients)(probes)
-        for i, probe in enumerate(probes):
-            torch.testing.assert_close([gradient[i] for gradient in together], list(gradients(probe)))
+        assert_many_gradients(out, list(leaves.values()))
 
     @pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
     def test_keeps_the_arguments_alone(self, autocast, way):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agreement import assert_agree, random, run
+from agreement import assert_agree, assert_many_gradients, random, run
 from glocal.ops import tiled_attention as module
 from glocal.ops.offset_bias.parts import from_table
 from glocal.ops.resize_bias.parts import resized
@@ -128,14 +128,7 @@ def test_many_gradients_at_once(kind):
     function = of_kind(tiled_attention, kind, (3, 2), (2, 1))
     named = {name: tensor.requires_grad_() for name, tensor in inputs(kind, (3, 2), (2, 1)).items()}
     out = function(**named)
-    probes = random(3, *out.shape)
-
-    def gradients(probe):
-        return torch.autograd.grad(out, list(named.values()), probe, retain_graph=True)
-
-    together = torch.func.vmap(gradients)(probes)
-    for i, probe in enumerate(probes):
-        torch.testing.assert_close([gradient[i] for gradient in together], list(gradients(probe)))
+    assert_many_gradients(out, list(named.values()))
 
 
 @pytest.mark.parametrize("learned", ["q", "source"])
