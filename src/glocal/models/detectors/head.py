@@ -67,3 +67,26 @@ class DetectionHead(nn.Module):
         class_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """What training mode returns."""
+
+
+class QueryHead(DetectionHead):
+    """A head whose queries find objects, equally many in every image."""
+
+    @abstractmethod
+    def best(self, maps: Sequence[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The surest pairs of a query and a class: boxes (B, N, 4), corners in pixels; scores and labels (B, N)."""
+
+    def detections(self, maps, sizes):
+        rows = zip(*self.best(maps, sizes), strict=True)
+        return [{"boxes": boxes, "scores": scores, "labels": labels} for boxes, scores, labels in rows]
+
+
+def surest(logits: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` pairs of a query and a class with the highest scores: boxes (B, N, 4), scores and labels (B, N).
+
+    logits: (B, Q, classes), in single precision at least. boxes: (B, Q, 4), of any kind.
+    """
+    classes = logits.shape[2]
+    scores, index = logits.sigmoid().flatten(1).topk(count, dim=1)
+    query = torch.div(index, classes, rounding_mode="floor")
+    return boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4)), scores, index % classes

@@ -17,7 +17,7 @@ from glocal.models.detectors.d_fine import library
 from glocal.models.detectors.d_fine.positions import SinePositions
 from glocal.models.detectors.d_fine.selection import Selected, Selection
 from glocal.models.detectors.dino.box_logits import corners, from_corners, scale_of
-from glocal.models.detectors.head import DetectionHead
+from glocal.models.detectors.head import QueryHead, surest
 
 HEAD_ARGS: dict[str, Any] = {
     "size": Literal["n", "s", "m", "l", "x"],
@@ -50,7 +50,7 @@ class Outputs(NamedTuple):
     decoded: Any
 
 
-class DFineHead(DetectionHead):
+class DFineHead(QueryHead):
     """A hybrid encoder of the maps, the selection of queries among its positions, and a decoder that moves their boxes.
 
     The parts and losses are those of the library transformers (the extra `dfine`), without its backbones.
@@ -142,27 +142,18 @@ class DFineHead(DetectionHead):
             encoder_hidden_states=memory,
             encoder_attention_mask=None if noisy is None else noisy.hidden.to(content),
             reference_points=box_logits,
-            spatial_shapes=np.array(
-                sizes, object
-            ),  # only checked; of a tensor, the check would stay in graphs for ONNX
+            # Only checked; of a tensor, the check would stay in graphs for ONNX.
+            spatial_shapes=np.array(sizes, object),
             spatial_shapes_list=sizes,
         )
         return Outputs(selected, decoded)
 
     def best(self, maps: Sequence[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The surest pairs of a query and a class: boxes (B, N, 4), corners in pixels; scores and labels (B, N)."""
         decoded = self.outputs(maps).decoded
-        scores = upcast(decoded.intermediate_logits[:, -1]).sigmoid().flatten(1)
-        scores, index = scores.topk(self.config.num_queries, dim=1)
-        query = torch.div(index, self.num_classes, rounding_mode="floor")
-        boxes = upcast(decoded.intermediate_reference_points[:, -1])
-        boxes = corners(boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4)))
-        boxes = boxes * scale_of(canvas_of(maps), boxes)
-        return clip(boxes, sizes.unsqueeze(1)), scores, index % self.num_classes
-
-    def detections(self, maps, sizes):
-        rows = zip(*self.best(maps, sizes), strict=True)
-        return [{"boxes": boxes, "scores": scores, "labels": labels} for boxes, scores, labels in rows]
+        last = decoded.intermediate_logits[:, -1], decoded.intermediate_reference_points[:, -1]
+        boxes, scores, labels = surest(*map(upcast, last), self.config.num_queries)
+        boxes = corners(boxes) * scale_of(canvas_of(maps), boxes)
+        return clip(boxes, sizes.unsqueeze(1)), scores, labels
 
     def losses(self, maps, sizes, targets, class_weights=None):
         if class_weights is not None:

@@ -21,7 +21,7 @@ from glocal.models.detectors.dino.matching import match
 from glocal.models.detectors.dino.neck import Neck
 from glocal.models.detectors.dino.positions import Tokens, as_tokens, padded_size
 from glocal.models.detectors.dino.selection import QuerySelection, Selected
-from glocal.models.detectors.head import DetectionHead
+from glocal.models.detectors.head import QueryHead, surest
 
 HEAD_ARGS: dict[str, Any] = {
     "scales": Literal[4, 5],
@@ -48,7 +48,7 @@ class Outputs(NamedTuple):
     boxes: Tensor
 
 
-class DINOHead(DetectionHead):
+class DINOHead(QueryHead):
     """An encoder of all maps, the selection of queries among its positions, and a decoder that moves their boxes.
 
     Args:
@@ -141,19 +141,10 @@ class DINOHead(DetectionHead):
         return Outputs(tokens, memory, selected, decoded, class_logits, boxes)
 
     def best(self, maps: Sequence[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The surest pairs of a query and a class: boxes (B, N, 4), corners in pixels; scores and labels (B, N)."""
         outputs = self.outputs(maps, sizes)
-        sizes = sizes.to(outputs.boxes.device).unsqueeze(1)
-        scores = upcast(outputs.class_logits[-1]).sigmoid().flatten(1)
-        scores, index = scores.topk(min(DETECTIONS, scores.shape[1]), dim=1)
-        query = torch.div(index, self.num_classes, rounding_mode="floor")
-        boxes = outputs.boxes[-1].gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-        boxes = corners(boxes) * scale_of(sizes, boxes)
-        return clip(boxes, sizes), scores, index % self.num_classes
-
-    def detections(self, maps, sizes):
-        rows = zip(*self.best(maps, sizes), strict=True)
-        return [{"boxes": boxes, "scores": scores, "labels": labels} for boxes, scores, labels in rows]
+        logits, sizes = upcast(outputs.class_logits[-1]), sizes.to(outputs.boxes.device).unsqueeze(1)
+        boxes, scores, labels = surest(logits, outputs.boxes[-1], min(DETECTIONS, logits.shape[1] * logits.shape[2]))
+        return clip(corners(boxes) * scale_of(sizes, boxes), sizes), scores, labels
 
     def losses(self, maps, sizes, targets, class_weights=None):
         noisy = self.denoising(targets, sizes)
