@@ -24,14 +24,19 @@ def task_of(head: str) -> Task:
     return find_task(next(name for name in ("segmentation", "instances", "detection") if head in DEFAULTS[name].heads))
 
 
+def sized(name: str, size: tuple[int, int]) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of a model for images (H, W), of which a model that is built for one size is told."""
+    name, options = parse_model(name)
+    fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    return name, ({"img_size": size} if fixed else {}) | options
+
+
 def backbone(name: str, size: tuple[int, int]) -> nn.Module:
     """A model of timm's registry, with or without arguments, as images to four maps.
 
     size: (H, W) of the images, for models that are built for one size.
     """
-    name, options = parse_model(name)
-    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
-        options = {"img_size": size} | options
+    name, options = sized(name, size)
     return dense_backbone(name, **options)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import timm
 import torch
 from timm.optim import create_optimizer_v2
 from timm.utils import reparameterize_model
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from glocal import deploy
 from glocal.bench import cost, detection, headed
-from glocal.bench.config import BenchConfig, is_run, parse_model
+from glocal.bench.config import BenchConfig, is_run
 from glocal.bench.parts import Parts
 from glocal.data.batch import Batch
 from glocal.data.geometry import Geometry
@@ -155,9 +154,7 @@ def build(entry: Entry, config: BenchConfig, size: tuple[int, int]) -> Built:
     if config.head:
         model = headed.backbone(entry.name, size)
         return Built(model, model.pretrained_cfg["input_size"][0])
-    name, options = parse_model(entry.name)
-    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
-        options = {"img_size": size} | options
+    name, options = headed.sized(entry.name, size)
     model = create_model(name, **options)
     return Built(model, model.pretrained_cfg["input_size"][0])
 
