@@ -31,8 +31,10 @@ def matches(data: str) -> bool:
     names, and `are_masks` must say so.
     """
     root = Path(data)
+    if _is_known(root):
+        return True
     pairs = _pairs_of(root)
-    return _is_known(root) or (bool(pairs) and are_masks(root, pairs))
+    return bool(pairs) and are_masks(root, pairs)
 
 
 def _is_known(root: Path) -> bool:
