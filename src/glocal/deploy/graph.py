@@ -154,9 +154,12 @@ def _allow_few_boxes(program: ExportedProgram) -> None:
 
     As torchvision describes it, it leaves two at least, and torch.export makes a condition of that.
     """
-    for node in list(program.graph.nodes):
-        if node.target is torch.ops.aten._assert_scalar.default and TWO_AT_LEAST.search(node.args[1]):
-            program.graph.erase_node(node)
+    asserted = torch.ops.aten._assert_scalar.default
+    nodes = [node for node in program.graph.nodes if node.target is asserted and TWO_AT_LEAST.search(node.args[1])]
+    if not nodes:
+        return
+    for node in nodes:
+        program.graph.erase_node(node)
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
 
