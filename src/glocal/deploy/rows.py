@@ -98,12 +98,12 @@ def write_table(config: PredictConfig, track: Track = lambda items, total, unit:
     shards = plan(config.images, config.shard_size, config.image_column)
     if config.pictures is not None and any(shard.stored for shard in shards):
         raise InvalidValueError("--pictures takes image files, not WebDataset shards and Parquet files")
+    with_videos = check_videos(config, [file for shard in shards for file in shard.files])
     predictor = load_predictor(config)
     task = predictor.trained.task
     writers = writers_of(config, task)
     total = expect_images(predictor, shards)
     images = chain.from_iterable(shard.images(config.image_column, config.every) for shard in shards)
-    with_videos = check_videos(config, [file for shard in shards for file in shard.files])
     counts = {"images": 0, "unreadable": 0}
 
     def results() -> Iterator["Result"]:
